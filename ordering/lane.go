@@ -1,0 +1,359 @@
+package ordering
+
+import (
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// Never is a time that does not come; the unit of times in lanes is nanoseconds since 1970.
+const Never = math.MaxInt64
+
+// Entry is one event in a lane.
+type Entry struct {
+	ID      event.ID
+	EventID string
+	Version Version
+	Text    string // the version as received
+	Due     int64  // not before; 0 = at once. A retry waits here; Never = waits for a decision
+	Retry   bool   // it has failed before and is being retried
+	Release int64  // when it stops waiting for versions before it; 0 = does not wait
+	Forced  bool   // an operator's forced replay: the gate lets it pass
+	Owner   any    // the scheduler's own
+}
+
+// Lane is the queue of one resource: at most one event in flight, the rest sorted by version (serial: by arrival). It is not safe
+// for concurrent use.
+type Lane struct {
+	policy  *Policy
+	cursor  Version // highest version delivered
+	text    string  // the cursor as received
+	floor   Version // highest version given up above the cursor
+	floorAs string
+	left    Version // window: highest version that has left the buffer
+	flying  *Entry
+	waiting []*Entry
+}
+
+// NewLane makes a lane from what the journal remembers of the resource. A stored version that the present comparison cannot read counts as none.
+func NewLane(p *Policy, st event.ResourceState) *Lane {
+	l := &Lane{policy: p}
+	l.cursor, l.text = stored(p, st.Version)
+	l.floor, l.floorAs = stored(p, st.Floor)
+	l.left = maxVersion(l.cursor, l.floor)
+	return l
+}
+
+func stored(p *Policy, text string) (Version, string) {
+	if text == "" || !p.versions {
+		return Version{}, ""
+	}
+	v, err := p.Version(text)
+	if err != nil {
+		return Version{}, ""
+	}
+	return v, text
+}
+
+// Idle says whether nothing waits and nothing is in flight.
+func (l *Lane) Idle() bool { return l.flying == nil && len(l.waiting) == 0 }
+
+// Waiting is the number of events that are not in flight.
+func (l *Lane) Waiting() int { return len(l.waiting) }
+
+// Entries are the events that wait, in order. The slice is the lane's own.
+func (l *Lane) Entries() []*Entry { return l.waiting }
+
+// Flying is the event in flight, nil if there is none.
+func (l *Lane) Flying() *Entry { return l.flying }
+
+// Cursor is the highest version delivered, as received; "" if none.
+func (l *Lane) Cursor() string { return l.text }
+
+// Judge says what the policy decides about a version that comes in now.
+func (l *Lane) Judge(v Version) Decision {
+	if d := l.gate(v); d != Pass {
+		return d
+	}
+	if p := l.policy; p.MaxJump > 0 && l.base().Known() && v.beyond(l.base(), p.MaxJump) {
+		return Jump
+	}
+	return l.policy.judge(l, v)
+}
+
+// base is the version that max_jump counts from.
+func (l *Lane) base() Version {
+	if l.cursor.Known() || !l.policy.start.Known() {
+		return l.cursor
+	}
+	return l.policy.start.plus(-1)
+}
+
+// gate is what every attempt passes, the first and each retry: below the cursor is stale, equal follows ties.
+func (l *Lane) gate(v Version) Decision {
+	p := l.policy
+	if !p.versions {
+		return Pass
+	}
+	if !l.cursor.Known() {
+		if p.Policy == "in_sequence" && p.start.Known() && v.Less(p.start) {
+			return Stale
+		}
+		return Pass
+	}
+	switch c := v.Compare(l.cursor); {
+	case c < 0, c == 0 && p.Ties == "reject":
+		return Stale
+	}
+	return Pass
+}
+
+// expected is the version that in_sequence lets pass next; none while nothing was seen and start is first_seen.
+func (l *Lane) expected() Version {
+	base := maxVersion(l.cursor, l.floor)
+	if !base.Known() {
+		return l.policy.start
+	}
+	next := base.plus(1)
+	return maxVersion(next, l.policy.start)
+}
+
+// firstRelease is the earliest time at which something in the lane stops waiting.
+func (l *Lane) firstRelease() int64 {
+	first := int64(Never)
+	for _, e := range l.waiting {
+		if e.Release > 0 && e.Release < first {
+			first = e.Release
+		}
+	}
+	return first
+}
+
+// Add puts an event into the lane.
+func (l *Lane) Add(e *Entry) {
+	i, _ := slices.BinarySearchFunc(l.waiting, e, l.order)
+	l.waiting = slices.Insert(l.waiting, i, e)
+}
+
+func (l *Lane) order(a, b *Entry) int {
+	if l.policy.versions {
+		if c := a.Version.Compare(b.Version); c != 0 {
+			return c
+		}
+	}
+	switch x, y := a.ID.Seq(), b.ID.Seq(); {
+	case x < y:
+		return -1
+	case x > y:
+		return 1
+	}
+	return 0
+}
+
+// Remove takes a waiting event out (it was settled by an operator); false if it is not waiting.
+func (l *Lane) Remove(id event.ID) (*Entry, bool) {
+	for i, e := range l.waiting {
+		if e.ID == id {
+			l.waiting = slices.Delete(l.waiting, i, i+1)
+			return e, true
+		}
+	}
+	return nil, false
+}
+
+// Step is what a lane wants done now.
+type Step struct {
+	Go    *Entry   // deliver this one; it is in flight from now on
+	Gap   string   // versions missing before Go: "5", "5-7", comma-separated
+	Stale []*Entry // these came too late: reject them; they have left the lane
+	Lost  []*Entry // these waited for a gap that was given up: dead letters; they have left the lane
+	Wake  int64    // look again at this time, if Go is nil; Never = when something changes
+}
+
+// Next decides what happens now (nanoseconds since 1970). Call it after every change.
+func (l *Lane) Next(now int64) Step {
+	var s Step
+	s.Wake = Never
+	if l.flying != nil {
+		return s
+	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
+		late := !e.Forced && l.gate(e.Version) == Stale
+		if late {
+			s.Stale = append(s.Stale, e)
+		}
+		return late
+	})
+	for _, e := range l.waiting {
+		if e.Due > now {
+			s.Wake = min(s.Wake, e.Due)
+			if e.Retry && l.policy.OnFailure == "continue" {
+				continue
+			}
+			return s
+		}
+		if e.Forced || l.policy.ready(l, e, now) {
+			l.depart(e, &s)
+			return s
+		}
+		s.Wake = min(s.Wake, l.firstRelease())
+		return s
+	}
+	return s
+}
+
+func (l *Lane) depart(e *Entry, s *Step) {
+	next := l.expected()
+	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" && !e.Forced && next.Known() && next.Less(e.Version) {
+		s.Lost = l.drop()
+		return
+	}
+	l.waiting = slices.DeleteFunc(l.waiting, func(x *Entry) bool { return x == e })
+	l.flying = e
+	if l.policy.versions {
+		l.left = maxVersion(l.left, e.Version)
+	}
+	s.Go, s.Gap = e, l.gap(e.Version)
+}
+
+// gap names the versions between the cursor and v that were not delivered; only in_sequence knows of any.
+func (l *Lane) gap(v Version) string {
+	if l.policy.Policy != "in_sequence" {
+		return ""
+	}
+	switch base := l.base(); {
+	case base.Known():
+		return span(base.plus(1), v.plus(-1))
+	case l.floor.Known():
+		return span(l.floor, v.plus(-1))
+	}
+	return ""
+}
+
+// drop empties the lane of everything that waits behind a gap.
+func (l *Lane) drop() []*Entry {
+	var lost []*Entry
+	next := l.expected()
+	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
+		behind := !e.Forced && next.Known() && next.Less(e.Version)
+		if behind {
+			lost = append(lost, e)
+		}
+		return behind
+	})
+	return lost
+}
+
+// Delivered says that the event in flight was delivered. It moves the cursor.
+func (l *Lane) Delivered(e *Entry) {
+	l.land(e)
+	if l.policy.versions && l.cursor.Less(e.Version) {
+		l.cursor, l.text = e.Version, e.Text
+	}
+}
+
+// GivenUp says that the event in flight, or one that waited, is a dead letter: the lane goes on without it. Under on_gap: dead_letter
+// what is held behind it is lost with it; the caller settles those.
+func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
+	l.land(e)
+	if l.policy.Policy != "in_sequence" {
+		return nil
+	}
+	if l.policy.OnGap == "dead_letter" {
+		return l.drop()
+	}
+	if next := l.expected(); next.Known() && e.Version.Less(next) {
+		return nil
+	}
+	if l.floor.Less(e.Version) {
+		l.floor, l.floorAs = e.Version, e.Text
+	}
+	return nil
+}
+
+// Back says that the attempt of the event in flight failed for now: it waits in the lane until due.
+func (l *Lane) Back(e *Entry, due int64) {
+	l.land(e)
+	e.Due, e.Retry = due, true
+	l.Add(e)
+}
+
+func (l *Lane) land(e *Entry) {
+	if l.flying == e {
+		l.flying = nil
+	}
+}
+
+// After is what the journal shall remember of the resource once e is delivered (given = false) or given up (given = true), and
+// whether that differs from what it remembers now.
+func (l *Lane) After(e *Entry, given bool) (version, floor string, changed bool) {
+	version, floor = l.text, l.floorAs
+	if !l.policy.versions {
+		return version, floor, false
+	}
+	if !given {
+		if l.cursor.Less(e.Version) {
+			version = e.Text
+			if !e.Version.Less(l.floor) {
+				floor = ""
+			}
+		}
+		return version, floor, version != l.text
+	}
+	if l.policy.Policy == "in_sequence" && l.policy.OnGap != "dead_letter" && l.floor.Less(e.Version) && !e.Version.Less(l.cursor) {
+		return version, e.Text, true
+	}
+	return version, floor, false
+}
+
+// Missing names the versions between the cursor and the newest that waits which have not come, at most limit entries.
+func (l *Lane) Missing(limit int) []string {
+	var out []string
+	next := l.expected()
+	if l.policy.Policy != "in_sequence" || !next.Known() {
+		return out
+	}
+	if l.flying != nil && !l.flying.Version.Less(next) {
+		next = l.flying.Version.plus(1)
+	}
+	for _, e := range l.waiting {
+		if e.Version.Less(next) {
+			continue
+		}
+		if s := span(next, e.Version.plus(-1)); s != "" {
+			if out = append(out, s); len(out) == limit {
+				return out
+			}
+		}
+		next = e.Version.plus(1)
+	}
+	return out
+}
+
+// JoinGaps joins two lists of missing versions, as they stand in Hooktender-Gap.
+func JoinGaps(a, b string) string {
+	switch {
+	case a == "" || a == b:
+		return b
+	case b == "":
+		return a
+	}
+	return strings.Join([]string{a, b}, ", ")
+}
+
+// Adopt puts the lane under another policy (a reload). Events whose version the new comparison cannot read keep the order they have.
+func (l *Lane) Adopt(p *Policy) {
+	fresh := NewLane(p, event.ResourceState{Version: l.text, Floor: l.floorAs})
+	l.policy, l.cursor, l.text, l.floor, l.floorAs = p, fresh.cursor, fresh.text, fresh.floor, fresh.floorAs
+	for _, e := range l.waiting {
+		if v, err := p.Version(e.Text); err == nil {
+			e.Version = v
+		}
+	}
+	slices.SortStableFunc(l.waiting, l.order)
+}
+
+// Gone says that the event in flight is back with its sender: the lane goes on as if it had not come.
+func (l *Lane) Gone(e *Entry) { l.land(e) }

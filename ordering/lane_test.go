@@ -1,0 +1,299 @@
+package ordering
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+func policy(t testing.TB, change func(*Config)) *Policy {
+	t.Helper()
+	c := Default()
+	change(&c)
+	if err := c.Check(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewPolicy(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func at(seq int, v string) *Entry {
+	e := &Entry{ID: event.MakeID(time.Unix(1, 0), event.Seq(seq), 0), Text: v}
+	if v != "" {
+		e.Version, _ = Parse("integer", v)
+	}
+	return e
+}
+
+// What an arriving version meets, policy by policy (SPEC §5).
+func TestJudge(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		config  func(*Config)
+		cursor  string
+		waiting []string
+		flying  string
+		version string
+		want    Decision
+	}{
+		{"serial, idle", func(c *Config) { c.Policy = "serial" }, "", nil, "", "", Pass},
+		{"serial, something in flight", func(c *Config) { c.Policy = "serial" }, "", nil, "1", "", Turn},
+		{"reject_stale, first of a resource", stalePolicy, "", nil, "", "5", Pass},
+		{"reject_stale, newer", stalePolicy, "5", nil, "", "9", Pass},
+		{"reject_stale, older", stalePolicy, "5", nil, "", "4", Stale},
+		{"reject_stale, equal is forwarded", stalePolicy, "5", nil, "", "5", Pass},
+		{"reject_stale, equal is stale when ties are rejected", func(c *Config) { stalePolicy(c); c.Ties = "reject" }, "5", nil, "", "5", Stale},
+		{"reject_stale, ten is more than nine", stalePolicy, "9", nil, "", "10", Pass},
+		{"reject_stale, digits without end", stalePolicy, "99999999999999999999998", nil, "", "99999999999999999999999", Pass},
+		{"reject_stale, 2^53+1 is more than 2^53", stalePolicy, "9007199254740992", nil, "", "9007199254740993", Pass},
+		{"reject_stale, negative", stalePolicy, "-5", nil, "", "-6", Stale},
+		{"reject_stale, a newer one in flight", stalePolicy, "5", nil, "7", "6", Turn},
+		{"max_jump, exactly", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "5", nil, "", "15", Pass},
+		{"max_jump, beyond", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "5", nil, "", "16", Jump},
+		{"max_jump, 2^63-1 and more", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "5", nil, "", "9223372036854775808", Jump},
+		{"max_jump, first of a resource", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "", nil, "", "1000", Pass},
+		{"in_sequence, first seen", sequence, "", nil, "", "7", Pass},
+		{"in_sequence, next", sequence, "4", nil, "", "5", Pass},
+		{"in_sequence, behind a gap", sequence, "4", nil, "", "6", Hold},
+		{"in_sequence, predecessor in flight", sequence, "4", nil, "5", "6", Turn},
+		{"in_sequence, predecessors in flight and waiting", sequence, "4", []string{"6"}, "5", "7", Turn},
+		{"in_sequence, a gap behind those on their way", sequence, "4", []string{"6"}, "5", "8", Hold},
+		{"in_sequence, start 1", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "1", Pass},
+		{"in_sequence, start 1, second first", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "2", Hold},
+		{"in_sequence, below the start", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "0", Stale},
+		{"window, anything newer", func(c *Config) { c.Policy = "window" }, "4", nil, "", "9", Hold},
+		{"window, older", func(c *Config) { c.Policy = "window" }, "4", nil, "", "3", Stale},
+		{"window, below what has left", func(c *Config) { c.Policy = "window" }, "4", nil, "8", "6", Stale},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := policy(t, c.config)
+			l := NewLane(p, event.ResourceState{Version: c.cursor})
+			if c.flying != "" {
+				e := at(1, c.flying)
+				l.flying, l.left = e, e.Version
+			}
+			for i, v := range c.waiting {
+				l.Add(at(i+2, v))
+			}
+			var v Version
+			if p.Versions() {
+				v, _ = Parse("integer", c.version)
+			}
+			if got := l.Judge(v); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func stalePolicy(c *Config) { c.Policy = "reject_stale" }
+func sequence(c *Config)    { c.Policy = "in_sequence" }
+
+func TestVersions(t *testing.T) {
+	for _, c := range []struct{ compare, a, b string }{
+		{"integer", "9", "10"}, {"integer", "007", "8"}, {"integer", "-2", "-1"}, {"integer", "9223372036854775807", "9223372036854775808"},
+		{"timestamp", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000001Z"},
+		{"timestamp", "2026-01-01T01:00:00+01:00", "2026-01-01T00:00:01Z"},
+		{"timestamp", "1700000000", "1700000000.5"}, {"timestamp", "1700000000.123456", "1700000000124"},
+		{"lexicographic", "10", "9"}, {"lexicographic", "a", "b"},
+	} {
+		a, err := Parse(c.compare, c.a)
+		b, err2 := Parse(c.compare, c.b)
+		if err != nil || err2 != nil || !a.Less(b) || b.Less(a) {
+			t.Errorf("%s: %s < %s: %v %v", c.compare, c.a, c.b, err, err2)
+		}
+	}
+	for _, c := range []struct{ compare, text string }{
+		{"integer", ""}, {"integer", "1.0"}, {"integer", "+1"}, {"integer", " 1"}, {"integer", "1e3"}, {"integer", "seven"},
+		{"timestamp", "yesterday"}, {"timestamp", "-5"}, {"timestamp", "9999-01-01T00:00:00Z"}, {"lexicographic", ""},
+	} {
+		if _, err := Parse(c.compare, c.text); err == nil {
+			t.Errorf("%s: %q passes for a version", c.compare, c.text)
+		}
+	}
+}
+
+// In sequence: a gap fills, or is given up and named.
+func TestGap(t *testing.T) {
+	p := policy(t, sequence)
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e7, e8 := at(1, "7"), at(2, "8")
+	e7.Release, e8.Release = 100, 200
+	l.Add(e8)
+	l.Add(e7)
+	if got := l.Missing(10); !slices.Equal(got, []string{"5-6"}) {
+		t.Errorf("missing %v", got)
+	}
+	if s := l.Next(50); s.Go != nil || s.Wake != 100 {
+		t.Fatalf("before the wait is over: %+v", s)
+	}
+	s := l.Next(100)
+	if s.Go != e7 || s.Gap != "5-6" {
+		t.Fatalf("after it: %+v", s)
+	}
+	l.Delivered(e7)
+	if s := l.Next(100); s.Go != e8 || s.Gap != "" {
+		t.Fatalf("the next is contiguous: %+v", s)
+	}
+	l.Delivered(e8)
+	late := at(3, "5")
+	l.Add(late)
+	if s := l.Next(100); len(s.Stale) != 1 {
+		t.Fatalf("a version of the gap that comes too late is stale: %+v", s)
+	}
+}
+
+// A permanent failure of the next version is a gap that is over.
+func TestGivenUpVersionIsAGapThatIsOver(t *testing.T) {
+	p := policy(t, sequence)
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e5, e6 := at(1, "5"), at(2, "6")
+	l.Add(e5)
+	l.Add(e6)
+	s := l.Next(1)
+	if s.Go != e5 {
+		t.Fatalf("%+v", s)
+	}
+	if _, floor, changed := l.After(e5, true); floor != "5" || !changed {
+		t.Errorf("the journal must remember that 5 was given up, got %q", floor)
+	}
+	l.GivenUp(e5)
+	if s = l.Next(1); s.Go != e6 || s.Gap != "5" {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func TestGapAsDeadLetters(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" })
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e6, e7 := at(1, "6"), at(2, "7")
+	e6.Release, e7.Release = 100, 200
+	l.Add(e6)
+	l.Add(e7)
+	if s := l.Next(100); s.Go != nil || len(s.Lost) != 2 {
+		t.Fatalf("what was held becomes dead letters: %+v", s)
+	}
+	if !l.Idle() || l.Cursor() != "4" {
+		t.Errorf("the cursor stays, got %q", l.Cursor())
+	}
+}
+
+// Window: leave sorted by version; what comes late is stale.
+func TestWindow(t *testing.T) {
+	p := policy(t, func(c *Config) { c.Policy = "window" })
+	l := NewLane(p, event.ResourceState{})
+	e3, e1, e2 := at(1, "3"), at(2, "1"), at(3, "2")
+	e3.Release, e1.Release, e2.Release = 100, 110, 120
+	for _, e := range []*Entry{e3, e1, e2} {
+		l.Add(e)
+	}
+	var order []string
+	for l.Waiting() > 0 {
+		s := l.Next(120)
+		if s.Go == nil {
+			t.Fatalf("%+v", s)
+		}
+		order = append(order, s.Go.Text)
+		l.Delivered(s.Go)
+	}
+	if got := strings.Join(order, " "); got != "1 2 3" {
+		t.Errorf("left in order %s", got)
+	}
+}
+
+// A retry that blocks, and one that does not.
+func TestOnFailure(t *testing.T) {
+	for _, c := range []struct{ mode, want string }{{"block", ""}, {"continue", "6"}} {
+		p := policy(t, func(cfg *Config) { stalePolicy(cfg); cfg.OnFailure = c.mode })
+		l := NewLane(p, event.ResourceState{Version: "4"})
+		e5, e6 := at(1, "5"), at(2, "6")
+		l.Add(e5)
+		l.Next(1)
+		l.Back(e5, 1000)
+		l.Add(e6)
+		got := ""
+		if s := l.Next(2); s.Go != nil {
+			got = s.Go.Text
+		}
+		if got != c.want {
+			t.Errorf("on_failure %s: %q goes", c.mode, got)
+		}
+	}
+}
+
+// Any permutation, with duplicates, failures and gaps: each resource's versions leave strictly increasing (equal ones only where ties forward),
+// one at a time, and nothing stays behind.
+func TestLaneProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := Default()
+		c.Policy = rapid.SampledFrom([]string{"reject_stale", "in_sequence", "window"}).Draw(t, "policy")
+		c.Ties = "reject"
+		c.OnGap = rapid.SampledFrom([]string{"release", "dead_letter"}).Draw(t, "on_gap")
+		c.OnFailure = rapid.SampledFrom([]string{"block", "continue"}).Draw(t, "on_failure")
+		p, err := NewPolicy(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions := rapid.SliceOfN(rapid.IntRange(1, 12), 1, 40).Draw(t, "versions")
+		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+		l := NewLane(p, event.ResourceState{})
+		last, now := 0, int64(1)
+		ended := 0
+		step := func() {
+			s := l.Next(now)
+			ended += len(s.Stale) + len(s.Lost)
+			if s.Go == nil {
+				return
+			}
+			if l.Next(now).Go != nil {
+				t.Fatalf("two in flight")
+			}
+			switch random.IntN(4) {
+			case 0:
+				l.Back(s.Go, now+int64(random.IntN(20)))
+			case 1:
+				ended += 1 + len(l.GivenUp(s.Go))
+			default:
+				var v int
+				fmt.Sscan(s.Go.Text, &v)
+				if v <= last {
+					t.Fatalf("version %d after %d", v, last)
+				}
+				last = v
+				ended++
+				l.Delivered(s.Go)
+			}
+		}
+		for i, v := range versions {
+			e := at(i+1, fmt.Sprint(v))
+			e.Release = now + 30
+			if d := l.Judge(e.Version); d == Stale || d == Jump {
+				ended++
+			} else {
+				l.Add(e)
+			}
+			now += int64(random.IntN(10))
+			step()
+		}
+		for range 10_000 {
+			if l.Idle() {
+				break
+			}
+			now += 7
+			step()
+		}
+		if !l.Idle() || ended != len(versions) {
+			t.Fatalf("%d of %d events came to an end; %d wait", ended, len(versions), l.Waiting())
+		}
+	})
+}

@@ -1,0 +1,142 @@
+// Package ordering keeps a resource from going back in time: which version may go to the upstream now, which has to wait, and which
+// comes too late. Policies are pure functions of a lane's state and a version; lanes hold what waits. Nothing here does I/O,
+// starts a goroutine or reads a clock.
+package ordering
+
+import (
+	"path"
+)
+
+// Decision is what a policy says about a version that has just come in.
+type Decision uint8
+
+const (
+	Pass  Decision = iota + 1 // its turn, as soon as nothing else of the resource is in flight
+	Turn                      // its turn comes when versions before it, which are on their way, are through
+	Hold                      // early: a version before it has not come yet, or its window is open
+	Stale                     // a newer version was delivered
+	Jump                      // further ahead than max_jump
+)
+
+func (d Decision) String() string {
+	return [...]string{"", "pass", "turn", "hold", "stale", "version_jump"}[d]
+}
+
+// Policy is a Config, ready for use. It is immutable.
+type Policy struct {
+	Config
+	start    Version // in_sequence with an integer start
+	judge    func(l *Lane, v Version) Decision
+	ready    func(l *Lane, e *Entry, now int64) bool
+	versions bool
+	everyone bool
+}
+
+// NewPolicy compiles a checked Config.
+func NewPolicy(c Config) (*Policy, error) {
+	p := &Policy{Config: c, versions: c.NeedsVersion()}
+	rule := rules[c.Policy]
+	p.judge, p.ready = rule.judge, rule.ready
+	if c.Start != "first_seen" {
+		v, err := parseInteger(c.Start)
+		if err != nil {
+			return nil, err
+		}
+		p.start = v
+	}
+	for _, t := range c.Types {
+		p.everyone = p.everyone || t == "*"
+	}
+	return p, nil
+}
+
+// A rule is one line of SPEC §5: what an arriving version meets, and when one that waits may go. The common part (below the
+// cursor, ties, max_jump) is in Lane.Judge.
+type rule struct {
+	judge func(l *Lane, v Version) Decision
+	ready func(l *Lane, e *Entry, now int64) bool
+}
+
+var rules = map[string]rule{
+	"none":         {judge: func(*Lane, Version) Decision { return Pass }, ready: always},
+	"serial":       {judge: inTurn, ready: always},
+	"reject_stale": {judge: inTurn, ready: always},
+	"in_sequence":  {judge: inSequence, ready: contiguousOrReleased},
+	"window":       {judge: inWindow, ready: windowPassed},
+}
+
+func always(*Lane, *Entry, int64) bool { return true }
+
+func inTurn(l *Lane, _ Version) Decision {
+	if l.flying != nil || len(l.waiting) > 0 {
+		return Turn
+	}
+	return Pass
+}
+
+// inSequence: the next version passes; one whose predecessors are all here waits for its turn; one behind a gap is held.
+func inSequence(l *Lane, v Version) Decision {
+	next := l.expected()
+	if !next.Known() || !next.Less(v) {
+		return inTurn(l, v)
+	}
+	if l.flying != nil && !l.flying.Version.Less(next) {
+		next = l.flying.Version.plus(1)
+	}
+	for _, e := range l.waiting {
+		if next.Less(e.Version) {
+			break
+		}
+		if e.Version.Compare(next) == 0 {
+			next = next.plus(1)
+		}
+	}
+	if next.Less(v) {
+		return Hold
+	}
+	return Turn
+}
+
+func contiguousOrReleased(l *Lane, e *Entry, now int64) bool {
+	next := l.expected()
+	return !next.Known() || !next.Less(e.Version) || l.firstRelease() <= now
+}
+
+func inWindow(l *Lane, v Version) Decision {
+	if l.left.Known() && v.Less(l.left) {
+		return Stale
+	}
+	return Hold
+}
+
+func windowPassed(l *Lane, _ *Entry, now int64) bool { return l.firstRelease() <= now }
+
+// Applies says whether the policy looks at events of this type; others pass untouched, without a lane.
+func (p *Policy) Applies(eventType string) bool {
+	if p.Policy == "none" {
+		return false
+	}
+	if p.everyone {
+		return true
+	}
+	for _, t := range p.Types {
+		if ok, err := path.Match(t, eventType); err == nil && ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Versions says whether the policy compares versions.
+func (p *Policy) Versions() bool { return p.versions }
+
+// Observing says whether the policy only tells what it would do.
+func (p *Policy) Observing() bool { return p.Mode == "observe" }
+
+// Version parses a version as the policy compares it; the zero Version for a policy without versions.
+func (p *Policy) Version(text string) (Version, error) {
+	if !p.versions {
+		return Version{}, nil
+	}
+	return Parse(p.Compare, text)
+}
