@@ -82,7 +82,8 @@ func (x *Index) Claim(keys []event.Key) (mine, other *Claim) {
 		if o := s.claims[k]; o != nil && o != c {
 			o.awaited()
 			s.mu.Unlock()
-			c.drop(keys[:i])
+			c.keys = keys[:i]
+			c.Release(nil) // somebody may wait for what was held so far
 			return nil, o
 		}
 		s.claims[k] = c

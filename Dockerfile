@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=dev
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/hooktender/hooktender/cli.version=${VERSION}" -o /out/hooktender . \
+ && mkdir -p /out/data && chown 65532:65532 /out/data && chmod 0700 /out/data
+
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /out/hooktender /hooktender
+COPY --from=build --chown=65532:65532 /out/data /data
+# Everything but /data may be read-only: docker run --read-only
+USER 65532:65532
+VOLUME /data
+EXPOSE 8080 9090
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["/hooktender", "healthcheck"]
+ENTRYPOINT ["/hooktender"]
+CMD ["run", "--config", "/etc/hooktender/hooktender.yaml"]

@@ -1,0 +1,136 @@
+// Package admin is the admin port: a JSON API over what the gateway remembers and does (SPEC §8), health, metrics and the stream of
+// changes. Every route, its scope and its handler stand in one table (routes.go); every error becomes problem+json in one place
+// (problem.go). A call passes, in this order: host and origin, route, token, scope, content type, idempotency key, handler, audit.
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// Finder finds records. *recovery.Recovery is one; all methods are safe for concurrent use.
+type Finder interface {
+	// Find gives the record of an id, ours or the sender's. Errors: journal.ErrNotFound, recovery.ErrUnknownSource, *recovery.AmbiguousError.
+	Find(ctx context.Context, source, id string) (event.Record, error)
+	// Await is Find that returns once until says yes, or when ctx ends: then the record as it is, or journal.ErrNotFound. It also waits for
+	// ids that have not been received yet.
+	Await(ctx context.Context, source, id string, until func(*event.Record) bool) (event.Record, error)
+	// Changes calls emit, from one goroutine, for every change of state or reason after cursor ("" = from now on) until ctx ends or emit
+	// fails. journal.ErrBadCursor comes before the first emit.
+	Changes(ctx context.Context, cursor string, emit func(cursor string, rec *event.Record) error) error
+}
+
+// Viewer completes records before they are shown.
+type Viewer interface {
+	// View sets what is derived when a record is read (breaker_open).
+	View(rec *event.Record)
+	// SafeToRetry says whether sending the event again can do harm; nil = never received.
+	SafeToRetry(rec *event.Record) recovery.SafeToRetry
+}
+
+// Operator does what people ask of single events.
+type Operator interface {
+	// ReplayOne starts the replay of one event. recovery.ErrNeedsForce if it waits for a decision and force is not set.
+	ReplayOne(ctx context.Context, id event.ID, actor string, force bool, reason string) (recovery.ReplayResult, error)
+	// Resolve and Discard settle a dead letter; recovery.ErrNotDeadLetter for anything else.
+	Resolve(ctx context.Context, id event.ID, actor, reason string) (event.Record, error)
+	Discard(ctx context.Context, id event.ID, actor, reason string) (event.Record, error)
+}
+
+// Replayer runs replays of many events.
+type Replayer interface {
+	// StartReplay begins a job and returns at once; a dry run is complete when it returns.
+	StartReplay(ctx context.Context, spec recovery.ReplaySpec) (recovery.Replay, error)
+	Replays(ctx context.Context) ([]recovery.Replay, error)
+	// Replay and CancelReplay return recovery.ErrUnknownReplay for an id that is none.
+	Replay(ctx context.Context, id string) (recovery.Replay, error)
+	CancelReplay(ctx context.Context, id string) (recovery.Replay, error)
+}
+
+// Overseer tells of sources and upstreams.
+type Overseer interface {
+	Sources(ctx context.Context) ([]recovery.SourceStatus, error)
+	Upstreams() []recovery.UpstreamStatus
+	// SetPaused and Resource return recovery.ErrUnknownSource for a source that is none.
+	SetPaused(ctx context.Context, source string, paused bool) (recovery.SourceStatus, error)
+	Resource(ctx context.Context, source, resource string) (recovery.ResourceStatus, error)
+}
+
+// Core is what the admin port asks of the gateway's core; *recovery.Recovery satisfies it.
+type Core interface {
+	Finder
+	Viewer
+	Operator
+	Replayer
+	Overseer
+}
+
+// Control steers the process.
+type Control interface {
+	// Reload reads the configuration again and says what changed. On an error the old one stays; an error with Unwrap() []error (as of
+	// errors.Join) is told one by one.
+	Reload(ctx context.Context) (changed []string, err error)
+	// Drain refuses new events from now on. It is final and does not wait.
+	Drain()
+}
+
+// Health says whether the gateway takes events; if not, why.
+type Health interface {
+	Ready() (ok bool, why string)
+}
+
+// Token is a bearer token that may call the API. Only its hash is kept.
+type Token struct {
+	Name   string
+	Hash   [sha256.Size]byte // HashToken of the secret
+	Scopes []string          // of api.Scopes
+}
+
+// HashToken is how a token is kept in memory and compared.
+func HashToken(secret []byte) [sha256.Size]byte { return sha256.Sum256(secret) }
+
+// Options of New. Journal, Core, Control and Health are required.
+type Options struct {
+	Journal  journal.Journal
+	Core     Core
+	Control  Control
+	Health   Health
+	Gatherer prometheus.Gatherer // what /metrics shows; nil = no such route
+	Log      *slog.Logger        // nil = nowhere
+	// Tokens that may call. None: everyone who reaches the listener is "local" with all scopes, which is only right on loopback; Serve
+	// refuses any other listener.
+	Tokens []Token
+	// Debug serves /debug/pprof to callers with the scope admin.
+	Debug bool
+	// AllowedHosts are names that a Host header may hold besides localhost and loopback addresses, without port. See guard.go.
+	AllowedHosts []string
+}
+
+// ErrOpen refuses to serve a listener that others can reach without tokens.
+var ErrOpen = errors.New("admin: a listener beyond loopback needs tokens")
+
+// New makes a Server; it starts nothing.
+func New(o Options) (*Server, error) {
+	for name, missing := range map[string]bool{"Journal": o.Journal == nil, "Core": o.Core == nil, "Control": o.Control == nil, "Health": o.Health == nil} {
+		if missing {
+			return nil, fmt.Errorf("admin: Options.%s is required", name)
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{Options: o, started: now(), stopping: make(chan struct{})}
+	s.hosts = hostSet(o.AllowedHosts)
+	s.routes = s.table()
+	s.idem.journal = o.Journal
+	return s, s.SetTokens(o.Tokens)
+}

@@ -1,0 +1,105 @@
+package admin
+
+import (
+	"context"
+	_ "embed" // the API's description
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/hooktender/hooktender/admin/api"
+)
+
+func (s *Server) whoami(c *call) error {
+	return c.answer(http.StatusOK, api.Whoami{Name: c.who.name, Scopes: append([]string{}, c.who.scopes...)})
+}
+
+func (s *Server) reload(c *call) error {
+	if err := c.decode(&struct{}{}, true); err != nil {
+		return err
+	}
+	changed, err := s.Control.Reload(context.WithoutCancel(c.r.Context()))
+	if err != nil {
+		p := fail(http.StatusUnprocessableEntity, "the configuration is invalid; the old one stays")
+		p.Errors = messages(err)
+		return p
+	}
+	return c.answer(http.StatusOK, api.Reloaded{Result: "reloaded", Changed: append([]string{}, changed...)})
+}
+
+// messages takes joined errors apart.
+func messages(err error) []string {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, e := range joined.Unwrap() {
+		out = append(out, messages(e)...)
+	}
+	return out
+}
+
+func (s *Server) drain(c *call) error {
+	if err := c.decode(&struct{}{}, true); err != nil {
+		return err
+	}
+	s.Control.Drain()
+	return c.answer(http.StatusAccepted, api.Draining{Result: "draining"})
+}
+
+func (s *Server) livez(c *call) error {
+	return c.answer(http.StatusOK, api.Health{Status: "ok"})
+}
+
+func (s *Server) readyz(c *call) error {
+	if ok, why := s.Health.Ready(); !ok {
+		return fail(http.StatusServiceUnavailable, why).retry(time.Second)
+	}
+	return c.answer(http.StatusOK, api.Health{Status: "ready"})
+}
+
+//go:embed openapi.json
+var openAPI []byte
+
+func (s *Server) openAPI(c *call) error {
+	send(c.w, http.StatusOK, "application/json", openAPI)
+	return nil
+}
+
+func (s *Server) metrics() func(*call) error {
+	h := promhttp.HandlerFor(s.Gatherer, promhttp.HandlerOpts{Timeout: writeTimeout / 2})
+	return func(c *call) error {
+		h.ServeHTTP(c.w, c.r)
+		return nil
+	}
+}
+
+// maxProfile bounds how long a profile or a trace may be taken.
+const maxProfile = 60 * time.Second
+
+// debugRoutes serve the runtime's profiles. They show memory, so they need the scope admin.
+func (s *Server) debugRoutes() []route {
+	wrap := func(h http.HandlerFunc) func(*call) error {
+		return func(c *call) error {
+			rc := http.NewResponseController(c.w)
+			_ = rc.SetReadDeadline(time.Time{})
+			_ = rc.SetWriteDeadline(now().Add(maxProfile + writeTimeout))
+			h(c.w, c.r)
+			return nil
+		}
+	}
+	row := func(path string, h http.HandlerFunc) route {
+		return route{method: http.MethodGet, path: split(path), scope: api.ScopeAdmin, handle: wrap(h)}
+	}
+	rows := []route{
+		row("/debug/pprof/", pprof.Index), row("/debug/pprof/cmdline", pprof.Cmdline), row("/debug/pprof/profile", pprof.Profile),
+		row("/debug/pprof/symbol", pprof.Symbol), row("/debug/pprof/trace", pprof.Trace),
+	}
+	for _, name := range []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"} {
+		rows = append(rows, row("/debug/pprof/"+name, pprof.Handler(name).ServeHTTP))
+	}
+	return rows
+}

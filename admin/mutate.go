@@ -1,0 +1,129 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+)
+
+// audit is what the audit line of a mutation says besides actor and action.
+type audit struct {
+	target  string
+	reason  string
+	outcome string // "" = by status
+}
+
+// mutate answers a POST: admission, content type, body, idempotency key, handler, and one audit line whatever came of it.
+func (s *Server) mutate(t *route, c *call) {
+	c.audit.target = strings.Join(c.args, "/")
+	rec := &recorder{ResponseWriter: c.w}
+	c.w = rec
+	err := s.perform(t, c)
+	if err != nil {
+		s.asProblem(err).write(rec)
+	}
+	actor := c.who.name
+	if actor == "" {
+		actor = "unknown"
+	}
+	s.Log.Info("audit", "actor", actor, "action", t.action, "target", c.audit.target, "reason", c.audit.reason,
+		"outcome", outcome(c.audit.outcome, rec.status), "status", rec.status, "peer", peer(c.r))
+}
+
+func outcome(said string, status int) string {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden, status == http.StatusTooManyRequests:
+		return "denied"
+	case status >= 500:
+		return "failed"
+	case status >= 400:
+		return "refused"
+	case said != "":
+		return said
+	}
+	return "done"
+}
+
+func (s *Server) perform(t *route, c *call) error {
+	if err := s.admit(t, c); err != nil {
+		return err
+	}
+	if !isJSON(c.r) {
+		return fail(http.StatusUnsupportedMediaType, "send Content-Type: application/json")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
+	var long *http.MaxBytesError
+	if errors.As(err, &long) {
+		return fail(http.StatusRequestEntityTooLarge, "the body is longer than 4 MiB")
+	}
+	if err != nil {
+		return fail(http.StatusBadRequest, "the body could not be read")
+	}
+	c.body = body
+	return s.idem.once(t, c)
+}
+
+// decode reads the body of a mutation into v: exactly one JSON object without unknown members. optional allows no body at all.
+func (c *call) decode(v any, optional bool) error {
+	body := bytes.TrimSpace(c.body)
+	if len(body) == 0 && optional {
+		return nil
+	}
+	if len(body) == 0 {
+		return fail(http.StatusUnprocessableEntity, "a JSON object is needed as body")
+	}
+	if body[0] != '{' || !utf8.Valid(body) {
+		return fail(http.StatusUnprocessableEntity, "the body is no JSON object")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fail(http.StatusUnprocessableEntity, "the body is malformed: "+strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fail(http.StatusUnprocessableEntity, "the body is more than one JSON object")
+	}
+	return nil
+}
+
+// maxReason bounds a reason or a name, in bytes.
+const maxReason = 1000
+
+// checkReason checks what a person gave as a reason and notes it for the audit line.
+func (c *call) checkReason(reason string, required bool) error {
+	if required && strings.TrimSpace(reason) == "" {
+		return fail(http.StatusUnprocessableEntity, "a reason is needed")
+	}
+	if len(reason) > maxReason {
+		return fail(http.StatusUnprocessableEntity, "the reason is longer than 1000 bytes")
+	}
+	c.audit.reason = reason
+	return nil
+}
+
+// recorder notes what was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController through.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -1,0 +1,108 @@
+package admin
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+func (s *Server) listCheckpoints(c *call) error {
+	v, err := c.query("source")
+	if err != nil {
+		return err
+	}
+	ctx := c.r.Context()
+	sources, err := s.Core.Sources(ctx)
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Checkpoint]{Data: []api.Checkpoint{}}
+	for i := range sources {
+		if v.Has("source") && v.Get("source") != sources[i].Name {
+			continue
+		}
+		cp, err := s.Journal.Checkpoint(ctx, sources[i].Name)
+		if err != nil {
+			return err
+		}
+		page.Data = append(page.Data, showCheckpoint(sources[i].Name, &cp))
+	}
+	if v.Has("source") && len(page.Data) == 0 {
+		return recovery.ErrUnknownSource
+	}
+	return c.answer(http.StatusOK, page)
+}
+
+func showCheckpoint(source string, cp *journal.Checkpoint) api.Checkpoint {
+	cursor := "" // nothing is settled yet
+	if cp.Seq > 0 {
+		cursor = journal.CursorAfter(cp.Seq)
+	}
+	return api.Checkpoint{Source: source, Cursor: api.Text(cursor), ReceivedAt: api.Time{Time: cp.Record.ReceivedAt},
+		EventID: api.Text(cp.Record.EventID), Holes: cp.Holes, Pending: cp.Pending, Failed: cp.Failed,
+		LastDeliveredAt: api.Time{Time: cp.LastDelivered.DeliveredAt}, LastDeliveredEventID: api.Text(cp.LastDelivered.EventID)}
+}
+
+func (s *Server) getResource(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	res, err := s.Core.Resource(c.r.Context(), c.args[0], c.args[1])
+	if err != nil {
+		return err
+	}
+	if res.State.UpdatedAt.IsZero() && len(res.Pending) == 0 && len(res.Held) == 0 {
+		return fail(http.StatusNotFound, "nothing is known of this resource")
+	}
+	return c.answer(http.StatusOK, showResource(&res))
+}
+
+func (s *Server) listSources(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	sources, err := s.Core.Sources(c.r.Context())
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Source]{Data: []api.Source{}}
+	for i := range sources {
+		page.Data = append(page.Data, showSource(&sources[i]))
+	}
+	return c.answer(http.StatusOK, page)
+}
+
+func (s *Server) pauseSource(c *call) error  { return s.setPaused(c, true) }
+func (s *Server) resumeSource(c *call) error { return s.setPaused(c, false) }
+
+func (s *Server) setPaused(c *call, paused bool) error {
+	var in struct {
+		Reason string `json:"reason"`
+	}
+	if err := c.decode(&in, true); err != nil {
+		return err
+	}
+	if err := c.checkReason(in.Reason, false); err != nil {
+		return err
+	}
+	st, err := s.Core.SetPaused(context.WithoutCancel(c.r.Context()), c.args[0], paused)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, showSource(&st))
+}
+
+func (s *Server) listUpstreams(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	upstreams := s.Core.Upstreams()
+	page := api.Page[api.Upstream]{Data: []api.Upstream{}}
+	for i := range upstreams {
+		page.Data = append(page.Data, showUpstream(&upstreams[i]))
+	}
+	return c.answer(http.StatusOK, page)
+}

@@ -1,0 +1,133 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Time-outs and bounds of the port.
+const (
+	headerTimeout = 5 * time.Second
+	readTimeout   = 15 * time.Second
+	writeTimeout  = 30 * time.Second // an answer; a wait or a stream sets its own
+	idleTimeout   = 60 * time.Second
+	stopTimeout   = 5 * time.Second
+	maxHeader     = 16 << 10
+	maxBody       = 4 << 20 // of a mutation
+	maxWaiting    = 1024    // waits and streams at the same time
+)
+
+// now is the clock.
+func now() time.Time { return time.Now() }
+
+// Server is the admin port. Create with New; safe for concurrent use.
+type Server struct {
+	Options
+	started time.Time
+	hosts   map[string]bool
+	routes  []route
+	tokens  atomic.Pointer[[]Token]
+	logins  loginLimit
+	idem    answers
+	waiting atomic.Int64
+	public  atomic.Bool // the listener is reachable from other hosts
+
+	stopOnce sync.Once
+	stopping chan struct{} // closed when waits and streams must end
+}
+
+// SetTokens replaces the tokens, on reload. Calls under way keep what they had. ErrOpen if none are left on a listener beyond loopback.
+func (s *Server) SetTokens(tokens []Token) error {
+	known := map[string]bool{}
+	for _, sc := range scopes {
+		known[sc] = true
+	}
+	for _, t := range tokens {
+		for _, sc := range t.Scopes {
+			if !known[sc] {
+				return fmt.Errorf("admin: token %q: no such scope: %q", t.Name, sc)
+			}
+		}
+	}
+	if len(tokens) == 0 && s.public.Load() {
+		return ErrOpen
+	}
+	kept := append([]Token(nil), tokens...)
+	s.tokens.Store(&kept)
+	return nil
+}
+
+// Serve answers on l until ctx ends, then finishes what is in flight (at most 5 s; waits and streams end at once), closes l and returns
+// nil. Any other error is the listener's, or ErrOpen.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if !loopback(l.Addr()) {
+		if len(*s.tokens.Load()) == 0 {
+			return ErrOpen
+		}
+		s.public.Store(true)
+	}
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("admin port: %w", err)
+	case <-ctx.Done():
+	}
+	s.stopOnce.Do(func() { close(s.stopping) })
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		_ = srv.Close()
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin port: %w", err)
+	}
+	return nil
+}
+
+// untilStop is ctx that also ends when the server stops.
+func (s *Server) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// enter takes one of the places for waits and streams; leave gives it back. False: all are taken.
+func (s *Server) enter() bool {
+	if s.waiting.Add(1) > maxWaiting {
+		s.waiting.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *Server) leave() { s.waiting.Add(-1) }
+
+func loopback(a net.Addr) bool {
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		return a.IP.IsLoopback()
+	case *net.UnixAddr:
+		return true
+	}
+	return false
+}

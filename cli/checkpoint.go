@@ -1,0 +1,40 @@
+package cli
+
+import (
+	"context"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+)
+
+func checkpointCommand(e *env) *cobra.Command {
+	var source string
+	cmd := &cobra.Command{Use: "checkpoint", Short: "Show how far each source has come: what came before is settled", Args: cobra.NoArgs}
+	e.sourceFlag(cmd, &source)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		var list []api.Checkpoint
+		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			var err error
+			list, err = c.Checkpoints(ctx, source)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return e.print(raw, func(w io.Writer) {
+			t := e.table("SOURCE", "CURSOR", "EVENT", "RECEIVED", "HOLES", "PENDING", "FAILED", "LAST DELIVERED")
+			for _, c := range list {
+				failed := cell{text: itoa(c.Failed)}
+				if c.Failed > 0 {
+					failed.paint = red
+				}
+				t.row(c.Source, string(c.Cursor), string(c.EventID), e.ago(c.ReceivedAt), c.Holes, c.Pending, failed, e.ago(c.LastDeliveredAt))
+			}
+			t.writeTo(w)
+		})
+	}
+	return cmd
+}

@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+)
+
+func eventsGetCommand(e *env) *cobra.Command {
+	var source string
+	cmd := &cobra.Command{Use: "get <id>", Short: "Show what is known of one event, by our id or the sender's", Args: cobra.ExactArgs(1)}
+	e.sourceFlag(cmd, &source)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var ev api.Event
+		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			var err error
+			ev, err = c.Event(ctx, source, args[0], client.Wait{})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return e.print(raw, func(w io.Writer) { e.showEvent(w, &ev) })
+	}
+	return cmd
+}
+
+// showEvent is a record for people: what happened, what happens next, and whether sending it again can do harm.
+func (e *env) showEvent(w io.Writer, ev *api.Event) {
+	t := e.table()
+	line := func(name string, value any) {
+		if s := fmt.Sprint(value); s != "" {
+			t.row(cell{name, grey}, value)
+		}
+	}
+	when := func(at api.Time) string {
+		if at.IsZero() {
+			return ""
+		}
+		return stamp(at.Time) + " (" + e.ago(at) + ")"
+	}
+	line("id", ev.ID)
+	line("event id", ev.EventID)
+	line("source", ev.Source)
+	line("type", ev.Type)
+	line("resource", ev.Resource)
+	line("version", ev.Version)
+	t.row(cell{"state", grey}, stateCell(ev))
+	line("received", when(ev.ReceivedAt))
+	line("occurred", when(ev.OccurredAt))
+	line("delivered", when(ev.DeliveredAt))
+	line("attempts", ev.AttemptCount)
+	line("last attempt", when(ev.LastAttemptAt))
+	if ev.LastStatusCode != 0 {
+		line("last status", int(ev.LastStatusCode))
+	}
+	if ev.LastError != nil {
+		line("last error", ev.LastError.Kind+": "+ev.LastError.Message)
+	}
+	line("next retry", when(ev.NextRetryAt))
+	line("replay", ev.ReplayID)
+	line("duplicates", ev.Duplicates)
+	line("conflicts", ev.Conflicts)
+	line("body", fmt.Sprintf("%d bytes, sha256 %s", ev.BodyBytes, ev.BodySHA256))
+	if r := ev.Resolution; r != nil {
+		line("settled", fmt.Sprintf("by %s, %s: %s", r.By, when(r.At), r.Reason))
+	}
+	safe := ev.SafeToRetry.Verdict + ": " + ev.SafeToRetry.Reason
+	if ev.SafeToRetry.Needs != "" {
+		safe += " (needs " + string(ev.SafeToRetry.Needs) + ")"
+	}
+	line("safe to retry", safe)
+	t.writeTo(w)
+}

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+)
+
+// reconnect is the pause before a stream that broke is taken up again.
+const reconnect = time.Second
+
+func eventsTailCommand(e *env) *cobra.Command {
+	var f filter
+	var cursor string
+	var limit int
+	cmd := &cobra.Command{Use: "tail", Short: "Follow every change of state as it happens", Args: cobra.NoArgs,
+		Long: "Follow every change of state as it happens, until interrupted or --timeout has passed. A connection that breaks is taken up\nagain where it was."}
+	e.sourceFlag(cmd, &f.source)
+	fs := cmd.Flags()
+	fs.StringSliceVar(&f.states, "state", nil, "only changes to these `states`")
+	fs.StringSliceVar(&f.reasons, "reason", nil, "only changes to these `reasons`")
+	fs.StringVar(&f.typ, "type", "", "only this event `type`")
+	fs.StringVar(&f.resource, "resource", "", "only this `resource`")
+	fs.StringVar(&cursor, "cursor", "", "begin after this `cursor` of an earlier stream (default: now)")
+	fs.IntVar(&limit, "limit", 0, "end after so many changes; 0 = never")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return e.tail(cmd.Context(), &f, cursor, limit) }
+	return cmd
+}
+
+var errEnough = errors.New("enough")
+
+func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) error {
+	c, err := e.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := e.limited(ctx, 0)
+	defer cancel()
+	seen, shown := false, 0
+	for {
+		err := c.Stream(ctx, f.source, cursor, func(ch client.Change) error {
+			seen, cursor = true, ch.Cursor
+			if !f.matches(&ch.Event) {
+				return nil
+			}
+			if err := e.printChange(&ch); err != nil {
+				return err
+			}
+			if shown++; limit > 0 && shown >= limit {
+				return errEnough
+			}
+			return nil
+		})
+		_, broken := errors.AsType[*client.Unreachable](err)
+		switch {
+		case ctx.Err() != nil, errors.Is(err, errEnough):
+			return nil
+		case !broken || !seen:
+			return err
+		}
+		e.note("the connection broke (%v); going on", err)
+		select {
+		case <-time.After(reconnect):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (f *filter) matches(ev *api.Event) bool {
+	return (len(f.states) == 0 || slices.Contains(f.states, ev.State)) && (len(f.reasons) == 0 || slices.Contains(f.reasons, string(ev.Reason))) &&
+		(f.typ == "" || f.typ == string(ev.Type)) && (f.resource == "" || f.resource == string(ev.Resource))
+}
+
+// printChange writes one line.
+func (e *env) printChange(ch *client.Change) error {
+	if e.output != "table" {
+		return e.write(ch.Raw, '\n')
+	}
+	t := &table{colour: coloured(e.stdout)}
+	ev := &ch.Event
+	t.row(cell{e.now().UTC().Format("15:04:05.000"), grey}, fmt.Sprintf("%-30s", stateCell(ev).text), ev.Source, string(ev.EventID), string(ev.Type))
+	t.rows[0][1].paint = stateCell(ev).paint
+	t.writeTo(e.stdout)
+	return nil
+}

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+)
+
+// waitTimeout is how long waits take unless --timeout says otherwise; waitStep is the most that one call of the API waits.
+const (
+	waitTimeout = 60 * time.Second
+	waitStep    = 30 * time.Second
+)
+
+func eventsWaitCommand(e *env) *cobra.Command {
+	var source, until string
+	cmd := &cobra.Command{Use: "wait <id>", Short: "Wait until an event has come to its end, also one that was not received yet", Args: cobra.ExactArgs(1),
+		Example: "  hooktender events wait evt_1 --until delivered --timeout 10s"}
+	e.sourceFlag(cmd, &source)
+	cmd.Flags().StringVar(&until, "until", "terminal", "terminal, or delivered")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if until != "terminal" && until != "delivered" {
+			return usage("--until must be terminal or delivered, not %q", until)
+		}
+		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered")
+		if err != nil && ev == nil {
+			return err
+		}
+		if printed := e.print(raw, func(w io.Writer) { e.showEvent(w, ev) }); printed != nil {
+			return printed
+		}
+		return err
+	}
+	return cmd
+}
+
+// wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error.
+func (e *env) wait(ctx context.Context, source, id string, delivered bool) (*api.Event, []byte, error) {
+	c, err := e.client()
+	if err != nil {
+		return nil, nil, err
+	}
+	left := e.timeout
+	if left == 0 {
+		left = waitTimeout
+	}
+	end := e.now().Add(left)
+	for {
+		step := min(end.Sub(e.now()), waitStep)
+		var raw []byte
+		call, cancel := context.WithTimeout(client.Capture(ctx, &raw), max(step, 0)+callTimeout)
+		ev, err := c.Event(call, source, id, client.Wait{For: max(step, time.Millisecond), Delivered: delivered})
+		cancel()
+		if err == nil && ended(&ev, delivered) {
+			return &ev, raw, nil
+		}
+		if err != nil && !notYet(err) {
+			return nil, nil, err
+		}
+		if !e.now().Before(end) {
+			if err != nil {
+				return nil, nil, fail(exitTimeout, "event %s: still not received after %s", id, left)
+			}
+			return &ev, raw, fail(exitTimeout, "event %s: still %s after %s", id, stateCell(&ev).text, left)
+		}
+	}
+}
+
+func ended(ev *api.Event, delivered bool) bool {
+	if delivered {
+		return ev.State == "delivered" || ev.State == "replayed"
+	}
+	return ev.State != "pending"
+}
+
+// notYet says that the event was not received so far.
+func notYet(err error) bool {
+	n, ok := errors.AsType[*client.NotFound](err)
+	return ok && n.Problem.WasReceived != ""
+}

@@ -1,0 +1,18 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// constructors make the commands of the root, in the order of the help.
+var constructors = []func(*env) *cobra.Command{
+	runCommand,
+	demoCommand,
+	eventsCommand,
+	replayCommand,
+	deadCommand,
+	checkpointCommand,
+	sourcesCommand,
+	upstreamsCommand,
+	healthcheckCommand,
+	drainCommand,
+	versionCommand,
+}

@@ -1,0 +1,242 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hooktender/hooktender/config/internal/shape"
+	"github.com/hooktender/hooktender/selector"
+	"github.com/hooktender/hooktender/verify"
+)
+
+var (
+	pathText  = regexp.MustCompile(`^/[!-~]*$`)
+	pathParam = regexp.MustCompile(`^\{[a-z][a-z0-9_]*\}$`)
+	method    = regexp.MustCompile("^[A-Z0-9!#$%&'*+.^_`|~-]+$")
+)
+
+// checkPaths checks the path of each source, and that no two are the same. Parameters count as the same whatever their names.
+func (d *decoder) checkPaths(c *Config) {
+	owner := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Sources)) {
+		key, path := "sources."+name+".path", c.Sources[name].Path
+		if !d.has(key) {
+			d.fail(key, "", "is missing")
+			continue
+		}
+		if fault := pathFault(path); fault != "" {
+			d.fail(key, "", "%s", fault)
+			continue
+		}
+		segments := strings.Split(path, "/")
+		for i, s := range segments {
+			if pathParam.MatchString(s) {
+				segments[i] = "{}"
+			}
+		}
+		same := strings.Join(segments, "/")
+		if first, taken := owner[same]; taken {
+			a, b := "sources."+first+".path", key
+			if n, m := d.find(a), d.find(b); n != nil && m != nil && n.Line > m.Line {
+				a, b = b, a // the later one in the file is at fault
+			}
+			d.fail(b, "", "is the path of %s, too", strings.TrimSuffix(a, ".path"))
+			continue
+		}
+		owner[same] = name
+	}
+}
+
+// pathFault says what is wrong with a source's path.
+func pathFault(path string) string {
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		return "must begin with /"
+	case !pathText.MatchString(path) || strings.ContainsAny(path, `?#\`):
+		return "must hold no space, query, fragment, backslash or character outside of ASCII"
+	}
+	seen := map[string]bool{}
+	for _, s := range strings.Split(path, "/") {
+		switch {
+		case s == "." || s == "..":
+			return "must hold no segment . or .."
+		case pathParam.MatchString(s) && seen[s]:
+			return "has the parameter " + s + " twice"
+		case pathParam.MatchString(s):
+			seen[s] = true
+		case strings.ContainsAny(s, "{}"):
+			return "a parameter is a whole segment: /{name}/"
+		}
+	}
+	return ""
+}
+
+func (d *decoder) checkSource(c *Config, s *Source) {
+	key := "sources." + s.Name
+	d.checkProvider(key, s)
+	d.checkMethods(key, s.Methods)
+	d.room(key+".ordering", s.Ordering.Check())
+	d.room(key+".delivery", s.Delivery.Check())
+	d.room(key+".delivery.retry", s.Delivery.Retry.Check())
+	d.room(key+".limits", s.Limits.Check())
+	d.room(key+".respond", s.Respond.Check())
+	if !d.faulty[key+".provider"] && s.Provider != "" {
+		d.checkVerify(c, key, s)
+		d.checkIdentity(key, s)
+		d.checkWindow(c, key, s)
+	}
+}
+
+func (d *decoder) checkProvider(key string, s *Source) {
+	at := key + ".provider"
+	switch {
+	case s.Provider == "":
+		d.fail(at, "name a preset (hooktender providers lists them), or custom", "is missing")
+	case s.Provider == providerNone && !s.Insecure:
+		d.fail(at, "say insecure: true beside it if that is meant", "none verifies nothing")
+	case s.Provider != providerNone && s.Insecure:
+		d.fail(key+".insecure", "", "stands only beside provider: none")
+	case s.Provider == providerNone && d.has(key+".verify"):
+		d.fail(key+".verify", "use provider: custom", "provider: none verifies nothing")
+	case s.Provider == providerNone:
+		d.warn(at, "requests are not verified: anyone who knows the path can send")
+	}
+}
+
+func (d *decoder) checkMethods(key string, methods []string) {
+	if len(methods) == 0 {
+		d.fail(key+".methods", "", "must not be empty")
+	}
+	for i, m := range methods {
+		at := fmt.Sprintf("%s.methods[%d]", key, i)
+		switch {
+		case m != strings.ToUpper(m):
+			d.fail(at, fmt.Sprintf("did you mean %q?", strings.ToUpper(m)), "methods are written in capitals")
+		case !method.MatchString(m) || m == "CONNECT":
+			d.fail(at, "", "is no method")
+		case slices.Index(methods, m) < i:
+			d.fail(at, "", "is given twice")
+		}
+	}
+}
+
+// checkVerify compiles the source's verification once, so that what is wrong with its secrets shows at load.
+func (d *decoder) checkVerify(c *Config, key string, s *Source) {
+	if d.anyFault(key+".secrets", key+".public_keys", key+".handshake", key+".verify") {
+		return
+	}
+	if s.Verify.Mode == "observe" {
+		d.warn(key+".verify.mode", "requests that fail verification are let through")
+	}
+	if s.Verify.Scheme == "none" && s.Provider != providerNone {
+		d.fail(key+".verify.scheme", "use provider: none with insecure: true", "none verifies nothing")
+		return
+	}
+	if s.Verify.SignsURL() && c.PublicURL == "" {
+		d.fail(key+".provider", "set public_url at the top of the file, such as https://hooks.example.com", "this sender signs the URL: public_url is needed")
+	}
+	o := verify.Options{PublicURL: c.PublicURL, PublicKeys: s.PublicKeys, Params: s.Params()}
+	if s.Verify.Key == "certificate_url" || s.Verify.Key == "key_id" {
+		o.Keys = verify.StaticKeys{} // the sender publishes them; the gateway fetches them when they are needed
+	}
+	_, err := verify.Compile(s.Verify, s.Secrets, o)
+	for _, f := range faults(err) {
+		d.verifyFault(key, f)
+	}
+}
+
+var numbered = regexp.MustCompile(`^number ([0-9]{1,6}) (.*)$`)
+
+// verifyFault puts a fault of verify.Compile where the user can mend it.
+func (d *decoder) verifyFault(key string, f fault) {
+	hint := ""
+	if strings.HasPrefix(f.message, "needs the parameter") {
+		hint = "give it under handshake"
+	}
+	if m := numbered.FindStringSubmatch(f.message); m != nil { // secrets and keys are counted from 1
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			f = fault{fmt.Sprintf("%s[%d]", f.key, n-1), m[2]}
+		}
+	}
+	switch root, _, _ := strings.Cut(f.key, "["); root {
+	case "public_url":
+		if !d.faulty[key+".provider"] && !d.faulty["public_url"] {
+			d.fail(key+".provider", "", "public_url %s", f.message)
+		}
+	case "secrets", "public_keys":
+		d.fail(key+"."+f.key, hint, "%s", f.message)
+	case "":
+		d.fail(key+".verify", hint, "%s", f.message)
+	default:
+		d.fail(key+".verify."+f.key, hint, "%s", f.message)
+	}
+}
+
+// anyFault says whether one of the keys, or one below it, has a fault already.
+func (d *decoder) anyFault(keys ...string) bool {
+	for bad := range d.faulty {
+		for _, k := range keys {
+			if rest, ok := strings.CutPrefix(bad, k); ok && (rest == "" || rest[0] == '.' || rest[0] == '[') {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (d *decoder) checkIdentity(key string, s *Source) {
+	at := key + ".identity"
+	if d.anyFault(at) {
+		return
+	}
+	if len(s.Identity.ID) == 0 {
+		d.fail(at+".id", "for example id: header:X-Event-Id, or body:sha256 where the sender gives none", "is missing")
+	} else if _, err := selector.CompileIdentity(s.Identity); err != nil {
+		d.room(at, err)
+	}
+	o := key + ".ordering.policy"
+	if s.Ordering.Policy != "none" && len(s.Identity.Resource) == 0 {
+		d.fail(o, "say where it is: identity: {resource: json:data.id}", "%s needs identity.resource", s.Ordering.Policy)
+	} else if s.Ordering.NeedsVersion() && len(s.Identity.Version) == 0 {
+		d.fail(o, "say where it is: identity: {version: json:data.version}", "%s needs identity.version", s.Ordering.Policy)
+	}
+	d.checkPathSelectors(at, s)
+}
+
+// checkPathSelectors looks for path:name without a {name} in the path.
+func (d *decoder) checkPathSelectors(key string, s *Source) {
+	id := s.Identity
+	for _, f := range []struct {
+		name  string
+		texts selector.Texts
+	}{{"id", id.ID}, {"account", id.Account}, {"type", id.Type}, {"resource", id.Resource}, {"version", id.Version}, {"occurred_at", id.OccurredAt}} {
+		for _, text := range f.texts {
+			if param, ok := strings.CutPrefix(text, "path:"); ok && !slices.Contains(strings.Split(s.Path, "/"), "{"+param+"}") {
+				d.fail(key+"."+f.name, "", "%s: the path has no segment {%s}", text, param)
+			}
+		}
+	}
+}
+
+// checkWindow compares how long ids are remembered with how long the sender repeats them.
+func (d *decoder) checkWindow(c *Config, key string, s *Source) {
+	if w := s.Preset.RetryWindow; w > c.Retention.Dedup {
+		d.warn(key+".provider", "%s repeats an event for up to %s, but retention.dedup forgets it after %s: a late repeat is delivered again",
+			s.Provider, shape.FormatDuration(w), shape.FormatDuration(c.Retention.Dedup))
+	}
+}
+
+// Params are the handshake's values by name, the first of each: what {config:name} in a verify.Spec means.
+func (s *Source) Params() map[string]string {
+	out := make(map[string]string, len(s.Handshake))
+	for k, v := range s.Handshake {
+		if len(v) > 0 {
+			out[k] = v[0]
+		}
+	}
+	return out
+}

@@ -1,0 +1,52 @@
+// Command generate writes what follows from the Config structs: config.example.yaml and docs/hooktender.schema.json, and the copies of
+// them that the binary carries. Run it with: go generate ./config
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	if err := write(); err != nil {
+		fmt.Fprintln(os.Stderr, "generate:", err)
+		os.Exit(1)
+	}
+}
+
+func write() error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	files, err := generate(root)
+	if err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := os.WriteFile(filepath.Join(root, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// generate gives every generated file by its path from the root of the module.
+func generate(root string) (map[string][]byte, error) {
+	src := &sources{root: root}
+	c, err := seedConfig()
+	if err != nil {
+		return nil, err
+	}
+	example, schema := exampleFile(c, src), schemaFile(c, src)
+	if src.err != nil {
+		return nil, src.err
+	}
+	return map[string][]byte{
+		"config.example.yaml":         example,
+		"config/example.yaml":         example,
+		"docs/hooktender.schema.json": schema,
+		"config/schema.json":          schema,
+	}, nil
+}

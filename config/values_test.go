@@ -1,0 +1,271 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/provider"
+)
+
+func TestVariablesExpandAfterParsing(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"plain", "plain"}, {"${env:PORT}", "8181"}, {":${env:PORT}", ":8181"}, {"${env:NOPE:-a:b}", "a:b"}, {"${env:EMPTY}", ""},
+		{"${env:EMPTY:-x}", "x"}, {"${env:NOPE:-}", ""}, {"$${env:PORT}", "${env:PORT}"}, {"${PORT} $PORT", "${PORT} $PORT"},
+		{"${env:PORT}${env:PORT}", "81818181"},
+	} {
+		got, missing, err := expand(tt.in, testEnv)
+		if got != tt.want || missing != "" || err != nil {
+			t.Errorf("expand(%q) = %q, %q, %v, want %q", tt.in, got, missing, err, tt.want)
+		}
+	}
+	c := mustParse(t, strings.Replace(minimal, `":8080"`, `":${env:PORT}"`, 1)+"    limits: {body: \"${env:BODY}\", pending: \"${env:PORT}\"}\n")
+	if l := c.Sources["stripe"].Limits; c.Listen != ":8181" || l.Body != 1<<20 || l.Pending != 8181 {
+		t.Errorf("listen %q, limits %+v", c.Listen, l)
+	}
+}
+
+func TestAVariableCannotBringInStructure(t *testing.T) {
+	env := func(name string) (string, bool) {
+		if name == "INJECT" {
+			return "a\nadmin: {listen: \":9\"}", true
+		}
+		return testEnv(name)
+	}
+	_, err := Parse("f.yaml", []byte(minimal+"data_dir: \"${env:INJECT}\"\n"), env)
+	if err != nil {
+		t.Errorf("a value with a newline: %v", err)
+	}
+}
+
+func TestAnchorsAndMergesWork(t *testing.T) {
+	c := mustParse(t, `version: 1
+x-defaults: &defaults
+  provider: custom
+  secrets: [{env: ORDERS_SECRET}]
+  verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Sig, signed: "{body}"}
+  identity: &identity {id: header:X-Id}
+  upstream: http://a
+sources:
+  a: {<<: *defaults, path: /a}
+  b:
+    <<: *defaults
+    path: /b
+    upstream: http://b
+`)
+	if c.Sources["a"].Delivery.Upstream != "http://a" || c.Sources["b"].Delivery.Upstream != "http://b" || c.Sources["b"].Identity.ID[0] != "header:X-Id" {
+		t.Errorf("sources: %+v", c.Sources)
+	}
+}
+
+func TestManyAliasesAreRefusedInTime(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("version: 1\nx-a: &a [" + strings.Repeat("/a,", 20_000) + "]\nsources:\n")
+	for i := range 1000 {
+		fmt.Fprintf(&b, "  s%d: {path: /%d, provider: none, insecure: true, limits: {allow_ips: *a}}\n", i, i)
+	}
+	_, err := Parse("f.yaml", []byte(b.String()), testEnv)
+	if err == nil || !strings.Contains(err.Error(), "too many values") {
+		t.Errorf("no refusal")
+	}
+}
+
+func TestSourcesOfOneURLShareAnUpstream(t *testing.T) {
+	c := mustParse(t, minimal+`  two:
+    path: /two
+    provider: github
+    secrets: [{env: ORDERS_SECRET}]
+    delivery: {upstream: "http://127.0.0.1:3000"}
+  three: {path: /three, provider: github, secrets: [{env: ORDERS_SECRET}], upstream: app}
+upstreams: {app: {url: "http://127.0.0.1:3000", timeout: 3s}}
+`)
+	var got []string
+	for name, u := range c.Upstreams {
+		got = append(got, fmt.Sprint(name, " ", u.URL, " ", u.Timeout))
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"app http://127.0.0.1:3000 3s", "http://127.0.0.1:3000 http://127.0.0.1:3000 10s"}, got); diff != "" {
+		t.Errorf("upstreams (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPresetGivesItsDefaults(t *testing.T) {
+	c := mustParse(t, `version: 1
+public_url: https://hooks.example.com/
+sources:
+  slack: {path: /slack, provider: slack, secrets: [{env: ORDERS_SECRET}], upstream: "http://a"}
+  slow: {path: /slow, provider: slack, secrets: [{env: ORDERS_SECRET}], delivery: {upstream: "http://a", deadline: 7s}, verify: {tolerance: 2s}}
+  xero: {path: /xero, provider: xero, secrets: [{env: ORDERS_SECRET}], upstream: "http://a", respond: {rejected: 400}}
+  dropbox: {path: /dropbox, provider: dropbox, secrets: [{env: ORDERS_SECRET}], upstream: "http://a"}
+`)
+	s := c.Sources
+	if s["slack"].Delivery.Deadline != 2*time.Second || s["slow"].Delivery.Deadline != 7*time.Second {
+		t.Errorf("deadlines %s, %s", s["slack"].Delivery.Deadline, s["slow"].Delivery.Deadline)
+	}
+	if s["slow"].Verify.Tolerance != 2*time.Second || s["slow"].Verify.Header != s["slack"].Verify.Header || s["slack"].Verify.Tolerance != 5*time.Minute {
+		t.Errorf("verify: %+v", s["slow"].Verify)
+	}
+	if s["dropbox"].Dedup.Mode != "observe" || s["slack"].Dedup.Mode != "enforce" {
+		t.Errorf("dedup: %+v", s["dropbox"].Dedup)
+	}
+	if r := s["xero"].Respond; r.Rejected != 400 || r.Accepted != 0 {
+		t.Errorf("respond: %+v", r)
+	}
+	if c.PublicURL != "https://hooks.example.com" {
+		t.Errorf("public_url %q", c.PublicURL)
+	}
+}
+
+func TestEveryPresetLoads(t *testing.T) {
+	for _, p := range provider.All() {
+		text := "version: 1\npublic_url: https://hooks.example.com\nsources:\n  s:\n    path: /s\n    upstream: http://a\n    provider: " + p.ID + "\n"
+		_, err := Parse("f.yaml", []byte(text), testEnv)
+		all := new(Errors)
+		for errors.As(err, &all) && len(all.Problems) > 0 {
+			for _, f := range all.Problems {
+				// What a preset lacks is for the user to give: secrets, keys, parameters.
+				if !strings.HasPrefix(f.Key, "sources.s.secrets") && !strings.HasPrefix(f.Key, "sources.s.public_keys") && f.Hint != "give it under handshake" &&
+					p.Confidence != provider.Generic {
+					t.Errorf("%s: %v", p.ID, f)
+				}
+			}
+			break
+		}
+	}
+}
+
+func TestPrintIsAFileThatMeansTheSame(t *testing.T) {
+	text := everythingIn(t) + `  stripe:
+    path: /webhooks/stripe
+    provider: stripe
+    secrets: [{env: STRIPE_WEBHOOK_SECRET}]
+    handshake: {topics: [a, "b: c"], verify_token: {env: ORDERS_SECRET}}
+    upstream: http://127.0.0.1:3001
+`
+	c := mustParse(t, text)
+	var b bytes.Buffer
+	if err := Print(&b, c); err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"orders-secret", "old-secret", "ops-token", "whsec_"} {
+		if strings.Contains(b.String(), secret) {
+			t.Errorf("printed a secret: %s", secret)
+		}
+	}
+	for _, want := range []string{"{env: HOOKTENDER_TOKEN}", "topics: [a, \"b: c\"]", "verify_token: {env: ORDERS_SECRET}", "upstream: http://127.0.0.1:3001"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in\n%s", want, b.String())
+		}
+	}
+	again := mustParse(t, b.String())
+	if changed, restart := Changed(c, again); changed != nil || restart != nil {
+		t.Errorf("changed %v in\n%s", changed, b.String())
+	}
+}
+
+func TestPrintMasksWhatStandsInTheFile(t *testing.T) {
+	c := mustParse(t, strings.Replace(minimal, "{env: STRIPE_WEBHOOK_SECRET}", canary+", {value: "+canary+"}", 1)+
+		"    handshake: {verify_token: "+canary+"}\n")
+	var b bytes.Buffer
+	if err := Print(&b, c); err != nil || strings.Contains(b.String(), canary) || strings.Count(b.String(), `"[secret]"`) != 3 {
+		t.Errorf("error %v, printed\n%s", err, b.String())
+	}
+	if all := fmt.Sprintf("%v %+v %#v", c.Sources["stripe"].Secrets, c.Sources["stripe"].Secrets, c.Warnings); strings.Contains(all, canary) {
+		t.Errorf("shows the secret: %s", all)
+	}
+}
+
+func TestChangedNamesWhatNeedsARestart(t *testing.T) {
+	old := mustParse(t, minimal)
+	text := strings.NewReplacer(":8080", ":9999", "STRIPE_WEBHOOK_SECRET", "ORDERS_SECRET").Replace(minimal) + `    limits: {rate: 5}
+  more: {path: /more, provider: none, insecure: true, identity: {id: json:id}, upstream: app}
+upstreams: {app: {url: http://a}}
+journal: {memory: 32MiB}
+admin: {listen: "127.0.0.1:9091", debug: true}
+`
+	changed, restart := Changed(old, mustParse(t, text))
+	wantChanged := []string{"admin.debug", "admin.listen", "journal.memory", "listen", "sources.more", "sources.stripe.limits.rate", "sources.stripe.secrets", "upstreams.app"}
+	if diff := cmp.Diff(wantChanged, changed); diff != "" {
+		t.Errorf("changed (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"admin.listen", "journal.memory", "listen"}, restart); diff != "" {
+		t.Errorf("needs a restart (-want +got):\n%s", diff)
+	}
+	if a, b := Changed(old, old); a != nil || b != nil {
+		t.Errorf("nothing changed, but %v %v", a, b)
+	}
+}
+
+func TestTheExampleLoads(t *testing.T) {
+	if !bytes.HasPrefix(Example(), []byte("# yaml-language-server: $schema=https://")) {
+		t.Error("the first line does not name the schema")
+	}
+	c := mustParse(t, string(Example()))
+	if len(c.Warnings) > 0 {
+		t.Errorf("warnings: %v", c.Warnings)
+	}
+	full := mustParse(t, strings.Replace(everythingIn(t), ", {file:", "] #", 1))
+	if changed, _ := Changed(c, full); changed != nil {
+		t.Errorf("differs from the file with everything: %v", changed)
+	}
+}
+
+func TestTheSchemaIsJSON(t *testing.T) {
+	var s struct {
+		ID         string `json:"$id"`
+		Properties map[string]struct{ Description string }
+	}
+	if err := json.Unmarshal(Schema(), &s); err != nil || s.Properties["retention"].Description == "" || !strings.HasSuffix(s.ID, "/docs/hooktender.schema.json") {
+		t.Errorf("error %v, schema %+v", err, s)
+	}
+}
+
+func TestNoUnknownKeyIsEverTaken(t *testing.T) {
+	// Every mapping of the file gets a key that nothing knows.
+	lines := strings.Split(everythingIn(t), "\n")
+	for i, l := range lines {
+		if strings.HasSuffix(strings.TrimSpace(strings.SplitN(l, " #", 2)[0]), ":") {
+			indent := strings.Repeat(" ", len(lines[i+1])-len(strings.TrimLeft(lines[i+1], " ")))
+			if strings.HasPrefix(strings.TrimSpace(lines[i+1]), "-") {
+				continue
+			}
+			text := strings.Join(lines[:i+1], "\n") + "\n" + indent + "zzz_unknown: {}\n" + strings.Join(lines[i+1:], "\n")
+			if _, err := Parse("f.yaml", []byte(text), testEnv); err == nil {
+				t.Errorf("taken below %q", l)
+			}
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(minimal))
+	f.Add([]byte(everything))
+	f.Add([]byte("a: &a [*a]\nsources: *a\n"))
+	f.Add([]byte("x-a: &a {<<: *a}\nversion: 1\nsources: {<<: *a}\n"))
+	f.Add([]byte("sources: {s: {handshake: {a: [{env: X}]}, secrets: [{value: ${env:A:-b}}], verify: {claims: {a.b: c}}}}"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("f.yaml", data, testEnv)
+		if (c == nil) == (err == nil) {
+			t.Fatalf("config %v, error %v", c, err)
+		}
+		if err != nil {
+			_ = err.Error()
+			return
+		}
+		if _, err := Parse("f.yaml", append(bytes.TrimRight(data, "\n"), "\nzzz_unknown: 1\n"...), testEnv); err == nil {
+			t.Fatalf("an unknown key was taken in %q", data)
+		}
+		if again, err := Parse("f.yaml", []byte(Text(c, nil)), testEnv); err == nil {
+			if changed, _ := Changed(c, again); len(changed) > 0 && !strings.Contains(Text(c, nil), "[secret]") {
+				t.Fatalf("printed, it means something else: %v", changed)
+			}
+		}
+	})
+}

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// settle is how long a file must be left alone before it counts as changed: editors and kubelets write in several steps.
+const settle = 100 * time.Millisecond
+
+// Watch calls changed each time the file at path has other content, or is another file behind a symlink; it never calls twice at
+// once. It blocks until ctx ends and then returns nil; an error means that the file cannot be watched. A file that is absent for a
+// while is not a change.
+func Watch(ctx context.Context, path string, changed func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch %q: %w", path, err)
+	}
+	defer w.Close()
+	if err := w.Add(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("watch %q: %w", path, err)
+	}
+	addLinks(w, path)
+	last := fingerprint(path)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-w.Events:
+			if !ok {
+				return nil
+			}
+			timer.Reset(settle)
+		case _, ok := <-w.Errors: // events were lost: look for ourselves
+			if !ok {
+				return nil
+			}
+			timer.Reset(settle)
+		case <-timer.C:
+			if now := fingerprint(path); now != "" && now != last {
+				last = now
+				addLinks(w, path)
+				changed()
+			}
+		}
+	}
+}
+
+// addLinks watches the directories of every symlink on the way to the file. What cannot be watched is left out: the file's own
+// directory is watched in any case.
+func addLinks(w *fsnotify.Watcher, path string) {
+	for range 16 {
+		target, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(path), target)
+		}
+		path = target
+		_ = w.Add(filepath.Dir(path))
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		_ = w.Add(filepath.Dir(real))
+	}
+}
+
+// fingerprint changes with the file's content and with the file that path leads to; "" = it cannot be read now.
+func fingerprint(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return ""
+	}
+	data, err := readFile(real)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %x", real, sha256.Sum256(data))
+}

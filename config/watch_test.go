@@ -1,0 +1,110 @@
+package config
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// watching starts Watch and gives the channel of its calls.
+func watching(t *testing.T, path string) <-chan struct{} {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	calls, done := make(chan struct{}, 16), make(chan error, 1)
+	go func() { done <- Watch(ctx, path, func() { calls <- struct{}{} }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Watch: %v", err)
+		}
+	})
+	time.Sleep(2 * settle) // Watch has no sign that it has begun
+	return calls
+}
+
+func expectCall(t *testing.T, calls <-chan struct{}, want bool) {
+	t.Helper()
+	wait := 5 * settle
+	if want {
+		wait = 10 * time.Second
+	}
+	select {
+	case <-calls:
+		if !want {
+			t.Error("called, though nothing changed")
+		}
+	case <-time.After(wait):
+		if want {
+			t.Error("not called")
+		}
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(t *testing.T, target, path string) {
+	t.Helper()
+	if err := os.Symlink(target, path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWatchSeesWritesAndRenamesOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hooktender.yaml")
+	write(t, path, "a")
+	calls := watching(t, path)
+	for i := range 5 {
+		write(t, path, string(rune('b'+i)))
+	}
+	expectCall(t, calls, true)
+	expectCall(t, calls, false)
+	write(t, path, "f") // the same content
+	write(t, path+"x", "another file")
+	expectCall(t, calls, false)
+	write(t, path+".tmp", "renamed over it")
+	if err := os.Rename(path+".tmp", path); err != nil {
+		t.Fatal(err)
+	}
+	expectCall(t, calls, true)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	expectCall(t, calls, false)
+	write(t, path, "back again")
+	expectCall(t, calls, true)
+}
+
+// Kubernetes mounts a ConfigMap as file → ..data/file, ..data → ..timestamp, and swaps ..data.
+func TestWatchSeesASwappedSymlink(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"..1", "..2"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, d, "hooktender.yaml"), d)
+	}
+	link(t, "..1", filepath.Join(dir, "..data"))
+	path := filepath.Join(dir, "hooktender.yaml")
+	link(t, "..data/hooktender.yaml", path)
+	calls := watching(t, path)
+	link(t, "..2", filepath.Join(dir, "..data"))
+	expectCall(t, calls, true)
+	write(t, filepath.Join(dir, "..2", "hooktender.yaml"), "written behind the link")
+	expectCall(t, calls, true)
+}
+
+func TestWatchOfADirectoryThatIsNotThereFails(t *testing.T) {
+	if err := Watch(t.Context(), filepath.Join(t.TempDir(), "none", "f.yaml"), func() {}); err == nil {
+		t.Error("no error")
+	}
+}

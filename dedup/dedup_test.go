@@ -1,0 +1,142 @@
+package dedup
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// logOf answers look-ups from a map and counts them.
+type logOf struct {
+	mu    sync.Mutex
+	fates map[event.Key]event.Fate
+	asked int
+}
+
+func (l *logOf) Lookup(_ context.Context, keys []event.Key) ([]event.Fate, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked++
+	out := make([]event.Fate, len(keys))
+	for i, k := range keys {
+		out[i] = l.fates[k]
+	}
+	return out, nil
+}
+
+func index(t testing.TB, l *logOf) *Index {
+	t.Helper()
+	x, err := New(Default(), l, time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func key(i int) event.Key { return event.MakeKey(event.KeyEvent, "s", "", fmt.Sprint(i)) }
+
+// Of any number of requests with one key, one is under way at a time, and the others get its value.
+func TestOneClaimAtATime(t *testing.T) {
+	x := index(t, &logOf{})
+	var under, most, waited atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 64 {
+		wg.Go(func() {
+			keys := []event.Key{key(i % 4), key(100 + i%3)} // overlapping, in no common order
+			for {
+				mine, other := x.Claim(keys)
+				if mine != nil {
+					most.Store(max(most.Load(), under.Add(1)))
+					time.Sleep(time.Millisecond)
+					under.Add(-1)
+					mine.Release(i)
+					return
+				}
+				if _, ok := other.Wait(context.Background(), time.Minute); !ok {
+					t.Error("nobody released")
+					return
+				}
+				waited.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if waited.Load() == 0 {
+		t.Error("nobody waited: the test shows nothing")
+	}
+	for i := range x.shard {
+		if n := len(x.shard[i].claims); n != 0 {
+			t.Errorf("%d claims left", n)
+		}
+	}
+}
+
+func TestWaiterGetsTheFirstOnesValue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := index(t, &logOf{})
+		first, _ := x.Claim([]event.Key{key(1)})
+		_, other := x.Claim([]event.Key{key(1)})
+		if _, ok := other.Wait(t.Context(), time.Second); ok {
+			t.Error("it waits as long as it may, and no longer")
+		}
+		_, other = x.Claim([]event.Key{key(1)})
+		go func() { time.Sleep(5 * time.Second); first.Release("answer") }()
+		if v, ok := other.Wait(t.Context(), time.Minute); !ok || v != "answer" {
+			t.Errorf("got %v, %v", v, ok)
+		}
+		if !first.Awaited() {
+			t.Error("somebody waited")
+		}
+	})
+}
+
+// The cache answers only for what was remembered, and not beyond the event's own window.
+func TestCacheEndsWithTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &logOf{fates: map[event.Key]event.Fate{}}
+		x := index(t, l)
+		r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now(), BodySHA256: [32]byte{1}}
+		keys := []event.Key{key(1)}
+		look := func() (Found, bool) {
+			f, ok, err := x.Lookup(t.Context(), keys, &r.BodySHA256, time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f, ok
+		}
+		if _, ok := look(); ok || l.asked != 1 {
+			t.Error("a miss asks the journal")
+		}
+		x.Remember(keys, r)
+		if f, ok := look(); !ok || !f.Durable || f.ID != r.ID || f.Other || l.asked != 1 {
+			t.Errorf("remembered: %+v, journal asked %d times", f, l.asked)
+		}
+		other := [32]byte{2}
+		if f, ok, _ := x.Lookup(t.Context(), keys, &other, time.Now()); !ok || !f.Other {
+			t.Error("another body under the id is told apart")
+		}
+		time.Sleep(time.Hour)
+		if _, ok := look(); ok || l.asked != 2 {
+			t.Error("after the window the cache does not answer")
+		}
+	})
+}
+
+func BenchmarkKnown(b *testing.B) {
+	x := index(b, &logOf{})
+	r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
+	keys := []event.Key{key(1)}
+	x.Remember(keys, r)
+	b.ReportAllocs()
+	for b.Loop() {
+		c, _ := x.Claim(keys)
+		_, _, _ = x.Lookup(b.Context(), keys, &r.BodySHA256, r.ReceivedAt)
+		c.Release(nil)
+	}
+}

@@ -1,0 +1,183 @@
+package forward
+
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// Compose appends the head of the request for call as it goes on the wire: request line with prefix in front of the call's path,
+// Host, the end-to-end lines of call.Head byte for byte in their order, call.Extra, Content-Length. Left out of call.Head are:
+// hop-by-hop lines (RFC 9110 §7.6.1: Connection and what it nominates, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding, Upgrade),
+// Host, Content-Length, Expect and Range, whatever tells of the request's way (Forwarded, X-Forwarded-*, X-Real-IP), Hooktender-*,
+// and names that call.Extra has. An underscore in a name counts as a hyphen here, because some servers cannot tell them apart.
+func Compose(dst []byte, call *Call, prefix, host string) []byte {
+	dst = append(dst, call.Method...)
+	dst = append(dst, ' ')
+	dst = append(dst, prefix...)
+	dst = append(dst, call.Path...)
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	dst = append(dst, host...)
+	dst = append(dst, "\r\n"...)
+	dst = appendTravelling(dst, call.Head, call.Extra)
+	dst = append(dst, call.Extra...)
+	if len(call.Body) > 0 || call.Method == "POST" || call.Method == "PUT" || call.Method == "PATCH" {
+		dst = append(dst, "Content-Length: "...)
+		dst = strconv.AppendInt(dst, int64(len(call.Body)), 10)
+		dst = append(dst, "\r\n"...)
+	}
+	return append(dst, "\r\n"...)
+}
+
+func appendTravelling(dst []byte, head, extra event.Head) []byte {
+	nominated := nominations(head)
+	replaced := lengths(extra)
+	for rest := []byte(head); len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line = rest[:i+1]
+		}
+		rest = rest[len(line):]
+		colon := bytes.IndexByte(line, ':')
+		if colon <= 0 {
+			continue
+		}
+		name := line[:colon]
+		if staysHere(name) || nominated.has(name) || replaced&lengthBit(len(name)) != 0 && hasName(extra, name) {
+			continue
+		}
+		dst = append(dst, line...)
+	}
+	return dst
+}
+
+// staysHere says whether a line of a request must not travel on, whatever its Connection line says.
+func staysHere(name []byte) bool {
+	var buf [20]byte
+	if len(name) >= len(buf) {
+		return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
+	}
+	switch string(lower(buf[:0], name)) {
+	case "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+		"transfer-encoding", "upgrade", "http2-settings", "expect", "range", "host", "content-length", "forwarded", "x-real-ip":
+		return true
+	}
+	return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
+}
+
+// answerStaysHere is staysHere for an answer; Date is written by the server that answers.
+func answerStaysHere(name []byte) bool {
+	var buf [20]byte
+	if len(name) < len(buf) {
+		switch string(lower(buf[:0], name)) {
+		case "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+			"transfer-encoding", "upgrade", "content-length", "date":
+			return true
+		}
+	}
+	return hasPrefix(name, "hooktender-")
+}
+
+// lower appends name in lower case, with hyphens for underscores.
+func lower(dst, name []byte) []byte {
+	for _, c := range name {
+		switch {
+		case c >= 'A' && c <= 'Z':
+			c |= 0x20
+		case c == '_':
+			c = '-'
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
+
+// hasPrefix compares like lower; prefix is in lower case.
+func hasPrefix(name []byte, prefix string) bool {
+	if len(name) < len(prefix) {
+		return false
+	}
+	for i := range len(prefix) {
+		c := name[i]
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		} else if c == '_' {
+			c = '-'
+		}
+		if c != prefix[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// A nomination list holds the values of all Connection lines.
+type nominationList struct {
+	lines [4][]byte
+	n     int
+}
+
+func nominations(head event.Head) (l nominationList) {
+	for name, value := range head.All() {
+		if len(name) == len("Connection") && event.EqualFold(name, "Connection") && l.n < len(l.lines) {
+			l.lines[l.n] = value
+			l.n++
+		}
+	}
+	return l
+}
+
+// has says whether name was nominated and may be taken out. What frames, describes or authenticates the message never is: a
+// stranger could otherwise strip a captured request of the headers that make it what it is.
+func (l *nominationList) has(name []byte) bool {
+	for _, list := range l.lines[:l.n] {
+		for item := range bytes.SplitSeq(list, comma) {
+			if bytes.EqualFold(event.TrimSpace(item), name) {
+				return !protected(name)
+			}
+		}
+	}
+	return false
+}
+
+func protected(name []byte) bool {
+	if hasPrefix(name, "content-") || hasPrefix(name, "webhook-") {
+		return true
+	}
+	low := lower(make([]byte, 0, 64), name)
+	switch string(low) {
+	case "authorization", "date", "digest", "idempotency-key", "user-agent", "traceparent":
+		return true
+	}
+	for _, part := range protectedParts {
+		if bytes.Contains(low, part) {
+			return true
+		}
+	}
+	return false
+}
+
+var (
+	comma          = []byte(",")
+	protectedParts = [][]byte{[]byte("signature"), []byte("hmac"), []byte("timestamp"), []byte("token"), []byte("event"), []byte("delivery")}
+)
+
+// lengths is a set of the lengths of the names in h, to pass most lines without comparing.
+func lengths(h event.Head) (set uint64) {
+	for name := range h.All() {
+		set |= lengthBit(len(name))
+	}
+	return set
+}
+
+func lengthBit(n int) uint64 { return 1 << (n & 63) }
+
+func hasName(h event.Head, name []byte) bool {
+	for n := range h.All() {
+		if bytes.EqualFold(n, name) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,276 @@
+// Package gateway builds every room from a configuration and owns every goroutine: the public port, the admin port, the schedule, the
+// journal, retention and reload.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hooktender/hooktender/admin"
+	"github.com/hooktender/hooktender/config"
+	"github.com/hooktender/hooktender/dedup"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal/embedded"
+	"github.com/hooktender/hooktender/metrics"
+	"github.com/hooktender/hooktender/proxy"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// ErrJournal says that the journal failed while the gateway ran: the process must end at once (exit code 74).
+var ErrJournal = errors.New("the journal failed")
+
+// Options of New beside the configuration.
+type Options struct {
+	Log     *slog.Logger                                                      // nil = nowhere
+	Load    func() (*config.Config, error)                                    // reads the configuration again; nil = no reload
+	Listen  func(addr string) (net.Listener, error)                           // nil = real sockets
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // nil = real sockets
+	Random  func() float64                                                    // jitter; nil = math/rand
+	Journal func(*embedded.Options)                                           // last word on the engine's options, for tests; nil = none
+	Version string
+}
+
+// Gateway is a configured instance. New opens the journal, Run serves until its context ends.
+type Gateway struct {
+	log      *slog.Logger
+	opts     Options
+	metrics  *metrics.Set
+	engine   *embedded.Engine
+	index    *dedup.Index
+	recovery *recovery.Recovery
+	pipeline *proxy.Pipeline
+	server   *proxy.Server
+	admin    *admin.Server
+	public   net.Listener
+	private  net.Listener
+	stopping atomic.Bool
+	ready    atomic.Bool
+
+	reloading sync.Mutex
+	mu        sync.Mutex
+	cfg       *config.Config
+}
+
+// New opens the journal, builds the rooms and listens. Errors: those of embedded.Open (journal.ErrLocked, journal.ErrDamaged …), a port that is taken.
+// What New has opened is closed again when it fails; otherwise Run closes it.
+func New(cfg *config.Config, o Options) (g *Gateway, err error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Listen == nil {
+		o.Listen = proxy.Listen
+	}
+	g = &Gateway{log: o.Log, opts: o, cfg: cfg, metrics: metrics.New()}
+	defer func() {
+		if err != nil {
+			g.abandon()
+		}
+	}()
+	if err = g.openJournal(cfg); err != nil {
+		return nil, err
+	}
+	if err = g.build(cfg); err != nil {
+		return nil, err
+	}
+	if g.public, err = o.Listen(cfg.Listen); err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+	}
+	if g.private, err = o.Listen(cfg.Admin.Listen); err != nil {
+		return nil, fmt.Errorf("admin: listen on %s: %w", cfg.Admin.Listen, err)
+	}
+	return g, nil
+}
+
+func (g *Gateway) abandon() {
+	for _, l := range []net.Listener{g.public, g.private} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if g.engine != nil {
+		_ = g.engine.Close()
+	}
+}
+
+func (g *Gateway) openJournal(cfg *config.Config) error {
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data_dir: %w", err)
+	}
+	o := embedded.Options{Dir: cfg.DataDir, Sync: cfg.Journal.Sync == "always", MinFree: uint64(cfg.Journal.MinFree), Memory: cfg.Journal.Memory,
+		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: g.log, Observer: g.observe}
+	if g.opts.Journal != nil {
+		g.opts.Journal(&o)
+	}
+	var err error
+	g.engine, err = embedded.Open(o)
+	return err
+}
+
+// build makes the rooms that stand on the journal.
+func (g *Gateway) build(cfg *config.Config) error {
+	var err error
+	g.recovery = recovery.New(recovery.Options{Journal: g.engine, Log: g.log, Random: g.opts.Random, Forward: forward.Options{Dial: g.opts.Dial}, Measure: g.measure()})
+	if g.index, err = dedup.New(cfg.Dedup, g.engine, cfg.Retention.Dedup, g.lookups()); err != nil {
+		return err
+	}
+	g.pipeline = proxy.NewPipeline(g.engine, g.index, g.recovery, g.log)
+	g.server = proxy.NewServer(proxy.ServerConfig{}, g.pipeline, g.log)
+	if err = g.apply(cfg); err != nil {
+		return err
+	}
+	g.metrics.SetGauges(g.gauges())
+	g.admin, err = admin.New(admin.Options{Journal: g.engine, Core: g.recovery, Control: g, Health: g, Gatherer: g.metrics.Gatherer(), Log: g.log,
+		Tokens: tokens(cfg), Debug: cfg.Admin.Debug, AllowedHosts: hosts(cfg)})
+	return err
+}
+
+func tokens(cfg *config.Config) []admin.Token {
+	var out []admin.Token
+	for _, t := range cfg.Admin.Tokens {
+		out = append(out, admin.Token{Name: t.Name, Hash: admin.HashToken(t.Token.Bytes()), Scopes: t.Scopes})
+	}
+	return out
+}
+
+// hosts are the names under which the admin port may be called beside localhost.
+func hosts(cfg *config.Config) []string {
+	host, _, err := net.SplitHostPort(cfg.Admin.Listen)
+	if err != nil || host == "" {
+		return nil
+	}
+	return []string{strings.Trim(host, "[]")}
+}
+
+// Addrs are the addresses of the public and the admin port.
+func (g *Gateway) Addrs() (public, private net.Addr) { return g.public.Addr(), g.private.Addr() }
+
+// Ready says whether events are taken: the journal can be written, has space, and nothing is draining. The upstream does not matter.
+func (g *Gateway) Ready() (bool, string) {
+	switch {
+	case g.engine.Err() != nil:
+		return false, "the journal failed"
+	case g.stopping.Load():
+		return false, "shutting down"
+	case g.pipeline.Draining():
+		return false, "draining"
+	case !g.ready.Load():
+		return false, "starting"
+	case g.engine.Stats().Full:
+		return false, "disk space is below journal.min_free"
+	}
+	return true, ""
+}
+
+// Drain refuses new events from now on; what is queued is still delivered. It is final.
+func (g *Gateway) Drain() {
+	g.log.Info("draining: new events are refused from now on")
+	g.pipeline.Drain()
+}
+
+// Run serves until ctx ends, then finishes what is under way (at most the longest upstream timeout) and closes everything. A second
+// end is not waited for: the caller ends the process. It returns ErrJournal, wrapped with the cause, as soon as the journal fails.
+func (g *Gateway) Run(ctx context.Context) error {
+	var journalDone, work sync.WaitGroup
+	engineCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngine()
+	errs := make(chan error, 8)
+	journalDone.Go(func() { report(errs, g.engine.Run(engineCtx)) })
+
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	work.Go(func() { report(errs, g.admin.Serve(adminCtx, g.private)) })
+	if err := g.recovery.Load(ctx); err != nil {
+		stopAdmin()
+		work.Wait()
+		return errors.Join(err, g.engine.Close())
+	}
+	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoops()
+	recoveryCtx, stopRecovery := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRecovery()
+	var deliveries sync.WaitGroup
+	deliveries.Go(func() { report(errs, g.recovery.Run(recoveryCtx)) })
+	work.Go(func() { g.sweep(loopCtx) })
+	var public sync.WaitGroup
+	public.Go(func() { report(errs, g.server.Serve(context.WithoutCancel(ctx), g.public)) })
+	g.ready.Store(true)
+	g.log.Info("ready", "listen", g.public.Addr().String(), "admin", g.private.Addr().String(), "version", g.opts.Version)
+
+	err := g.wait(ctx, errs)
+	g.stopping.Store(true)
+	if errors.Is(err, ErrJournal) {
+		return err // nothing can be promised any more: no graceful end
+	}
+	g.log.Info("shutting down: finishing what is under way")
+	graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.longestTimeout()+time.Second)
+	defer cancel()
+	err = errors.Join(err, g.server.Shutdown(graceful))
+	public.Wait()
+	stopRecovery()
+	deliveries.Wait()
+	stopLoops()
+	stopAdmin()
+	work.Wait()
+	err = errors.Join(err, g.engine.Close())
+	journalDone.Wait()
+	return err
+}
+
+func report(errs chan<- error, err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		errs <- err
+	}
+}
+
+// wait returns when the context ends (nil), when something that must run has failed, or when the journal has.
+func (g *Gateway) wait(ctx context.Context, errs <-chan error) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-errs:
+		return err
+	case <-g.engine.Failed():
+		return fmt.Errorf("%w: %w", ErrJournal, g.engine.Err())
+	}
+}
+
+func (g *Gateway) longestTimeout() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	longest := time.Second
+	for _, u := range g.cfg.Upstreams {
+		longest = max(longest, u.Timeout)
+	}
+	return longest
+}
+
+// sweep applies retention: often a little, and at once again while there is more to do.
+func (g *Gateway) sweep(ctx context.Context) {
+	t := time.NewTimer(time.Minute)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		n, err := g.engine.Sweep(ctx, time.Now(), 1000)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			g.log.Error("retention", "error", err)
+			t.Reset(time.Minute)
+		case n >= 1000:
+			t.Reset(10 * time.Millisecond)
+		default:
+			t.Reset(time.Minute)
+		}
+	}
+}

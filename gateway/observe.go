@@ -1,0 +1,96 @@
+package gateway
+
+import (
+	"context"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/metrics"
+	"github.com/hooktender/hooktender/proxy"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// observe is the journal's observer.
+func (g *Gateway) observe(old event.State, oldReason event.Reason, rec *event.Record) {
+	g.recovery.Observe(old, oldReason, rec)
+}
+
+// measure counts attempts and replays.
+func (g *Gateway) measure() recovery.Measure {
+	return recovery.Measure{
+		Attempt: func(upstream string, o event.Outcome, d time.Duration) {
+			u := g.metrics.Upstream(upstream)
+			u.Attempts(o.String()).Inc()
+			u.Duration.Observe(d)
+		},
+		Replay: func(result string) { g.metrics.Replays(result).Inc() },
+	}
+}
+
+// lookups counts what dedup asks.
+func (g *Gateway) lookups() func(tier string, hit bool) {
+	lruHit, lruMiss, logHit, logMiss := g.metrics.Lookups("lru", true), g.metrics.Lookups("lru", false), g.metrics.Lookups("log", true), g.metrics.Lookups("log", false)
+	return func(tier string, hit bool) {
+		switch {
+		case tier == "lru" && hit:
+			lruHit.Inc()
+		case tier == "lru":
+			lruMiss.Inc()
+		case hit:
+			logHit.Inc()
+		default:
+			logMiss.Inc()
+		}
+	}
+}
+
+// watch counts what a source's requests end as.
+func (g *Gateway) watch(s *proxy.Source) {
+	m := g.metrics.Source(s.Name)
+	s.OnAnswer = func(outcome string, d time.Duration) {
+		m.Requests(outcome).Inc()
+		m.Duration.Observe(d)
+	}
+	s.OnConflict = m.Conflicts.Inc
+	s.OnVerify = g.metrics.Provider(s.Provider).Verify.Observe
+}
+
+// gauges are asked when somebody reads /metrics.
+func (g *Gateway) gauges() metrics.Gauges {
+	return metrics.Gauges{Sources: g.sourceGauges, Upstreams: g.upstreamGauges, Journal: func() metrics.JournalGauge {
+		st := g.engine.Stats()
+		return metrics.JournalGauge{Bytes: st.Bytes, FreeBytes: st.FreeBytes}
+	}}
+}
+
+func (g *Gateway) sourceGauges() []metrics.SourceGauge {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	sources, err := g.recovery.Sources(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []metrics.SourceGauge
+	for _, s := range sources {
+		sg := metrics.SourceGauge{Name: s.Name, Events: map[string]int64{}, OldestPending: s.OldestPendingAt, Held: s.Held, OldestGap: g.recovery.OldestGap(s.Name)}
+		for st, n := range s.Counts {
+			sg.Events[st.String()] = n
+		}
+		for _, c := range s.Reasons {
+			r := event.Record{State: c.State, Reason: c.Reason}
+			if r.DeadLetter() {
+				sg.DeadLetters += c.N
+			}
+		}
+		out = append(out, sg)
+	}
+	return out
+}
+
+func (g *Gateway) upstreamGauges() []metrics.UpstreamGauge {
+	var out []metrics.UpstreamGauge
+	for _, u := range g.recovery.Upstreams() {
+		out = append(out, metrics.UpstreamGauge{Name: u.Name, BreakerOpen: u.Breaker != "closed"})
+	}
+	return out
+}

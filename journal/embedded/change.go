@@ -1,0 +1,147 @@
+package embedded
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// parts are the sections of a frame's body. The byte slices alias it.
+type parts struct {
+	record    []byte
+	keys      []event.Key // claimed, then aliases
+	claimed   int
+	resource  *event.ResourceState
+	attempts  [][]byte
+	payload   []byte // with its checksum in front
+	payloadAt int    // offset in the body
+	metaKey   string
+	metaValue []byte // nil = delete
+	seqs      []event.Seq
+	time      int64
+	marker    bool
+}
+
+// parseParts reads a body; it reports false for what no writer wrote.
+func parseParts(body []byte) (p parts, ok bool) {
+	ok = eachSection(body, func(s section, at int, data []byte) bool {
+		var err error
+		switch s {
+		case secRecord:
+			p.record = data
+		case secKeys:
+			p.keys, err = decodeKeys(data)
+			p.claimed = len(p.keys)
+		case secAliases:
+			var aliases []event.Key
+			aliases, err = decodeKeys(data)
+			p.keys = append(p.keys, aliases...)
+		case secResource:
+			var r event.ResourceState
+			r, err = decodeResource(data)
+			p.resource = &r
+		case secAttempt:
+			p.attempts = append(p.attempts, data)
+		case secPayload:
+			p.payload, p.payloadAt = data, at
+		case secMetaKey:
+			p.metaKey = string(data)
+		case secMetaValue:
+			p.metaValue = data
+		case secSeqs:
+			p.seqs, err = decodeSeqs(data)
+		case secTime:
+			if len(data) != 8 {
+				return false
+			}
+			p.time = int64(binary.LittleEndian.Uint64(data))
+		case secMarker:
+			p.marker = true
+		default:
+			return false
+		}
+		return err == nil
+	})
+	if p.payload != nil && len(p.payload) < 5 {
+		return p, false
+	}
+	return p, ok
+}
+
+// place is where in the log a frame's body is.
+type place struct {
+	segment uint64
+	offset  int64
+}
+
+// pos is where the payload is, the frame's body being at pl.
+func (p *parts) pos(pl place) payloadPos {
+	if p.payload == nil {
+		return payloadPos{}
+	}
+	return payloadPos{
+		segment: pl.segment,
+		offset:  pl.offset + int64(p.payloadAt) + 4,
+		size:    uint32(len(p.payload) - 4),
+		sum:     binary.LittleEndian.Uint32(p.payload),
+	}
+}
+
+// next computes the item after a frame about one event. old is nil if nothing is known, which is so for an accept and,
+// at a rebuild, for the later frames of an event whose first one went with an old segment (its carry frame follows).
+// It reports false if the frame cannot be understood.
+func (f *frame) next(old *item, p *parts, pl place) (*item, bool) {
+	var it item
+	switch f.kind {
+	case kindAccept:
+		it = item{keys: p.keys, claimed: p.claimed, base: pl.segment}
+	case kindCarry:
+		it = item{keys: p.keys, claimed: p.claimed, base: pl.segment, marker: p.marker}
+	case kindCommit:
+		it = item{base: pl.segment}
+		if old != nil {
+			it = *old
+			it.marker, it.removed = false, false
+		}
+	case kindNote:
+		if old == nil {
+			return nil, true
+		}
+		it = *old
+	}
+	it.id, it.rev, it.dups, it.conflicts, it.lsn = f.id, f.rev, f.dups, f.conflicts, f.lsn
+	if f.kind != kindNote {
+		it.hasPayload = f.flags&flagPayload != 0
+		if p.payload != nil {
+			it.payload = p.pos(pl)
+		}
+		for _, a := range p.attempts {
+			it.addAttempt(bytes.Clone(a))
+		}
+		if !it.setBody(bytes.Clone(p.record)) {
+			return nil, false
+		}
+	}
+	return &it, true
+}
+
+// shrunk is what is left of an event when its record goes before its marker.
+func (it *item) shrunk(lsn uint64) *item {
+	f := it.fate()
+	m := &item{
+		id: it.id, rev: it.rev, marker: true, claimed: it.claimed, keys: it.keys, base: it.base, lsn: lsn,
+		attempt: it.attempt, // tells the flush which attempts to delete; not stored
+	}
+	m.setBody(appendRecord(nil, &event.Record{
+		State: f.State, Reason: f.Reason, ReceivedAt: f.ReceivedAt, SettledAt: fromNanos(it.settled), BodySHA256: f.BodySHA256,
+	}))
+	return m
+}
+
+// gone is the overlay's note that an event is forgotten.
+func (it *item) gone(lsn uint64) *item {
+	g := *it
+	g.removed, g.lsn = true, lsn
+	return &g
+}

@@ -1,0 +1,142 @@
+package embedded
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// counters are the numbers of records per source, state and reason, and what a checkpoint needs of a source's newest
+// events. They are a pure function of the log.
+type counters map[string]*sourceCount
+
+type sourceCount struct {
+	n             map[stateReason]int64
+	last          event.Seq // newest event
+	lastDelivered event.Seq // the event that was delivered (or replayed) last
+}
+
+type stateReason struct {
+	state  event.State
+	reason event.Reason
+}
+
+func (c counters) of(source string) *sourceCount {
+	s := c[source]
+	if s == nil {
+		s = &sourceCount{n: map[stateReason]int64{}}
+		c[source] = s
+	}
+	return s
+}
+
+// move counts one event from one state to another; a zero state is none.
+func (s *sourceCount) move(from, to stateReason, n int64) {
+	if from == to {
+		return
+	}
+	if from.state != 0 {
+		if s.n[from] -= n; s.n[from] == 0 {
+			delete(s.n, from)
+		}
+	}
+	if to.state != 0 {
+		if s.n[to] += n; s.n[to] == 0 {
+			delete(s.n, to)
+		}
+	}
+}
+
+// frame counts an accept or a transition; it is the event afterwards.
+func (s *sourceCount) frame(from stateReason, it *item) {
+	s.move(from, stateReason{it.state, it.reason}, 1)
+	seq := it.id.Seq()
+	s.last = max(s.last, seq)
+	if it.delivered() && from.state != it.state {
+		s.lastDelivered = seq
+	}
+}
+
+func (it *item) delivered() bool {
+	return !it.marker && (it.state == event.Delivered || it.state == event.Replayed)
+}
+
+// forget counts n records of one kind out.
+func (c counters) forget(source string, k stateReason, n int64) {
+	c.of(source).move(k, stateReason{}, n)
+}
+
+func (c counters) list() []journal.Count {
+	var out []journal.Count
+	for source, s := range c {
+		for k, n := range s.n {
+			out = append(out, journal.Count{Source: source, State: k.state, Reason: k.reason, N: n})
+		}
+	}
+	slices.SortFunc(out, func(a, b journal.Count) int {
+		switch {
+		case a.Source != b.Source:
+			if a.Source < b.Source {
+				return -1
+			}
+			return 1
+		case a.State != b.State:
+			return int(a.State) - int(b.State)
+		}
+		return int(a.Reason) - int(b.Reason)
+	})
+	return out
+}
+
+// checkpointState is what the index keeps under n: how far the log has been applied, and what is a function of the log up
+// to there.
+type checkpointState struct {
+	at      position
+	nextSeq event.Seq
+	horizon int64
+	counts  counters
+}
+
+func (s *checkpointState) encode(b []byte) []byte {
+	b = append(b, codecVersion)
+	for _, v := range [...]uint64{s.at.lsn, s.at.segment, uint64(s.at.offset), s.at.generation, uint64(s.nextSeq), uint64(s.horizon)} {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	b = binary.AppendUvarint(b, uint64(len(s.counts)))
+	for source, c := range s.counts {
+		b = appendString(b, source)
+		b = binary.AppendUvarint(b, uint64(c.last))
+		b = binary.AppendUvarint(b, uint64(c.lastDelivered))
+		b = binary.AppendUvarint(b, uint64(len(c.n)))
+		for k, n := range c.n {
+			b = append(b, byte(k.state), byte(k.reason))
+			b = binary.AppendVarint(b, n)
+		}
+	}
+	return b
+}
+
+func decodeCheckpoint(b []byte) (s checkpointState, err error) {
+	d := newDecoder(b)
+	d.version()
+	var v [6]uint64
+	for i := range v {
+		if x := d.take(8); x != nil {
+			v[i] = binary.LittleEndian.Uint64(x)
+		}
+	}
+	s.at = position{lsn: v[0], segment: v[1], offset: int64(v[2]), generation: v[3]}
+	s.nextSeq, s.horizon = event.Seq(v[4]), int64(v[5])
+	s.counts = counters{}
+	for n := d.uvarint(); n > 0 && !d.bad; n-- {
+		c := s.counts.of(d.string())
+		c.last, c.lastDelivered = event.Seq(d.uvarint()), event.Seq(d.uvarint())
+		for m := d.uvarint(); m > 0 && !d.bad; m-- {
+			k := stateReason{event.State(d.u8()), event.Reason(d.u8())}
+			c.n[k] = d.varint()
+		}
+	}
+	return s, d.done()
+}

@@ -1,0 +1,150 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hooktender/hooktender/journal"
+)
+
+// Names in the journal's directory.
+const (
+	nameLock   = "LOCK"
+	nameFormat = "FORMAT"
+	nameLedger = "LEDGER"
+	nameLog    = "log"
+	nameIndex  = "index"
+)
+
+// formatVersion is what this package writes; it refuses newer ones.
+const formatVersion = 1
+
+const formatPrefix = "hooktender journal "
+
+// Filesystem gives the name of the file system under dir (or under the nearest existing parent) and the bytes that an
+// unprivileged process can still write there.
+func Filesystem(dir string) (name string, free uint64, err error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return filesystemName(int64(st.Type)), st.Bavail * uint64(st.Bsize), nil
+		}
+		parent := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
+			return "", 0, fmt.Errorf("statfs %q: %w", dir, err)
+		}
+		dir = parent
+	}
+}
+
+func filesystemName(magic int64) string {
+	switch uint32(magic) {
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return "tmpfs"
+	case unix.EXT4_SUPER_MAGIC:
+		return "ext4"
+	case unix.XFS_SUPER_MAGIC:
+		return "xfs"
+	case unix.BTRFS_SUPER_MAGIC:
+		return "btrfs"
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "overlayfs"
+	case unix.NFS_SUPER_MAGIC:
+		return "nfs"
+	case unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
+		return "smb"
+	case unix.FUSE_SUPER_MAGIC:
+		return "fuse"
+	case 0x2fc12fc1:
+		return "zfs"
+	case unix.F2FS_SUPER_MAGIC:
+		return "f2fs"
+	}
+	return fmt.Sprintf("0x%x", uint32(magic))
+}
+
+// prepareDir makes the directory fit for a journal and takes its lock. The lock goes when the file is closed or the
+// process dies.
+func prepareDir(o *Options) (lock *os.File, err error) {
+	name, _, err := Filesystem(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case name == "tmpfs" && !o.AllowTmpfs:
+		return nil, errors.New("the directory is in memory (tmpfs): nothing there survives a reboot (allow_tmpfs allows it)")
+	case name == "overlayfs" || name == "nfs" || name == "smb":
+		o.Log.Warn("journal on a file system whose fsync may not be what it says", "dir", o.Dir, "filesystem", name)
+	}
+	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
+		return nil, err
+	}
+	lock, err = os.OpenFile(filepath.Join(o.Dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = journal.ErrLocked
+		}
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := checkFormat(o.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+func checkFormat(dir string) error {
+	path := filepath.Join(dir, nameFormat)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 { // empty: a crash cut the first start short
+		return writeFormat(dir, path)
+	}
+	if err != nil {
+		return err
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(string(b)), formatPrefix)
+	version, err := strconv.Atoi(text)
+	if !ok || err != nil {
+		return damaged(path, "not a journal's format file")
+	}
+	if version > formatVersion {
+		return fmt.Errorf("%s: the journal has format %d; this program reads up to %d", path, version, formatVersion)
+	}
+	return nil
+}
+
+// writeFormat marks a new journal; a directory that holds log files without the mark is not one.
+func writeFormat(dir, path string) error {
+	segs, err := listSegments(filepath.Join(dir, nameLog))
+	if err != nil {
+		return err
+	}
+	if len(segs) > 0 {
+		return damaged(path, "the file is missing")
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s%d\n", formatPrefix, formatVersion)
+	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
+}
+
+func fdatasync(f *os.File) error {
+	for {
+		err := unix.Fdatasync(int(f.Fd()))
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package embedded
+
+import (
+	"encoding/binary"
+
+	badger "github.com/dgraph-io/badger/v4"
+	"github.com/hooktender/hooktender/event"
+)
+
+// flush writes a layer and the state as of its last frame. Everything it writes is an absolute value, so that a flush that
+// a crash cut short is simply repeated: the entry that says how far the log was applied comes last. It returns when the
+// disk has it.
+func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
+	w := flusher{ix: ix, batch: ix.db.NewWriteBatch(), snap: s, layer: l}
+	defer w.batch.Cancel()
+	ix.arena = ix.arena[:0]
+	for seq, it := range l.items {
+		w.item(seq, it)
+	}
+	for k, seq := range l.keys {
+		w.set(claimKey(k), binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(seq)))
+	}
+	for k, r := range l.resources {
+		v := binary.AppendUvarint(ix.arena[len(ix.arena):], r.segment)
+		w.set(resourceKey(k), appendResource(v, &r.state))
+	}
+	for k, m := range l.metas {
+		if m.value == nil {
+			w.remove(metaKey(k))
+			continue
+		}
+		v := binary.AppendUvarint(ix.arena[len(ix.arena):], m.segment)
+		w.set(metaKey(k), append(v, m.value...))
+	}
+	for _, b := range ix.blocks.blocks {
+		if b.dirty {
+			w.set(blockKey(b.number), b.encode(ix.arena[len(ix.arena):]))
+			b.dirty = false
+		}
+	}
+	ix.blocks.trim()
+	if state != nil {
+		w.set([]byte{prefixPosition}, state)
+	}
+	if w.err == nil {
+		w.err = w.batch.Flush()
+	}
+	if w.err == nil {
+		w.err = ix.dir.Sync() // Badger does not make the names of its new files durable
+	}
+	return w.err
+}
+
+// A flusher collects one flush; the first error stays.
+type flusher struct {
+	ix    *index
+	batch *badger.WriteBatch
+	snap  *snapshot
+	layer *layer
+	err   error
+}
+
+// set takes a value that was appended at the end of the arena, or any other that stays as it is until the flush is over.
+func (w *flusher) set(key, value []byte) {
+	if w.err != nil {
+		return
+	}
+	if a := w.ix.arena; cap(a)-len(a) >= len(value) && len(value) > 0 && &a[:len(a)+1][len(a)] == &value[0] {
+		w.ix.arena = a[:len(a)+len(value)]
+	} else if cap(a)-len(a) < 4096 {
+		w.ix.arena = make([]byte, 0, 1<<20)
+	}
+	w.err = w.batch.Set(key, value)
+}
+
+func (w *flusher) remove(key []byte) {
+	if w.err == nil {
+		w.err = w.batch.Delete(key)
+	}
+}
+
+func (w *flusher) item(seq event.Seq, it *item) {
+	now := it.listed()
+	if it.was.state != 0 && it.was.state != now {
+		w.remove(stateKey(it.was.state, seq))
+	}
+	if it.removed {
+		if it.was.present {
+			w.forget(seq, it)
+		}
+		return
+	}
+	w.set(recordKey(seq), appendItem(w.ix.arena[len(w.ix.arena):], it))
+	if now != 0 && now != it.was.state {
+		w.set(stateKey(now, seq), nil)
+	}
+	if it.marker {
+		w.forgetAttempts(seq, it)
+		return
+	}
+	for _, a := range it.older {
+		w.set(attemptKey(seq, attemptN(a)), a)
+	}
+	if !it.was.present || it.was.identity != it.identity() {
+		b, err := w.ix.blocks.get(w.snap, blockOf(seq))
+		if err != nil {
+			w.err = err
+			return
+		}
+		b.note(it)
+	}
+}
+
+// forget deletes an event and the keys that nobody took over.
+func (w *flusher) forget(seq event.Seq, it *item) {
+	w.remove(recordKey(seq))
+	w.forgetAttempts(seq, it)
+	for _, k := range it.keys {
+		if _, taken := w.layer.keys[k]; taken {
+			continue
+		}
+		owner, err := w.snap.owner(k)
+		if err != nil {
+			w.err = err
+			return
+		}
+		if owner == seq {
+			w.remove(claimKey(k))
+		}
+	}
+}
+
+func (w *flusher) forgetAttempts(seq event.Seq, it *item) {
+	for n := uint64(1); n < attemptN(it.attempt); n++ {
+		w.remove(attemptKey(seq, n))
+	}
+}

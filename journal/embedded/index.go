@@ -1,0 +1,237 @@
+package embedded
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	badger "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/hooktender/hooktender/event"
+)
+
+// The index is a Badger store over the log, so that what the log says can be found. It is disposable: everything in it is
+// rebuilt from the log when in doubt. Keys begin with a letter:
+//
+//	r seq        an event: appendItem, with its last attempt
+//	a seq n      an attempt before the last
+//	k key        event number under a claimed key or an alias
+//	t state seq  events in each state but delivered
+//	b block      filter over 256 events, see block
+//	c hash       state of a resource
+//	m key        a meta value
+//	n            how far the log has been applied, and the counters as of then
+//
+// Event numbers are big-endian. Only flush writes.
+type index struct {
+	db     *badger.DB
+	dir    *os.File
+	blocks blockCache
+	arena  []byte
+}
+
+const (
+	prefixRecord   = 'r'
+	prefixAttempt  = 'a'
+	prefixKey      = 'k'
+	prefixState    = 't'
+	prefixBlock    = 'b'
+	prefixResource = 'c'
+	prefixMeta     = 'm'
+	prefixPosition = 'n'
+)
+
+// errIndex: the index cannot be used and has to be rebuilt.
+var errIndex = errors.New("the index does not fit the log")
+
+func indexOptions(dir string, o *Options) badger.Options {
+	memtable := min(max(o.Memory/4, 8<<20), 64<<20)
+	compactors := 2
+	if o.InBubble {
+		compactors, memtable = 0, 8<<20
+	}
+	return badger.DefaultOptions(dir).
+		WithMemTableSize(memtable).
+		WithNumMemtables(2).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(min(max(o.Memory/4, 4<<20), 32<<20)).
+		WithCompression(options.None).
+		WithNumCompactors(compactors).
+		WithNumLevelZeroTables(4).
+		WithValueLogFileSize(64 << 20).
+		WithValueThreshold(1 << 20).
+		WithDetectConflicts(false).
+		WithSyncWrites(true).
+		WithMetricsEnabled(false).
+		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithLogger(badgerLog{o.Log})
+}
+
+// openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,
+// or it has dropped a table that its manifest did not name, which it does in silence.
+func openIndex(dir string, o *Options) (ix *index, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	before, err := tablesOnDisk(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			ix, err = nil, fmt.Errorf("%w: badger panicked: %v", errIndex, p)
+		}
+	}()
+	db, err := badger.Open(indexOptions(dir, o))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errIndex, err)
+	}
+	for _, t := range db.Tables() {
+		delete(before, t.ID)
+	}
+	if len(before) > 0 {
+		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), db.Close())
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &index{db: db, dir: d}, nil
+}
+
+// tablesOnDisk lists the table files of a Badger directory, and removes the empty files that a crash between create and
+// write leaves: Badger trips over them.
+func tablesOnDisk(dir string) (map[uint64]bool, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	tables := map[uint64]bool{}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		switch ext := filepath.Ext(e.Name()); {
+		case (ext == ".mem" || ext == ".vlog") && info.Size() == 0:
+			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+				return nil, err
+			}
+		case ext == ".sst":
+			if n, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), ext), 10, 64); err == nil {
+				tables[n] = true
+			}
+		}
+	}
+	return tables, nil
+}
+
+func (ix *index) close() error {
+	return errors.Join(ix.db.Close(), ix.dir.Close())
+}
+
+// A snapshot is one state of the index. It is shared by many readers and goes when the last of them has released it
+// after the engine has moved on.
+type snapshot struct {
+	txn  *badger.Txn
+	refs atomic.Int64
+}
+
+// snapshot begins one, with one reference. It must not be called while a flush runs: it would wait for it.
+func (ix *index) snapshot() *snapshot {
+	s := &snapshot{txn: ix.db.NewTransaction(false)}
+	s.refs.Store(1)
+	return s
+}
+
+func (s *snapshot) release() {
+	if s.refs.Add(-1) == 0 {
+		s.txn.Discard()
+	}
+}
+
+// get gives a copy of a value; nil if there is none.
+func (s *snapshot) get(key []byte) ([]byte, error) {
+	it, err := s.txn.Get(key)
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	b, err := it.ValueCopy(nil)
+	if b == nil && err == nil {
+		b = []byte{}
+	}
+	return b, err
+}
+
+func (s *snapshot) item(seq event.Seq) (*item, error) {
+	b, err := s.get(recordKey(seq))
+	if b == nil || err != nil {
+		return nil, err
+	}
+	it, err := decodeItem(b)
+	if err != nil {
+		return nil, fmt.Errorf("index entry of event %d: %w", seq, err)
+	}
+	return it, nil
+}
+
+func (s *snapshot) owner(k event.Key) (event.Seq, error) {
+	b, err := s.get(claimKey(k))
+	if b == nil || err != nil {
+		return 0, err
+	}
+	if len(b) != 8 {
+		return 0, fmt.Errorf("index entry of a key: %w", errCodec)
+	}
+	return event.Seq(binary.BigEndian.Uint64(b)), nil
+}
+
+func seqKey(prefix byte, seq event.Seq) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 9), prefix), uint64(seq))
+}
+
+func recordKey(seq event.Seq) []byte { return seqKey(prefixRecord, seq) }
+
+func blockKey(block uint64) []byte { return seqKey(prefixBlock, event.Seq(block)) }
+
+func claimKey(k event.Key) []byte { return append(append(make([]byte, 0, 17), prefixKey), k[:]...) }
+
+func attemptKey(seq event.Seq, n uint64) []byte {
+	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 13), seqKey(prefixAttempt, seq)...), uint32(n))
+}
+
+func stateKey(s event.State, seq event.Seq) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 10), prefixState, byte(s)), uint64(seq))
+}
+
+func resourceKey(k event.ResourceKey) []byte {
+	h := event.MakeKey(prefixResource, k.Source, k.Resource)
+	return append(append(make([]byte, 0, 17), prefixResource), h[:]...)
+}
+
+func metaKey(key string) []byte {
+	return append(append(make([]byte, 0, 1+len(key)), prefixMeta), key...)
+}
+
+// badgerLog passes on what matters.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(format string, args ...any) {
+	l.log.Error("index: " + strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+func (l badgerLog) Warningf(format string, args ...any) {
+	l.log.Warn("index: " + strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+func (badgerLog) Infof(string, ...any)  {}
+func (badgerLog) Debugf(string, ...any) {}

@@ -1,0 +1,222 @@
+package embedded
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// payloadPos says where in the log an event's payload is; size 0 = nowhere.
+type payloadPos struct {
+	segment uint64
+	offset  int64
+	size    uint32
+	sum     uint32 // CRC-32C
+}
+
+// An item is what the engine remembers of one event outside the log: in the overlay as it is, in the index encoded.
+// A published item is never changed; a change makes a copy.
+type item struct {
+	id         event.ID
+	rev        uint64
+	dups       uint32
+	conflicts  uint32
+	hasPayload bool
+	marker     bool // the record is gone, only the claim is left; body then holds just what a Fate needs
+	removed    bool // forgotten; stays in the overlay until the index has forgotten it too
+	claimed    int  // so many of keys were claimed, the rest are aliases
+	keys       []event.Key
+	payload    payloadPos
+	base       uint64   // segment that holds the event whole: its accept or carry frame
+	body       []byte   // appendRecord
+	attempt    []byte   // the last attempt, appendAttempt; nil = none
+	older      [][]byte // earlier attempts that may not be in the index yet
+
+	state    event.State
+	reason   event.Reason
+	received int64 // Unix nanoseconds
+	settled  int64
+
+	lsn  uint64  // frame that made it; 0 = read from the index, hence long on disk
+	was  indexed // what the index will hold when the layer with this item is flushed
+	prev *item   // on a stage: the published item that this one was made from
+}
+
+// indexed is what the index holds of an event, so that a flush knows what to take back.
+type indexed struct {
+	present  bool
+	state    event.State // its t| entry; 0 = none
+	identity uint64      // hash of what its block filter knows
+}
+
+// identitySeed makes identity hashes comparable within this process.
+var identitySeed = maphash.MakeSeed()
+
+// setBody replaces the body and what is derived from it.
+func (it *item) setBody(body []byte) bool {
+	v, ok := viewBody(body)
+	if !ok {
+		return false
+	}
+	it.body, it.state, it.reason, it.received, it.settled = body, v.state, v.reason, v.received, v.settled
+	return true
+}
+
+func (it *item) identity() uint64 {
+	v, _ := viewBody(it.body)
+	return maphash.Bytes(identitySeed, v.identity)
+}
+
+// listed is the state under which the index lists the event apart: every state of a record but delivered.
+func (it *item) listed() event.State {
+	if it.removed || it.marker || it.state == event.Delivered {
+		return 0
+	}
+	return it.state
+}
+
+// asIndexed describes the item as the index will hold it.
+func (it *item) asIndexed() indexed {
+	if it.removed {
+		return indexed{}
+	}
+	return indexed{present: true, state: it.listed(), identity: it.identity()}
+}
+
+// deadLetter says whether the event waits for an operator within its retention; an expired one ages like any record.
+func (it *item) deadLetter() bool {
+	r := event.Record{State: it.state, Reason: it.reason}
+	return r.DeadLetter() && it.reason != event.Expired
+}
+
+// open says whether the event waits for something: it keeps its payload and its marker whatever its age.
+func (it *item) open() bool { return !it.marker && (it.state == event.Pending || it.deadLetter()) }
+
+// endedAt is when retention begins to count.
+func (it *item) endedAt() int64 {
+	if it.settled != 0 {
+		return it.settled
+	}
+	return it.received
+}
+
+// payloadKept says whether the payload is still there, given that events which ended at or before horizon have lost it.
+func (it *item) payloadKept(horizon int64) bool {
+	return it.hasPayload && !it.marker && (it.open() || it.endedAt() > horizon)
+}
+
+// record decodes the item. Counters of notes that are not in the log yet are the caller's to add.
+func (it *item) record(horizon int64) (event.Record, error) {
+	r, err := decodeRecord(it.body)
+	if err != nil {
+		return r, err
+	}
+	it.fill(&r, horizon)
+	return r, nil
+}
+
+// fill sets the fields that belong to the journal.
+func (it *item) fill(r *event.Record, horizon int64) {
+	r.ID, r.Seq, r.Rev = it.id, it.id.Seq(), it.rev
+	r.Duplicates, r.Conflicts = it.dups, it.conflicts
+	r.HasPayload = it.payloadKept(horizon)
+}
+
+func (it *item) fate() event.Fate {
+	r, err := decodeRecord(it.body)
+	if err != nil {
+		return event.Fate{ID: it.id, State: it.state, Reason: it.reason, ReceivedAt: fromNanos(it.received)}
+	}
+	return event.Fate{ID: it.id, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}
+}
+
+// addAttempt makes a the last attempt, or replaces the one of the same number.
+func (it *item) addAttempt(a []byte) {
+	n := attemptN(a)
+	switch {
+	case it.attempt == nil || attemptN(it.attempt) == n:
+		it.attempt = a
+	case attemptN(it.attempt) < n:
+		it.older = append(slices.Clip(it.older), it.attempt)
+		it.attempt = a
+	default:
+		it.older = append(slices.Clip(it.older), a)
+	}
+}
+
+// weight is the memory that the item takes in the overlay, about.
+func (it *item) weight() int {
+	n := 360 + len(it.body) + len(it.attempt) + 16*len(it.keys)
+	for _, a := range it.older {
+		n += len(a) + 24
+	}
+	return n
+}
+
+const (
+	itemPayload = 1 << iota
+	itemMarker
+)
+
+// appendItem is the value of an r| entry.
+func appendItem(b []byte, it *item) []byte {
+	var flags byte
+	if it.hasPayload {
+		flags |= itemPayload
+	}
+	if it.marker {
+		flags |= itemMarker
+	}
+	b = append(b, codecVersion, flags)
+	b = append(b, it.id[:]...)
+	b = binary.AppendUvarint(b, it.rev)
+	b = binary.AppendUvarint(b, uint64(it.dups))
+	b = binary.AppendUvarint(b, uint64(it.conflicts))
+	b = binary.AppendUvarint(b, it.base)
+	b = binary.AppendUvarint(b, uint64(it.payload.size))
+	if it.payload.size > 0 {
+		b = binary.AppendUvarint(b, it.payload.segment)
+		b = binary.AppendUvarint(b, uint64(it.payload.offset))
+		b = binary.LittleEndian.AppendUint32(b, it.payload.sum)
+	}
+	b = append(b, byte(it.claimed), byte(len(it.keys)))
+	b = appendKeys(b, it.keys)
+	b = appendBytes(b, it.body)
+	if it.marker {
+		return b
+	}
+	return append(b, it.attempt...)
+}
+
+// decodeItem aliases b.
+func decodeItem(b []byte) (*item, error) {
+	d := decoder{buf: b}
+	d.version()
+	flags := d.u8()
+	it := &item{hasPayload: flags&itemPayload != 0, marker: flags&itemMarker != 0}
+	copy(it.id[:], d.take(16))
+	it.rev, it.dups, it.conflicts = d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
+	it.base = d.uvarint()
+	if it.payload.size = uint32(d.uvarint()); it.payload.size > 0 {
+		it.payload.segment, it.payload.offset = d.uvarint(), int64(d.uvarint())
+		if s := d.take(4); len(s) == 4 {
+			it.payload.sum = binary.LittleEndian.Uint32(s)
+		}
+	}
+	it.claimed = int(d.u8())
+	var err error
+	if it.keys, err = decodeKeys(d.take(16 * int(d.u8()))); err != nil {
+		return nil, err
+	}
+	ok := it.setBody(d.bytes())
+	if d.bad || !ok || it.claimed > len(it.keys) {
+		return nil, errCodec
+	}
+	if len(d.buf) > 0 {
+		it.attempt = d.buf
+	}
+	it.was = it.asIndexed()
+	return it, nil
+}

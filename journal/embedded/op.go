@@ -1,0 +1,203 @@
+package embedded
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"sync"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// An op is one call that waits for the writer. The caller prepares it (everything that can be encoded without knowing what
+// others write), the writer decides it, and the writer or the syncer releases it.
+type op struct {
+	durability journal.Durability
+	accepts    []acceptItem
+	commits    []commitItem
+	run        func(*writer) error // for the rarer kinds; its error is the journal's failure
+
+	wait uint64 // the frame that must be on disk (or, for Written, written) before the release
+	err  error
+	done chan struct{} // one value at the release
+
+	buf []byte // bodies of the items
+}
+
+type acceptItem struct {
+	frame    frame
+	parts    parts
+	received int64
+	owners   [maxKeys]event.Seq // of the keys, in the index as of gen
+	gen      uint64
+	verdict  journal.Verdict
+}
+
+type commitItem struct {
+	frame   frame
+	parts   parts
+	found   *item // the event in the index as of gen, if the overlay did not have it
+	gen     uint64
+	outcome journal.Outcome
+}
+
+// queue holds the ops that the writer has not taken yet.
+type queue struct {
+	mu    sync.Mutex
+	ops   []*op
+	spare []*op
+	err   error // set once: no more ops
+	wake  chan struct{}
+}
+
+// push adds an op; it returns the error that the queue was closed with.
+func (q *queue) push(o *op) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return q.err
+	}
+	q.ops = append(q.ops, o)
+	q.signal()
+	return nil
+}
+
+// signal wakes the writer.
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take gives everything queued, in order; the slice is valid until the next take. open is false once the queue is closed.
+func (q *queue) take() (ops []*op, open bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ops = q.ops
+	q.ops = q.spare[:0]
+	q.spare = ops
+	return ops, q.err == nil
+}
+
+func (q *queue) close(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil {
+		q.err = err
+	}
+	q.signal()
+}
+
+// newOp takes an op from the pool.
+func (e *Engine) newOp(d journal.Durability) *op {
+	o, _ := e.pool.Get().(*op)
+	if o == nil {
+		o = &op{done: make(chan struct{}, 1)}
+	}
+	o.durability = d
+	return o
+}
+
+// free puts an op back that nobody else holds any more.
+func (e *Engine) free(o *op) {
+	clear(o.accepts)
+	clear(o.commits)
+	if cap(o.buf) > 64<<10 {
+		o.buf = nil
+	}
+	*o = op{done: o.done, accepts: o.accepts[:0], commits: o.commits[:0], buf: o.buf[:0]}
+	e.pool.Put(o)
+}
+
+// submit queues an op and waits for its release. After an error of ctx the op still runs and must not be used again.
+func (e *Engine) submit(ctx context.Context, o *op) (abandoned bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return true, err
+	}
+	if err := e.queue.push(o); err != nil {
+		return true, err
+	}
+	select {
+	case <-o.done:
+		return false, o.err
+	case <-ctx.Done():
+		return true, ctx.Err()
+	}
+}
+
+// call runs fn in the writer and waits for its group to reach d.
+func (e *Engine) call(ctx context.Context, d journal.Durability, fn func(*writer) error) error {
+	_, err := e.submit(ctx, &op{durability: d, run: fn, done: make(chan struct{}, 1)})
+	return err
+}
+
+// A body is built behind the others in the op's buffer. Appending may move the buffer, so the parts that alias it are cut
+// only when all bodies are there: a bodyPlan remembers offsets meanwhile.
+type bodyPlan struct {
+	from, to               int
+	recordFrom, recordTo   int
+	attemptFrom, attemptTo int
+	payloadFrom, payloadTo int
+}
+
+func (p *bodyPlan) record(b []byte, r *event.Record) []byte {
+	b, at := openSection(b, secRecord)
+	b = closeSection(appendRecord(b, r), at)
+	p.recordFrom, p.recordTo = at, len(b)
+	return b
+}
+
+func (p *bodyPlan) attempt(b []byte, a *event.Attempt) []byte {
+	if a == nil {
+		return b
+	}
+	b, at := openSection(b, secAttempt)
+	b = closeSection(appendAttempt(b, a), at)
+	p.attemptFrom, p.attemptTo = at, len(b)
+	return b
+}
+
+func (p *bodyPlan) payload(b []byte, payload *event.Payload) []byte {
+	if payload == nil {
+		return b
+	}
+	b = slices.Grow(b, payload.Size()+len(payload.Method)+len(payload.Peer)+64)
+	b, at := openSection(b, secPayload)
+	b = append(b, 0, 0, 0, 0)
+	b = closeSection(appendPayload(b, payload), at)
+	binary.LittleEndian.PutUint32(b[at:], checksum(b[at+4:]))
+	p.payloadFrom, p.payloadTo = at, len(b)
+	return b
+}
+
+func appendResourceSection(b []byte, r *event.ResourceState) []byte {
+	if r == nil {
+		return b
+	}
+	b, at := openSection(b, secResource)
+	return closeSection(appendResource(b, r), at)
+}
+
+func appendKeySection(b []byte, s section, keys []event.Key) []byte {
+	if len(keys) == 0 {
+		return b
+	}
+	b, at := openSection(b, s)
+	return closeSection(appendKeys(b, keys), at)
+}
+
+// cut fills the frame and the parts from the finished buffer.
+func (p *bodyPlan) cut(buf []byte, f *frame, x *parts) {
+	f.body = buf[p.from:p.to:p.to]
+	f.bodySum = checksum(f.body)
+	x.record = buf[p.recordFrom:p.recordTo]
+	if p.attemptTo > 0 {
+		x.attempts = append(x.attempts[:0], buf[p.attemptFrom:p.attemptTo])
+	}
+	if p.payloadTo > 0 {
+		x.payload, x.payloadAt = buf[p.payloadFrom:p.payloadTo], p.payloadFrom-p.from
+		f.flags |= flagPayload
+	}
+}

@@ -1,0 +1,114 @@
+package embedded
+
+import (
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/hooktender/hooktender/journal"
+)
+
+// Options of an engine. The zero value of a field takes its default.
+type Options struct {
+	// Dir is the journal's directory; it is created if absent (0700, files 0600).
+	Dir string
+	// Sync makes a Synced write wait for the disk. Without it Synced is the same as Written.
+	Sync bool
+	// MinFree is the free disk space, in bytes, below which Accept refuses new events with journal.ErrFull. 0 = no bound.
+	MinFree uint64
+	// Memory is the budget of the index in bytes, at least 16 MiB; default 64 MiB.
+	Memory int64
+	// AllowTmpfs allows a directory in memory.
+	AllowTmpfs bool
+	// Retention says how long what is remembered; default journal.DefaultRetention, field by field.
+	Retention journal.Retention
+	// Observer hears of every record after it was written; may be nil. The record it is given is valid during the call only.
+	Observer journal.Observer
+	// Log takes what an operator should know; default slog.Default.
+	Log *slog.Logger
+	// SegmentSize is the size of a log segment in bytes; default 64 MiB (the first segments of a journal are smaller), in a
+	// bubble 1 MiB.
+	SegmentSize int64
+	// Now is the clock that retention is judged by; default time.Now.
+	Now func() time.Time
+	// Salt gives the 16 random bits of an event's ID; default random. It is called from one goroutine.
+	Salt func() uint16
+	// InBubble is for tests in a testing/synctest bubble, with Open called inside it: the index runs without compaction.
+	InBubble bool
+
+	// Hooks of this package's tests.
+	syncFile func(*os.File) error                       // in place of fdatasync of the log
+	free     func(dir string) (bytes uint64, err error) // in place of statfs
+}
+
+const (
+	minMemory          = 16 << 20
+	defaultMemory      = 64 << 20
+	defaultSegment     = 64 << 20
+	firstSegment       = 4 << 20 // segments of a new journal double from here
+	bubbleSegment      = 1 << 20
+	minSegment         = 4096
+	flushInterval      = 500 * time.Millisecond // the overlay is written to the index this long after its first entry …
+	flushWeight        = 4 << 20                // … or when it weighs this much;
+	overlayWeight      = 32 << 20               // the writer waits when it weighs this much
+	freeInterval       = 100 * time.Millisecond // free space is looked up this often while events come in …
+	freeBytes          = 4 << 20                // … or after this many bytes written
+	verifyBytes        = 1 << 30                // so much of the end of the log is checked frame by frame at open
+	maxKeys            = 4
+	maxMeta            = 64 << 10
+	defaultPage        = 100
+	maxPage            = 500
+	payloadBlockDirect = 64 << 10 // larger bodies are written from where they are
+)
+
+func (o Options) withDefaults() (Options, error) {
+	if o.Dir == "" {
+		return o, errors.New("no directory given")
+	}
+	if o.Memory == 0 {
+		o.Memory = defaultMemory
+	}
+	if o.Memory < minMemory {
+		return o, errors.New("memory: must be at least 16 MiB")
+	}
+	if o.SegmentSize == 0 {
+		o.SegmentSize = defaultSegment
+		if o.InBubble {
+			o.SegmentSize = bubbleSegment
+		}
+	}
+	o.SegmentSize = max(o.SegmentSize, minSegment)
+	d := journal.DefaultRetention()
+	for _, f := range [...]struct {
+		v *time.Duration
+		d time.Duration
+	}{
+		{&o.Retention.Dedup, d.Dedup}, {&o.Retention.Payload, d.Payload},
+		{&o.Retention.Record, d.Record}, {&o.Retention.DeadLetter, d.DeadLetter},
+	} {
+		if *f.v == 0 {
+			*f.v = f.d
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Salt == nil {
+		o.Salt = func() uint16 { return uint16(rand.Uint32()) }
+	}
+	if o.syncFile == nil {
+		o.syncFile = fdatasync
+	}
+	if o.free == nil {
+		o.free = func(dir string) (uint64, error) {
+			_, n, err := Filesystem(dir)
+			return n, err
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,148 @@
+package embedded
+
+import (
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// A view is one state of the journal for a read of several steps: what the overlay says, and a snapshot of the index
+// beneath it, taken together. It must be released.
+type view struct {
+	e    *Engine
+	snap *snapshot
+	gen  uint64
+}
+
+// view takes the present state; journal.ErrClosed if there is none any more.
+func (e *Engine) view() (*view, error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.viewLocked()
+}
+
+func (e *Engine) viewLocked() (*view, error) {
+	if e.snap == nil {
+		return nil, journal.ErrClosed
+	}
+	e.snap.refs.Add(1)
+	e.reading.Add(1)
+	return &view{e: e, snap: e.snap, gen: e.gen}, nil
+}
+
+func (v *view) release() {
+	v.snap.release()
+	v.e.reading.Done()
+}
+
+// owner is the event under a key in the index alone.
+func (v *view) owner(k event.Key) (event.Seq, error) { return v.snap.owner(k) }
+
+// layers calls fn with the overlay's layers, newest first, until it reports true. mu must be held.
+func (e *Engine) layers(fn func(*layer) bool) bool {
+	return fn(e.active) || e.frozen != nil && fn(e.frozen)
+}
+
+// overlayItem is an event's item if the overlay has it, and the generation of the index beneath.
+func (e *Engine) overlayItem(seq event.Seq) (it *item, gen uint64) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil })
+	return it, e.gen
+}
+
+// overlayOwner is the event under a key if the overlay knows the key, else 0, and the generation of the index beneath.
+func (e *Engine) overlayOwner(k event.Key) (seq event.Seq, gen uint64) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	e.layers(func(l *layer) bool { seq = l.keys[k]; return seq != 0 })
+	return seq, e.gen
+}
+
+// item is an event's item, removed ones included; nil if there is none.
+func (e *Engine) item(seq event.Seq) (*item, error) {
+	e.mu.RLock()
+	var it *item
+	if e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
+		e.mu.RUnlock()
+		return it, nil
+	}
+	v, err := e.viewLocked()
+	e.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	defer v.release()
+	return v.snap.item(seq)
+}
+
+// owner is the event under a key; 0 if there is none.
+func (e *Engine) owner(k event.Key) (event.Seq, error) {
+	e.mu.RLock()
+	var seq event.Seq
+	if e.layers(func(l *layer) bool { seq = l.keys[k]; return seq != 0 }) {
+		e.mu.RUnlock()
+		return seq, nil
+	}
+	v, err := e.viewLocked()
+	e.mu.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	defer v.release()
+	return v.owner(k)
+}
+
+// live is an event's item if it still has a record; nil if not.
+func (e *Engine) live(id event.ID) (*item, error) {
+	it, err := e.item(id.Seq())
+	if err != nil || it == nil || it.removed || it.marker || it.id != id {
+		return nil, err
+	}
+	return it, nil
+}
+
+// record decodes an item as readers see it, with the notes that are still on their way to the log.
+func (e *Engine) record(it *item) (event.Record, error) {
+	e.mu.RLock()
+	horizon := e.horizon
+	a, b := e.notes[it.id], e.notesTaken[it.id]
+	e.mu.RUnlock()
+	r, err := it.record(horizon)
+	r.Duplicates += a.duplicates + b.duplicates
+	r.Conflicts += a.conflicts + b.conflicts
+	return r, err
+}
+
+// Note implements journal.Journal.
+func (e *Engine) Note(id event.ID, duplicates, conflicts uint32) {
+	if duplicates == 0 && conflicts == 0 {
+		return
+	}
+	e.mu.Lock()
+	n := e.notes[id]
+	n.duplicates += duplicates
+	n.conflicts += conflicts
+	if e.notes == nil {
+		e.notes = map[event.ID]noteCount{}
+	}
+	e.notes[id] = n
+	e.mu.Unlock()
+	e.queue.signal()
+}
+
+func (e *Engine) hasNotes() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return len(e.notes)+len(e.notesTaken) > 0
+}
+
+// takeNotes hands the notes to the writer; until it publishes them, readers add them.
+func (e *Engine) takeNotes() map[event.ID]noteCount {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.notes) == 0 {
+		return nil
+	}
+	e.notesTaken, e.notes = e.notes, nil
+	return e.notesTaken
+}

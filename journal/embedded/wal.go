@@ -1,0 +1,300 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// The wal is the log: a row of segments of which the last is written to. Only the writer appends; only the syncer and,
+// when it changes segments, the writer sync.
+type wal struct {
+	dir      string
+	limit    int64 // size of a full-grown segment
+	syncFile func(*os.File) error
+
+	mu   sync.Mutex
+	segs []*segment // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
+
+	syncing sync.Mutex // held during an fdatasync and while the active file changes
+	file    *os.File   // of the active segment; changed by the writer with syncing held
+
+	// The rest belongs to the writer.
+	number     uint64 // of the active segment
+	generation uint64
+	genSum     uint32
+	offset     int64 // where the next frame goes, buf included
+	size       int64 // of the active file
+	buf        []byte
+	bufAt      int64 // where buf goes
+	lsn        uint64
+	written    int64 // bytes, since open
+
+	wanted   chan int64     // size of a segment to prepare
+	prepared chan *prepared // answers to wanted
+	asked    bool
+}
+
+// prepared is a segment file, zero-filled and durable, without a header.
+type prepared struct {
+	path string
+	file *os.File
+	size int64
+	err  error
+}
+
+func newWAL(dir string, limit int64, syncFile func(*os.File) error) *wal {
+	return &wal{dir: dir, limit: limit, syncFile: syncFile, wanted: make(chan int64, 1), prepared: make(chan *prepared, 1)}
+}
+
+// prepare makes segment files until stop is closed.
+func (w *wal) prepare(stop <-chan struct{}) {
+	for {
+		select {
+		case size := <-w.wanted:
+			w.prepared <- w.make(size)
+		case <-stop:
+			return
+		}
+	}
+}
+
+// make creates the file that will be the next segment. Its name does not end in .seg yet, so that a crash leaves nothing
+// that looks like a part of the log.
+func (w *wal) make(size int64) *prepared {
+	path := filepath.Join(w.dir, "next")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return &prepared{err: err}
+	}
+	if err := zeroFill(f, size); err != nil {
+		return &prepared{err: errors.Join(err, f.Close(), os.Remove(path))}
+	}
+	return &prepared{path: path, file: f, size: size}
+}
+
+// nextSize is the size of the segment after the active one: they double up to the limit.
+func (w *wal) nextSize() int64 {
+	return min(w.limit, max(firstSegment, 2*w.size))
+}
+
+// askAhead has the next segment prepared once the active one is half full.
+func (w *wal) askAhead() {
+	if !w.asked && w.offset > w.size/2 {
+		w.asked = true
+		w.wanted <- w.nextSize()
+	}
+}
+
+// active is the segment that is written to.
+func (w *wal) active() *segment {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.segs[len(w.segs)-1]
+}
+
+// fits says whether a frame with a body of so many bytes goes into the active segment. One that is larger than any segment
+// goes into an empty one, which grows.
+func (w *wal) fits(body int) bool {
+	return w.offset+frameHead+int64(body) <= w.size || w.offset == segmentHeadSize
+}
+
+// reserve says where the body of the next frame will be.
+func (w *wal) reserve() place {
+	return place{segment: w.number, offset: w.offset + frameHead}
+}
+
+// append adds a frame, numbered by the caller as w.lsn + 1, to the buffer.
+func (w *wal) append(f *frame) error {
+	w.lsn = f.lsn
+	w.buf = f.appendHead(w.buf, w.genSum)
+	w.offset += frameHead + int64(len(f.body))
+	if len(f.body) < payloadBlockDirect {
+		w.buf = append(w.buf, f.body...)
+		return nil
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	w.bufAt += int64(len(f.body))
+	return w.write(f.body, w.bufAt-int64(len(f.body)))
+}
+
+// flush writes the buffer; after it what was appended survives a killed process.
+func (w *wal) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.write(w.buf, w.bufAt)
+	w.bufAt += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	if cap(w.buf) > 4<<20 {
+		w.buf = nil
+	}
+	return err
+}
+
+func (w *wal) write(b []byte, at int64) error {
+	n, err := w.file.WriteAt(b, at)
+	w.written += int64(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", segmentPath(w.dir, w.number), err)
+	}
+	return nil
+}
+
+// sync makes what was written durable.
+func (w *wal) sync() error {
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	return w.syncLocked()
+}
+
+func (w *wal) syncLocked() error {
+	if w.file == nil {
+		return nil
+	}
+	if err := w.syncFile(w.file); err != nil {
+		return fmt.Errorf("fsync %s: %w", segmentPath(w.dir, w.number), err)
+	}
+	return nil
+}
+
+// rotate ends the active segment, which is then whole on disk, and begins the next. What was appended before is flushed.
+func (w *wal) rotate(h segmentHead) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	if !w.asked {
+		w.asked = true
+		w.wanted <- w.nextSize()
+	}
+	p := <-w.prepared
+	w.asked = false
+	if p.err != nil {
+		return fmt.Errorf("prepare a segment: %w", p.err)
+	}
+	w.syncing.Lock()
+	defer w.syncing.Unlock()
+	if err := w.syncLocked(); err != nil {
+		return err
+	}
+	old := w.file
+	if err := w.begin(p, h); err != nil {
+		return err
+	}
+	return old.Close()
+}
+
+// begin makes a prepared file the active segment: header, fsync, name, fsync of the directory.
+func (w *wal) begin(p *prepared, h segmentHead) error {
+	number := w.number + 1
+	h.generation = rand.Uint64()
+	h.firstLSN = w.lsn + 1
+	if _, err := p.file.WriteAt(h.encode(number), 0); err != nil {
+		return err
+	}
+	if err := w.syncFile(p.file); err != nil {
+		return fmt.Errorf("fsync %s: %w", p.path, err)
+	}
+	s := &segment{path: segmentPath(w.dir, number), number: number, size: p.size, segmentHead: h}
+	if err := errors.Join(os.Rename(p.path, s.path), syncDir(w.dir)); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.segs = append(w.segs, s)
+	w.mu.Unlock()
+	w.file = p.file
+	w.number, w.generation, w.genSum, w.size = number, h.generation, generationSum(h.generation), p.size
+	w.offset, w.bufAt = segmentHeadSize, segmentHeadSize
+	return nil
+}
+
+// resume makes the last of segs the active segment again, its next frame at offset.
+func (w *wal) resume(segs []*segment, offset int64, lsn uint64) error {
+	last := segs[len(segs)-1]
+	f, err := os.OpenFile(last.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.segs = segs
+	w.mu.Unlock()
+	w.file, w.lsn = f, lsn
+	w.number, w.generation, w.genSum, w.size = last.number, last.generation, generationSum(last.generation), last.size
+	w.offset, w.bufAt = offset, offset
+	return nil
+}
+
+// oldest is the first segment and the one after it; nil if there is only the active one.
+func (w *wal) oldest() (first, second *segment) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.segs) < 2 {
+		return nil, nil
+	}
+	return w.segs[0], w.segs[1]
+}
+
+// dropOldest deletes the first segment.
+func (w *wal) dropOldest() error {
+	w.mu.Lock()
+	s := w.segs[0]
+	w.segs = w.segs[1:]
+	w.mu.Unlock()
+	return errors.Join(os.Remove(s.path), syncDir(w.dir))
+}
+
+// bytes is what the segments take on disk.
+func (w *wal) bytes() (n int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.segs {
+		n += s.size
+	}
+	return n
+}
+
+// read gives bytes of a segment. It returns fs.ErrNotExist if the segment is gone.
+func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
+	f, err := os.Open(segmentPath(w.dir, number))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, size)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (w *wal) close() error {
+	var err error
+	select {
+	case p := <-w.prepared:
+		if p.file != nil {
+			err = p.file.Close()
+		}
+	default:
+	}
+	if w.file != nil {
+		err = errors.Join(err, w.file.Close())
+	}
+	return err
+}
+
+// oldestCreated is when the oldest segment was begun.
+func (w *wal) oldestCreated() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.segs[0].createdAt()
+}

@@ -1,0 +1,175 @@
+package embedded
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// Accept implements journal.Journal.
+func (e *Engine) Accept(ctx context.Context, evs []journal.Accept, d journal.Durability) ([]journal.Verdict, error) {
+	if len(evs) == 0 {
+		return nil, e.usable(ctx)
+	}
+	o := e.newOp(d)
+	if err := e.prepareAccepts(o, evs); err != nil {
+		return nil, err
+	}
+	abandoned, err := e.submit(ctx, o)
+	if abandoned {
+		return nil, err
+	}
+	defer e.free(o)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]journal.Verdict, len(o.accepts))
+	for i := range o.accepts {
+		out[i] = o.accepts[i].verdict
+	}
+	return out, nil
+}
+
+// prepareAccepts encodes the events and looks their keys up in the index.
+func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
+	var single [1]bodyPlan
+	plans := single[:0]
+	for i := range evs {
+		ev := &evs[i]
+		if len(ev.Keys) > maxKeys || len(ev.Aliases) > 255-maxKeys {
+			return fmt.Errorf("an event with %d keys and %d aliases", len(ev.Keys), len(ev.Aliases))
+		}
+		p := bodyPlan{from: len(o.buf)}
+		o.buf = p.record(o.buf, &ev.Record)
+		o.buf = appendKeySection(o.buf, secKeys, ev.Keys)
+		o.buf = appendKeySection(o.buf, secAliases, ev.Aliases)
+		o.buf = appendResourceSection(o.buf, ev.Cursor)
+		o.buf = p.payload(o.buf, ev.Payload)
+		p.to = len(o.buf)
+		plans = append(plans, p)
+	}
+	v, err := e.view()
+	if err != nil {
+		return err
+	}
+	defer v.release()
+	for i := range evs {
+		ev := &evs[i]
+		o.accepts = append(o.accepts, acceptItem{received: nanos(ev.Record.ReceivedAt), gen: v.gen})
+		a := &o.accepts[i]
+		a.verdict.Record = cloneRecord(&ev.Record)
+		a.parts.keys = append(append(make([]event.Key, 0, len(ev.Keys)+len(ev.Aliases)), ev.Keys...), ev.Aliases...)
+		a.parts.claimed = len(ev.Keys)
+		if ev.Cursor != nil {
+			c := *ev.Cursor
+			a.parts.resource = &c
+		}
+		plans[i].cut(o.buf, &a.frame, &a.parts)
+		for k, key := range ev.Keys {
+			if a.owners[k], err = v.owner(key); err != nil {
+				return e.fail(fmt.Errorf("read the index: %w", err))
+			}
+		}
+	}
+	return nil
+}
+
+// cloneRecord copies what a record points to.
+func cloneRecord(r *event.Record) event.Record {
+	c := *r
+	if c.Resolution != nil {
+		x := *c.Resolution
+		c.Resolution = &x
+	}
+	return c
+}
+
+// Commit implements journal.Journal.
+func (e *Engine) Commit(ctx context.Context, ts []journal.Transition, d journal.Durability) ([]journal.Outcome, error) {
+	o := e.newOp(d)
+	if err := e.prepareCommits(o, ts); err != nil {
+		return nil, err
+	}
+	abandoned, err := e.submit(ctx, o)
+	if abandoned {
+		return nil, err
+	}
+	defer e.free(o)
+	if err != nil || len(o.commits) == 0 {
+		return nil, err
+	}
+	out := make([]journal.Outcome, len(o.commits))
+	for i := range o.commits {
+		out[i] = o.commits[i].outcome
+	}
+	return out, nil
+}
+
+func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
+	var single [1]bodyPlan
+	plans := single[:0]
+	for i := range ts {
+		t := &ts[i]
+		p := bodyPlan{from: len(o.buf)}
+		o.buf = p.record(o.buf, &t.Record)
+		o.buf = p.attempt(o.buf, t.Attempt)
+		o.buf = appendResourceSection(o.buf, t.Cursor)
+		o.buf = p.payload(o.buf, t.Payload)
+		p.to = len(o.buf)
+		plans = append(plans, p)
+	}
+	for i := range ts {
+		t := &ts[i]
+		o.commits = append(o.commits, commitItem{})
+		c := &o.commits[i]
+		c.outcome.Record = cloneRecord(&t.Record)
+		if t.Cursor != nil {
+			x := *t.Cursor
+			c.parts.resource = &x
+		}
+		plans[i].cut(o.buf, &c.frame, &c.parts)
+		if err := e.prefetch(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prefetch reads the event of a transition from the index if the overlay does not have it, so that the writer need not.
+func (e *Engine) prefetch(c *commitItem) error {
+	seq := c.outcome.Record.ID.Seq()
+	e.mu.RLock()
+	if e.layers(func(l *layer) bool { return l.items[seq] != nil }) {
+		e.mu.RUnlock()
+		return nil
+	}
+	v, err := e.viewLocked()
+	e.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	defer v.release()
+	c.gen = v.gen
+	if c.found, err = v.snap.item(seq); err != nil {
+		return e.fail(fmt.Errorf("read the index: %w", err))
+	}
+	return nil
+}
+
+// MetaPut implements journal.Journal.
+func (e *Engine) MetaPut(ctx context.Context, key string, value []byte, d journal.Durability) error {
+	if len(value) > maxMeta || len(key) > maxMeta/2 {
+		return fmt.Errorf("meta value %q: %d bytes are too many", key, len(value))
+	}
+	p := parts{metaKey: key}
+	body := appendSection(nil, secMetaKey, []byte(key))
+	if value != nil {
+		p.metaValue = append([]byte{}, value...)
+		body = appendSection(body, secMetaValue, value)
+	}
+	return e.call(ctx, d, func(w *writer) error {
+		return w.emit(&frame{kind: kindMeta, body: body, bodySum: checksum(body)}, &p, nil)
+	})
+}

@@ -1,0 +1,480 @@
+package embedded
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// The writer is the one goroutine that decides claims and revisions, so that there are no conflicts to resolve. It takes
+// everything that is queued as one group, appends a frame per change to the log, writes the group at once and only then
+// publishes it to the overlay, tells the observer and releases the ops, those that want the disk by way of the syncer.
+type writer struct {
+	e     *Engine
+	stage *layer
+
+	nextSeq event.Seq
+	horizon int64
+	now     int64 // Unix nanoseconds; the same for a whole group
+
+	counted  []counted
+	forgot   []forgotten
+	observed []observed
+
+	full        bool // free space is below the bound
+	freeAt      time.Time
+	freeWritten int64
+}
+
+// counted, forgotten and observed wait for the publication of the group.
+type counted struct {
+	of     *sourceCount
+	source string // if of is not there yet
+	from   stateReason
+	item   *item
+}
+
+type forgotten struct {
+	source string
+	state  stateReason
+	n      int64
+}
+
+type observed struct {
+	old    stateReason
+	record *event.Record
+}
+
+// loop runs until the queue is closed and empty.
+func (w *writer) loop() {
+	for {
+		ops, open := w.e.queue.take()
+		notes := w.e.takeNotes()
+		if len(ops) > 0 || len(notes) > 0 {
+			w.group(ops, notes)
+			continue
+		}
+		if !open {
+			return
+		}
+		<-w.e.queue.wake
+		// Let every caller that is ready queue its op too: one write for all of them. Where nobody is, this costs nothing.
+		runtime.Gosched()
+	}
+}
+
+func (w *writer) group(ops []*op, notes map[event.ID]noteCount) {
+	err := w.e.failure()
+	if err == nil {
+		if err = w.decide(ops, notes); err != nil {
+			err = w.e.fail(err)
+		}
+	}
+	if err != nil {
+		for _, o := range ops {
+			o.release(err)
+		}
+		return
+	}
+	w.e.release(ops)
+	w.e.awaitRoom()
+}
+
+// decide does the work of a group up to its publication.
+func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
+	w.now = nanos(w.e.opts.Now())
+	for id, n := range notes {
+		if err := w.note(id, n); err != nil {
+			return err
+		}
+	}
+	items := int64(len(notes))
+	for _, o := range ops {
+		if err := w.do(o); err != nil {
+			return err
+		}
+		items += int64(max(1, len(o.accepts)+len(o.commits)))
+	}
+	if err := w.e.wal.flush(); err != nil {
+		return err
+	}
+	w.publish()
+	w.e.wal.askAhead()
+	w.e.groups.Add(1)
+	w.e.items.Add(items)
+	if observe := w.e.opts.Observer; observe != nil {
+		for _, o := range w.observed {
+			observe(o.old.state, o.old.reason, o.record)
+		}
+	}
+	clear(w.observed)
+	w.observed = w.observed[:0]
+	return nil
+}
+
+func (w *writer) do(o *op) error {
+	switch {
+	case o.run != nil:
+		if err := o.run(w); err != nil {
+			return err
+		}
+		o.wait = w.e.wal.lsn
+	case len(o.accepts) > 0:
+		return w.accept(o)
+	case len(o.commits) > 0:
+		for i := range o.commits {
+			if err := w.commit(o, &o.commits[i]); err != nil {
+				return err
+			}
+		}
+	default:
+		o.wait = w.e.wal.lsn
+	}
+	return nil
+}
+
+// accept decides the items of a call. When the disk is full, the call is refused whole if any of them is new.
+func (w *writer) accept(o *op) error {
+	if w.checkFree(); w.full {
+		for i := range o.accepts {
+			known, _, err := w.known(&o.accepts[i])
+			if err != nil {
+				return err
+			}
+			if known == nil {
+				o.err = journal.ErrFull
+				return nil
+			}
+		}
+	}
+	for i := range o.accepts {
+		a := &o.accepts[i]
+		known, key, err := w.known(a)
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			r, err := known.record(w.horizon)
+			if err != nil {
+				return err
+			}
+			a.verdict = journal.Verdict{Key: key, Record: r}
+			o.wait = max(o.wait, known.lsn)
+			continue
+		}
+		if err := w.store(a); err != nil {
+			return err
+		}
+		o.wait = w.e.wal.lsn
+	}
+	return nil
+}
+
+// known finds the event that has one of the keys within the dedup window, and which key it is.
+func (w *writer) known(a *acceptItem) (*item, int, error) {
+	for i, k := range a.parts.keys[:a.parts.claimed] {
+		seq, err := w.owner(k, a.owners[i], a.gen)
+		if err != nil {
+			return nil, 0, err
+		}
+		if seq == 0 {
+			continue
+		}
+		it, err := w.item(seq)
+		if err != nil {
+			return nil, 0, err
+		}
+		if it != nil && it.remembered(w.now, w.e.opts.Retention.Dedup) {
+			return it, i, nil
+		}
+	}
+	return nil, -1, nil
+}
+
+// remembered says whether the claims of an event still hold.
+func (it *item) remembered(now int64, window time.Duration) bool {
+	return !it.removed && (it.open() || it.received > now-int64(window))
+}
+
+// store gives a new event its number and writes it.
+func (w *writer) store(a *acceptItem) error {
+	r := &a.verdict.Record
+	seq := w.nextSeq
+	w.nextSeq++
+	a.frame.kind = kindAccept
+	a.frame.id = event.MakeID(fromNanos(a.received), seq, w.e.opts.Salt())
+	a.frame.rev = 1
+	a.frame.dups, a.frame.conflicts = r.Duplicates, r.Conflicts
+	if err := w.emit(&a.frame, &a.parts, nil); err != nil {
+		return err
+	}
+	a.verdict.Accepted, a.verdict.Key = true, -1
+	w.stage.items[seq].fill(r, w.horizon)
+	w.observed = append(w.observed, observed{record: r})
+	return nil
+}
+
+func (w *writer) commit(o *op, c *commitItem) error {
+	r := &c.outcome.Record
+	old, err := w.current(c)
+	if err != nil {
+		return err
+	}
+	if old == nil || old.removed || old.marker || old.id != r.ID {
+		c.outcome = journal.Outcome{}
+		return nil
+	}
+	if old.rev != r.Rev {
+		now, err := old.record(w.horizon)
+		if err != nil {
+			return err
+		}
+		c.outcome = journal.Outcome{Record: now}
+		o.wait = max(o.wait, old.lsn)
+		return nil
+	}
+	from := stateReason{old.state, old.reason}
+	c.frame.kind = kindCommit
+	c.frame.id, c.frame.rev = old.id, old.rev+1
+	c.frame.prevState, c.frame.prevReason = from.state, from.reason
+	c.frame.dups, c.frame.conflicts = old.dups, old.conflicts
+	if old.payloadKept(w.horizon) {
+		c.frame.flags |= flagPayload
+	}
+	if err := w.emit(&c.frame, &c.parts, old); err != nil {
+		return err
+	}
+	c.outcome.Applied = true
+	w.stage.items[old.id.Seq()].fill(r, w.horizon)
+	w.observed = append(w.observed, observed{from, r})
+	o.wait = w.e.wal.lsn
+	return nil
+}
+
+func (w *writer) note(id event.ID, n noteCount) error {
+	old, err := w.item(id.Seq())
+	if err != nil || old == nil || old.removed || old.marker || old.id != id {
+		return err
+	}
+	f := frame{kind: kindNote, id: id, rev: old.rev, dups: old.dups + n.duplicates, conflicts: old.conflicts + n.conflicts}
+	return w.emit(&f, &parts{}, old)
+}
+
+// emit appends a frame to the log and stages what it changes; old is the event's item before, if the frame is about one.
+func (w *writer) emit(f *frame, p *parts, old *item) error {
+	l := w.e.wal
+	if !l.fits(len(f.body)) {
+		if err := w.rotate(); err != nil {
+			return err
+		}
+	}
+	f.lsn, f.synced = l.lsn+1, w.e.syncs.synced.Load()
+	at := l.reserve()
+	if err := l.append(f); err != nil {
+		return err
+	}
+	return w.apply(f, p, at, old)
+}
+
+// rotate begins a new segment.
+func (w *writer) rotate() error {
+	l := w.e.wal
+	lowest := l.number
+	if first, _ := l.oldest(); first != nil {
+		lowest = first.number
+	}
+	err := l.rotate(segmentHead{
+		nextSeq: uint64(w.nextSeq), created: w.now, born: w.e.born, horizon: w.horizon, lowest: lowest,
+	})
+	if err != nil {
+		return err
+	}
+	return w.e.reached(l.lsn)
+}
+
+// apply stages what a frame changes; the same for a frame just written and for one that is replayed.
+func (w *writer) apply(f *frame, p *parts, at place, old *item) error {
+	switch f.kind {
+	case kindAccept, kindCommit, kindNote, kindCarry:
+		return w.applyEvent(f, p, at, old)
+	case kindShrink, kindRemove:
+		return w.applyForget(f, p)
+	case kindMeta:
+		w.stage.metas[p.metaKey] = meta{bytes.Clone(p.metaValue), at.segment}
+	case kindCursor:
+		if p.resource == nil {
+			return errCodec
+		}
+		w.stage.resources[p.resource.ResourceKey] = resource{*p.resource, at.segment}
+	case kindHorizon:
+		w.horizon = max(w.horizon, p.time)
+	}
+	return nil
+}
+
+func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) error {
+	it, ok := f.next(old, p, at)
+	if !ok {
+		return errCodec
+	}
+	if it == nil {
+		return nil
+	}
+	w.stage.put(it, old, f.kind == kindAccept || f.kind == kindCarry)
+	if p.resource != nil {
+		w.stage.resources[p.resource.ResourceKey] = resource{*p.resource, at.segment}
+	}
+	if f.kind == kindAccept || f.kind == kindCommit {
+		w.count(f, it)
+	}
+	w.nextSeq = max(w.nextSeq, f.id.Seq()+1)
+	return nil
+}
+
+// count notes what a frame does to the counters. Nobody else changes them, so they can be read here without the lock.
+func (w *writer) count(f *frame, it *item) {
+	v, _ := viewBody(it.body)
+	c := counted{from: stateReason{f.prevState, f.prevReason}, item: it, of: w.e.counts[string(v.source)]}
+	if c.of == nil {
+		c.source = string(v.source)
+	}
+	w.counted = append(w.counted, c)
+}
+
+// applyForget takes records (shrink) or events whole (remove) away; those of a frame share source, state and reason.
+func (w *writer) applyForget(f *frame, p *parts) error {
+	n := int64(0)
+	for _, seq := range p.seqs {
+		n++
+		old, err := w.item(seq)
+		if err != nil {
+			return err
+		}
+		if old == nil || old.removed {
+			continue
+		}
+		if f.kind == kindShrink {
+			w.stage.put(old.shrunk(f.lsn), old, false)
+		} else {
+			w.stage.put(old.gone(f.lsn), old, false)
+		}
+	}
+	if f.prevState != 0 {
+		w.forgot = append(w.forgot, forgotten{p.metaKey, stateReason{f.prevState, f.prevReason}, n})
+	}
+	return nil
+}
+
+// publish makes the group visible.
+func (w *writer) publish() {
+	e, l := w.e, w.e.wal
+	weight, first := w.publishStage(position{lsn: l.lsn, segment: l.number, generation: l.generation, offset: l.offset})
+	switch {
+	case weight > flushWeight:
+		e.applier.kickNow()
+	case first:
+		e.applier.arm()
+	}
+}
+
+// publishStage moves the stage into the active layer, whose last frame is then at last. It gives the layer's weight, and
+// whether it was empty before.
+func (w *writer) publishStage(last position) (weight int, first bool) {
+	e := w.e
+	w.stage.last = last
+	e.mu.Lock()
+	was := e.active.empty()
+	e.active.merge(w.stage)
+	for i := range w.counted {
+		c := &w.counted[i]
+		if c.of == nil {
+			c.of = e.counts.of(c.source)
+		}
+		c.of.frame(c.from, c.item)
+	}
+	for _, f := range w.forgot {
+		e.counts.forget(f.source, f.state, f.n)
+	}
+	e.horizon, e.nextSeq = w.horizon, w.nextSeq
+	e.notesTaken = nil
+	weight, first = e.active.weight, was && !e.active.empty()
+	e.mu.Unlock()
+	clear(w.counted)
+	w.counted, w.forgot = w.counted[:0], w.forgot[:0]
+	w.stage.clear()
+	return weight, first
+}
+
+// item is the newest state of an event, staged or published.
+func (w *writer) item(seq event.Seq) (*item, error) {
+	if it := w.stage.items[seq]; it != nil {
+		return it, nil
+	}
+	it, err := w.e.item(seq)
+	if err != nil {
+		return nil, fmt.Errorf("read the index: %w", err)
+	}
+	return it, nil
+}
+
+// owner is the event under a key; indexed is what the caller found in the index as of gen.
+func (w *writer) owner(k event.Key, indexed event.Seq, gen uint64) (event.Seq, error) {
+	if seq, ok := w.stage.keys[k]; ok {
+		return seq, nil
+	}
+	seq, now := w.e.overlayOwner(k)
+	switch {
+	case seq != 0:
+		return seq, nil
+	case now == gen:
+		return indexed, nil
+	}
+	v, err := w.e.view()
+	if err != nil {
+		return 0, err
+	}
+	defer v.release()
+	if seq, err = v.owner(k); err != nil {
+		return 0, fmt.Errorf("read the index: %w", err)
+	}
+	return seq, nil
+}
+
+// current is the event of a transition, with as few reads of the index as possible.
+func (w *writer) current(c *commitItem) (*item, error) {
+	seq := c.outcome.Record.ID.Seq()
+	if it := w.stage.items[seq]; it != nil {
+		return it, nil
+	}
+	it, gen := w.e.overlayItem(seq)
+	if it != nil {
+		return it, nil
+	}
+	if c.found != nil && c.gen == gen {
+		return c.found, nil
+	}
+	return w.item(seq)
+}
+
+// checkFree looks up the free space if it is time to.
+func (w *writer) checkFree() {
+	if w.e.opts.MinFree == 0 {
+		return
+	}
+	now := time.Now()
+	if !w.freeAt.IsZero() && now.Sub(w.freeAt) < freeInterval && w.e.wal.written-w.freeWritten < freeBytes {
+		return
+	}
+	w.freeAt, w.freeWritten = now, w.e.wal.written
+	free, err := w.e.opts.free(w.e.opts.Dir)
+	if err != nil {
+		w.e.opts.Log.Warn("free space unknown", "err", err)
+		return
+	}
+	w.full = free < w.e.opts.MinFree
+	w.e.full.Store(w.full)
+}

@@ -1,0 +1,222 @@
+// Package provider knows senders as data: how each signs, where its events carry their identity, which answers it wants
+// and how its challenge works. A sender is a row of providers.yaml and its vectors; there is code only for challenges.
+package provider
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/hooktender/hooktender/selector"
+	"github.com/hooktender/hooktender/verify"
+)
+
+// Confidence says how well a row is known.
+type Confidence string
+
+const (
+	Official    Confidence = "official"    // from the sender's documentation or SDK
+	Community   Confidence = "community"   // from libraries and reports of others
+	Unconfirmed Confidence = "unconfirmed" // plausible, not confirmed
+	Generic     Confidence = "generic"     // not a sender, but a common way to sign
+)
+
+// Answer is a response that a sender wants. Status 0 means that the row has no wish.
+type Answer struct {
+	Status      int    `yaml:"status"`
+	ContentType string `yaml:"type"`
+	Body        string `yaml:"body"`
+}
+
+// Responses are the answers a sender wants in place of the usual ones. Duplicate and Stale are Success where they are
+// not given.
+type Responses struct {
+	Success   Answer `yaml:"success"`
+	Duplicate Answer `yaml:"duplicate"`
+	Stale     Answer `yaml:"stale"`
+	Rejected  Answer `yaml:"rejected"`
+}
+
+// Preset is one row. Its Specs are copies: the caller may change them.
+type Preset struct {
+	ID         string                `yaml:"id"`
+	Confidence Confidence            `yaml:"confidence"`
+	Secret     string                `yaml:"secret"` // where the secret is found; "" if nothing special is known
+	Verify     verify.Spec           `yaml:"verify"`
+	Identity   selector.IdentitySpec `yaml:"identity"`
+	// How long the sender waits for an answer; 0 = not known.
+	Deadline time.Duration `yaml:"deadline"`
+	// How long the sender goes on retrying one event; 0 = not known, or it does not.
+	RetryWindow time.Duration `yaml:"retry_window"`
+	Responses   Responses     `yaml:"responses"`
+	// The sender deletes the endpoint or gives up for good on a 410.
+	Forbid410 bool `yaml:"forbid_410"`
+	// Which challenge the sender makes; "" = none. See NewHandshake.
+	Handshake string `yaml:"handshake"`
+	// The verified MAC must not serve as a second replay key: genuine events may repeat it.
+	NoReplayKey bool `yaml:"no_replay_key"`
+	// What dedup.mode should be: "observe" where the id repeats for different events; "" = enforce.
+	Dedup string `yaml:"dedup"`
+	Note  string `yaml:"note"`
+}
+
+//go:embed providers.yaml
+var rows []byte
+
+// table is the parsed rows, sorted by id.
+var table = sync.OnceValue(func() []Preset {
+	var list []Preset
+	dec := yaml.NewDecoder(bytes.NewReader(rows))
+	dec.KnownFields(true)
+	if err := dec.Decode(&list); err != nil {
+		panic("provider: providers.yaml: " + err.Error()) // embedded and tested: cannot happen in a built binary
+	}
+	for i := range list {
+		list[i].Verify.Mode = "enforce"
+		r := &list[i].Responses
+		if r.Duplicate.Status == 0 {
+			r.Duplicate = r.Success
+		}
+		if r.Stale.Status == 0 {
+			r.Stale = r.Success
+		}
+	}
+	slices.SortFunc(list, func(a, b Preset) int { return strings.Compare(a.ID, b.ID) })
+	return list
+})
+
+// Get gives the preset called name (exactly).
+func Get(name string) (Preset, bool) {
+	list := table()
+	i, ok := slices.BinarySearchFunc(list, name, func(p Preset, s string) int { return strings.Compare(p.ID, s) })
+	if !ok {
+		return Preset{}, false
+	}
+	return list[i].clone(), true
+}
+
+// All gives every preset, sorted by id.
+func All() []Preset {
+	out := make([]Preset, 0, len(table()))
+	for _, p := range table() {
+		out = append(out, p.clone())
+	}
+	return out
+}
+
+func (p Preset) clone() Preset {
+	p.Verify, p.Identity = p.Verify.Clone(), p.Identity.Clone()
+	return p
+}
+
+// Binds is what a good signature of this sender authenticates, by its row: body, crc32, origin or none.
+func (p Preset) Binds() verify.Binding {
+	return p.Verify.Binding()
+}
+
+// NeedsReplayKey says whether the verified MAC serves as a second replay key for this source: v is its verifier, id its
+// event id.
+func (p Preset) NeedsReplayKey(v *verify.Verifier, id selector.List) bool {
+	return !p.NoReplayKey && v.NeedsReplayKey(id)
+}
+
+// Suggest gives the id closest to name, "" if none is close (more than a third of it would have to change).
+func Suggest(name string) string {
+	best, least := "", len(name)/3+1
+	for _, p := range table() {
+		if d := distance(strings.ToLower(name), p.ID); d < least || d == least && best == "" && d <= len(name)/3 {
+			best, least = p.ID, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// YAML writes the row as the blocks verify and identity of a source, ready to be pasted under a source with provider:
+// custom, with what else is known as comments in front.
+func (p Preset) YAML() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# %s (%s)", p.ID, p.Confidence)
+	if p.Secret != "" {
+		fmt.Fprintf(&b, "\n# secret: %s", p.Secret)
+	}
+	if p.Deadline > 0 {
+		fmt.Fprintf(&b, "\n# the sender waits %s", p.Deadline)
+	}
+	if p.RetryWindow > 0 {
+		fmt.Fprintf(&b, "\n# the sender retries for %s", p.RetryWindow)
+	}
+	if p.Note != "" {
+		fmt.Fprintf(&b, "\n# %s", p.Note)
+	}
+	b.WriteByte('\n')
+	root := &yaml.Node{Kind: yaml.MappingNode}
+	addBlock(root, "verify", &p.Verify)
+	addBlock(root, "identity", &p.Identity)
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(root); err != nil {
+		panic("provider: " + err.Error()) // a tree of our own making
+	}
+	return b.Bytes()
+}
+
+// addBlock adds the fields of a struct that are not zero.
+func addBlock(root *yaml.Node, name string, fields any) {
+	block := &yaml.Node{Kind: yaml.MappingNode}
+	v := reflect.ValueOf(fields).Elem()
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			continue
+		}
+		var value yaml.Node
+		if err := value.Encode(v.Field(i).Interface()); err != nil {
+			panic("provider: " + err.Error())
+		}
+		if d, ok := v.Field(i).Interface().(time.Duration); ok {
+			value = yaml.Node{Kind: yaml.ScalarNode, Value: shortDuration(d)}
+		}
+		block.Content = append(block.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: v.Type().Field(i).Tag.Get("yaml")}, &value)
+	}
+	if len(block.Content) > 0 {
+		root.Content = append(root.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: name}, block)
+	}
+}
+
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}

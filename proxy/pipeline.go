@@ -1,0 +1,356 @@
+// Package proxy is the public port: the strict HTTP server, and the pipeline that every request takes,
+// limits → route → handshake → verify → identify → dedup → order → deliver → answer, each once and in this order.
+package proxy
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/hooktender/hooktender/dedup"
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+	"github.com/hooktender/hooktender/selector"
+)
+
+// Pipeline answers requests (it is the server's Handler). Its table of sources is swapped whole on a reload. Safe for concurrent use.
+type Pipeline struct {
+	table    atomic.Pointer[table]
+	index    *dedup.Index
+	journal  journal.Journal
+	recovery *recovery.Recovery
+	log      *slog.Logger
+	draining atomic.Bool
+}
+
+type table struct {
+	byPath   map[string]*Source
+	patterns []*Source // with {name} segments
+	unknown  Limits    // what an unknown path gets
+}
+
+// find gives the source of a raw path, and the named parts of the path.
+func (t *table) find(path []byte) (*Source, []selector.Param) {
+	if s := t.byPath[string(path)]; s != nil {
+		return s, nil
+	}
+	for _, s := range t.patterns {
+		if params, ok := s.match(path); ok {
+			return s, params
+		}
+	}
+	return nil, nil
+}
+
+// NewPipeline makes a pipeline without sources.
+func NewPipeline(j journal.Journal, x *dedup.Index, r *recovery.Recovery, log *slog.Logger) *Pipeline {
+	p := &Pipeline{index: x, journal: j, recovery: r, log: log}
+	p.table.Store(&table{byPath: map[string]*Source{}})
+	return p
+}
+
+// SetSources swaps the table of sources. Requests under way keep the one they began with.
+func (p *Pipeline) SetSources(sources []*Source) {
+	t := &table{byPath: make(map[string]*Source, len(sources)), unknown: Limits{Body: 64 << 10, ReadTimeout: 10 * time.Second}}
+	for _, s := range sources {
+		if len(s.segments) > 0 {
+			t.patterns = append(t.patterns, s)
+		} else {
+			t.byPath[s.Path] = s
+		}
+	}
+	p.table.Store(t)
+}
+
+// Drain makes every further request a 503.
+func (p *Pipeline) Drain() { p.draining.Store(true) }
+
+// Draining says whether Drain was called.
+func (p *Pipeline) Draining() bool { return p.draining.Load() }
+
+// Route gives the limits of a path.
+func (p *Pipeline) Route(path []byte) Limits {
+	t := p.table.Load()
+	if s, _ := t.find(path); s != nil {
+		return Limits{Body: s.Limits.Body, ReadTimeout: s.Limits.ReadTimeout}
+	}
+	return t.unknown
+}
+
+// visit is one request on its way.
+type visit struct {
+	src     *Source
+	req     *event.Request
+	params  []selector.Param
+	began   time.Time
+	rec     event.Record
+	keys    []event.Key
+	aliases []event.Key
+	payload event.Payload
+	claim   *dedup.Claim
+	keybuf  [3]event.Key
+	aliasb  [1]event.Key
+}
+
+// Handle takes one request through all rooms.
+func (p *Pipeline) Handle(ctx context.Context, req *event.Request, a *Answer) {
+	v := &visit{req: req, began: time.Now()}
+	r, done := p.limits(v)
+	if !done {
+		r, done = p.handshake(v)
+	}
+	if !done {
+		r, done = p.verify(v)
+	}
+	if !done {
+		r, done = p.identify(v)
+	}
+	if !done {
+		r = p.once(ctx, v)
+	}
+	p.answer(v, r, a)
+}
+
+// limits finds the source and refuses what may not come in.
+func (p *Pipeline) limits(v *visit) (reply, bool) {
+	v.src, v.params = p.table.Load().find(v.req.Path())
+	switch s := v.src; {
+	case s == nil:
+		return reply{status: 404}, true
+	case !s.allows(v.req.Peer):
+		return reply{status: 403, outcome: "forbidden"}, true
+	case !s.takes(v.req.Method) && !s.challenged(v.req.Method):
+		return reply{status: 405, allow: s.allow}, true
+	case p.draining.Load() || p.journal.Err() != nil:
+		return unavailable(0), true
+	default:
+		if wait, ok := s.rate.take(v.began); !ok {
+			return reply{status: 429, retryAfter: wait}, true
+		}
+	}
+	return reply{}, false
+}
+
+// handshake answers a sender's challenge, where its preset knows one.
+func (p *Pipeline) handshake(v *visit) (reply, bool) {
+	if v.src.Handshake == nil {
+		return reply{}, false
+	}
+	r, done := v.src.Handshake(v.req, v.began)
+	if !done && !v.src.takes(v.req.Method) {
+		return reply{status: 405, allow: v.src.allow}, true
+	}
+	return reply{handshake: r}, done
+}
+
+// verify refuses what its sender did not sign. In observe mode it only notes it.
+func (p *Pipeline) verify(v *visit) (reply, bool) {
+	s := v.src
+	if s.Verifier == nil {
+		return reply{}, false
+	}
+	verdict := s.Verifier.Verify(v.req, v.began)
+	if s.onVerify != nil {
+		s.onVerify(time.Since(v.began))
+	}
+	switch {
+	case verdict.OK:
+		v.rec.Verified, v.rec.SignedAt = true, verdict.SignedAt
+		v.rec.Origin = s.binds == "origin"
+		if s.MACKey && len(verdict.MAC) > 0 {
+			v.keys = append(v.keybuf[:1], event.MakeKey(event.KeyMAC, s.Name, string(verdict.MAC)))
+		}
+		return reply{}, false
+	case s.Observe:
+		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check)
+		return reply{}, false
+	}
+	p.log.Info("rejected", "source", s.Name, "check", verdict.Check, "peer", v.req.Peer.String())
+	return reply{status: s.statuses.Rejected, outcome: "rejected"}, true
+}
+
+// identify reads who the event is: id, type, resource, version.
+func (p *Pipeline) identify(v *visit) (reply, bool) {
+	s := v.src
+	ids, err := s.Identity.Extract(v.req, v.params)
+	if err == nil {
+		err = s.fill(&v.rec, &ids)
+	}
+	if err != nil {
+		p.log.Info("unidentified", "source", s.Name, "error", err)
+		return reply{status: 422, outcome: "unidentified"}, true
+	}
+	kind := event.KeyEvent
+	if s.Verifier != nil && !v.rec.Verified {
+		kind = event.KeyObserved
+	}
+	v.keybuf[0] = event.MakeKey(kind, ids.ID.AppendParts(append(make([]string, 0, 4), s.Name, v.rec.Account))...)
+	if v.keys == nil {
+		v.keys = v.keybuf[:1]
+	}
+	v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.rec.EventID)
+	v.aliases = v.aliasb[:]
+	v.rec.Source, v.rec.Provider, v.rec.ReceivedAt = s.Name, s.Provider, v.began
+	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
+	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,
+		Peer: v.req.Peer.String(), TLS: v.req.TLS}
+	return reply{}, false
+}
+
+// once lets the first of several requests for one event through, and answers the others as it was answered.
+func (p *Pipeline) once(ctx context.Context, v *visit) reply {
+	for range 4 {
+		mine, other := p.index.Claim(v.keys)
+		if mine != nil {
+			v.claim = mine
+			r := p.claimed(ctx, v)
+			if mine.Awaited() {
+				mine.Release(r.keep(&v.rec))
+			} else {
+				mine.Release(nil)
+			}
+			return r
+		}
+		value, ok := other.Wait(ctx, v.src.patience())
+		if !ok {
+			return unavailable(time.Second).as("duplicate")
+		}
+		if first, _ := value.(*kept); first != nil {
+			return p.asTheFirst(v, first)
+		}
+	}
+	return unavailable(time.Second).as("duplicate")
+}
+
+// claimed is dedup, order and deliver for a request that holds its keys.
+func (p *Pipeline) claimed(ctx context.Context, v *visit) reply {
+	found, known, err := p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256, v.began)
+	if err != nil {
+		return p.broken(v, err)
+	}
+	if known {
+		r, done := p.duplicate(ctx, v, found)
+		if done {
+			return r
+		}
+	}
+	return p.deliver(ctx, v)
+}
+
+// duplicate answers a known event; false: it goes on as a fresh attempt (its sender redelivers what failed), or ids are only observed.
+func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (reply, bool) {
+	s := v.src
+	if s.Dedup.Mode == "observe" {
+		p.log.Info("duplicate, observed only", "source", s.Name, "event_id", v.rec.EventID)
+		p.journal.Note(f.ID, 1, 0)
+		v.keys, v.aliases = nil, nil
+		return reply{}, false
+	}
+	conflict := f.Other && f.Key == 0
+	if conflict && s.Dedup.OnConflict == "reject" {
+		p.conflict(v, f.ID)
+		return reply{status: 409, outcome: "conflict", conflict: true, id: f.ID}, true
+	}
+	if f.State == event.Failed && f.Reason != event.Resolved && f.Reason != event.Discarded {
+		old, _, err := p.journal.Get(ctx, f.ID, false)
+		if err == nil {
+			p.again(v, &old, conflict)
+			return reply{}, false
+		}
+		if !errors.Is(err, journal.ErrNotFound) {
+			return p.broken(v, err), true
+		}
+	}
+	if conflict {
+		p.conflict(v, f.ID)
+	} else {
+		p.journal.Note(f.ID, 1, 0)
+	}
+	if !f.Durable {
+		if _, err := p.journal.Commit(ctx, nil, journal.Synced); err != nil {
+			return p.broken(v, err), true
+		}
+		if f.State == event.Delivered || f.State == event.Replayed || f.State == event.Rejected {
+			known := v.rec
+			known.ID, known.State, known.Reason, known.ReceivedAt = f.ID, f.State, f.Reason, f.ReceivedAt
+			if !f.Other {
+				p.index.Remember(v.keys[f.Key:f.Key+1], &known)
+			}
+		}
+	}
+	return reply{status: s.statuses.Duplicate, outcome: "duplicate", conflict: conflict, id: f.ID}, true
+}
+
+// conflict counts and logs the same id with another body.
+func (p *Pipeline) conflict(v *visit, id event.ID) {
+	p.log.Warn("conflict: same id, other body", "source", v.src.Name, "id", id.String(), "event_id", v.rec.EventID)
+	p.journal.Note(id, 0, 1)
+	if v.src.onConflict != nil {
+		v.src.onConflict()
+	}
+}
+
+// again makes the visit a redelivery of a failed event: the record goes on, with the bytes in hand.
+func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
+	fresh := v.rec
+	v.rec = *old
+	v.rec.Type, v.rec.Resource, v.rec.Version = fresh.Type, fresh.Resource, fresh.Version
+	v.rec.Verified, v.rec.SignedAt, v.rec.Origin = fresh.Verified, fresh.SignedAt, fresh.Origin
+	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = fresh.BodyBytes, fresh.BodySHA256, true
+	if conflict {
+		v.rec.Conflicts++
+		p.log.Warn("conflict: same id, other body", "source", v.src.Name, "id", old.ID.String(), "event_id", old.EventID)
+		if v.src.onConflict != nil {
+			v.src.onConflict()
+		}
+	}
+}
+
+// deliver hands the event over and says what became of it.
+func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
+	again := !v.rec.ID.IsZero()
+	h, err := v.src.Delivery.Deliver(ctx, recovery.Submission{Record: v.rec, Again: again, Payload: &v.payload, Keys: v.keys, Aliases: v.aliases})
+	if err != nil {
+		return p.broken(v, err)
+	}
+	if h.Outcome == recovery.Unavailable {
+		return unavailable(h.RetryAfter)
+	}
+	v.rec = h.Record
+	if h.Outcome == recovery.Duplicate {
+		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", id: h.Record.ID}
+	}
+	if dedup.Final(&h.Record) && len(v.keys) > 0 {
+		p.index.Remember(v.keys, &h.Record)
+	}
+	return v.src.reply(&h)
+}
+
+// broken answers our own fault: always 503, never 4xx and never 2xx.
+func (p *Pipeline) broken(v *visit, err error) reply {
+	if !errors.Is(err, journal.ErrFull) {
+		p.log.Error("request not handled", "source", v.src.Name, "error", err)
+	}
+	return unavailable(0)
+}
+
+// asTheFirst answers a duplicate of a request that was under way with that one's answer.
+func (p *Pipeline) asTheFirst(v *visit, first *kept) reply {
+	r := first.reply.as("duplicate")
+	if first.sum == v.rec.BodySHA256 {
+		p.journal.Note(first.reply.id, 1, 0)
+		return r
+	}
+	if !first.reply.id.IsZero() {
+		p.conflict(v, first.reply.id)
+	}
+	if v.src.Dedup.OnConflict == "reject" {
+		return reply{status: 409, outcome: "conflict", conflict: true, id: first.reply.id}
+	}
+	r.conflict = true
+	return r
+}

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+var (
+	continueLine = []byte("HTTP/1.1 100 Continue\r\n\r\n")
+	closeLine    = []byte("Connection: close\r\n")
+	keepLine     = []byte("Connection: keep-alive\r\n")
+)
+
+// smallAnswer is the size in bytes up to which head and body are copied together and leave in one write.
+const smallAnswer = 16 << 10
+
+// answer writes a as the answer to the request under way, which must be complete. It notes whether the connection ends with it.
+func (c *conn) answer(a *Answer, end bool) {
+	c.answered = true
+	c.closing = c.closing || end || a.Close || c.head.closes() || c.srv.draining.Load()
+	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
+	b := c.appendHead(c.out[:0], a.Status)
+	b = append(b, a.Head...)
+	if !noBody {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, int64(len(a.Body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	if c.closing {
+		b = append(b, closeLine...)
+	} else if c.head.http10 {
+		b = append(b, keepLine...)
+	}
+	b = append(b, "\r\n"...)
+	body := a.Body
+	if noBody || string(c.head.method.of(c.buf)) == fasthttp.MethodHead {
+		body = nil
+	}
+	if len(b)+len(body) <= smallAnswer {
+		b, body = append(b, body...), nil
+	}
+	c.linger = c.linger || c.closing && (len(c.buf) > c.ok || !c.complete)
+	_ = c.send(b, body)
+	c.out = b[:0]
+	if cap(b) > 2*smallAnswer {
+		c.out = nil
+	}
+}
+
+// appendHead begins an answer: status line and Date.
+func (c *conn) appendHead(b []byte, status int) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	b = append(b, fasthttp.StatusMessage(status)...)
+	b = append(b, "\r\nDate: "...)
+	b = append(b, c.srv.date.now()...)
+	return append(b, "\r\n"...)
+}
+
+// send writes to the socket, within the write timeout; after an error the connection is of no use.
+func (c *conn) send(head, body []byte) error {
+	if c.broken {
+		return net.ErrClosed
+	}
+	now := time.Now()
+	if limit := c.srv.cfg.WriteTimeout; c.writeBy.Sub(now) < limit { // between one and two timeouts, seldom set
+		c.writeBy = now.Add(2 * limit)
+		_ = c.Conn.SetWriteDeadline(c.writeBy)
+	}
+	var err error
+	if len(body) == 0 {
+		_, err = c.Conn.Write(head)
+	} else {
+		bufs := net.Buffers{head, body}
+		_, err = bufs.WriteTo(c.Conn)
+	}
+	if err != nil {
+		c.broken, c.closing = true, true
+	}
+	return err
+}
+
+// refuse answers f, unless nobody listens, and ends the connection.
+func (c *conn) refuse(f *wireFault) {
+	if c.broken {
+		return
+	}
+	c.linger = true
+	a := Answer{Status: f.status, Body: problems[f.status], Close: true, Head: problemHead}
+	if f.status == fasthttp.StatusServiceUnavailable {
+		a.Head = busyHead
+	}
+	if c.srv.cfg.OnRefused != nil {
+		c.srv.cfg.OnRefused(c.head.target.of(c.buf), f.status)
+	}
+	c.answer(&a, true)
+}
+
+var (
+	problemHead = []byte("Content-Type: application/problem+json\r\n")
+	busyHead    = []byte("Content-Type: application/problem+json\r\nHooktender-Outcome: unavailable\r\nRetry-After: 5\r\n")
+)
+
+// problems are the bodies of the server's own answers (RFC 9457): generic, so that nobody learns from them.
+var problems = func() map[int][]byte {
+	m := map[int][]byte{}
+	for _, status := range []int{400, 408, 413, 417, 429, 431, 500, 503, 505} {
+		m[status] = []byte(`{"type":"about:blank","title":"` + fasthttp.StatusMessage(status) + `","status":` + strconv.Itoa(status) + "}\n")
+	}
+	return m
+}()
+
+// A dateCache holds the text of the present second. Safe for concurrent use.
+type dateCache struct{ p atomic.Pointer[dateText] }
+
+type dateText struct {
+	sec  int64
+	text []byte
+}
+
+// now is the value of a Date header (RFC 9110 §6.6.1).
+func (d *dateCache) now() []byte {
+	t := time.Now()
+	if p := d.p.Load(); p != nil && p.sec == t.Unix() {
+		return p.text
+	}
+	p := &dateText{t.Unix(), fasthttp.AppendHTTPDate(nil, t)}
+	d.p.Store(p)
+	return p.text
+}

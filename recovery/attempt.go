@@ -1,0 +1,411 @@
+package recovery
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// flight is one attempt: the event, what is sent, the slot it uses and the lane it holds.
+type flight struct {
+	src     *Source
+	cfg     *compiled
+	rec     event.Record // with the attempt counted and the state delivering
+	payload *event.Payload
+	slot    slot
+	lane    *lane           // nil = none
+	entry   *ordering.Entry // nil = none
+	sender  *sender         // nil = nobody waits
+	waiting bool            // a proxy sender waits and will be told of a failure
+}
+
+// prepare counts the next attempt in the record: it is written before the first byte is sent, so that a crash leaves it unknown.
+func (f *flight) prepare(now time.Time) {
+	rec := &f.rec
+	rec.Attempts++
+	if !f.slot.probe {
+		rec.Charged++
+	}
+	if rec.FirstTryAt.IsZero() {
+		rec.FirstTryAt, rec.OutageAtTry = now, f.cfg.up.downtime(now)
+	}
+	rec.State, rec.Reason = event.Pending, event.Delivering
+	rec.LastAttemptAt, rec.LastTrigger = now, rec.NextTrigger
+	rec.NextAt = time.Time{}
+}
+
+// retry makes an attempt for an event that is in the journal.
+func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap string) {
+	f := &flight{src: s, cfg: s.cfg.Load(), slot: sl, lane: l, entry: e}
+	if e != nil {
+		f.sender, _ = e.Owner.(*sender)
+	}
+	rec, payload, err := s.r.journal.Get(s.r.ctx, id, true)
+	f.rec, f.payload = rec, payload
+	switch {
+	case errors.Is(err, journal.ErrNoPayload), errors.Is(err, journal.ErrCorrupt):
+		sl.cancel()
+		f.unreadable(err)
+		return
+	case err != nil, rec.State != event.Pending, rec.Reason == event.WaitingForDecision:
+		sl.cancel()
+		f.leaveLane()
+		if err != nil {
+			s.r.log.Error("pending event not read", "id", id.String(), "error", err)
+		}
+		return
+	}
+	if gap != "" {
+		f.rec.Gap = gap
+	}
+	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
+	f.prepare(time.Now())
+	out, err := s.r.journal.Commit(s.r.ctx, []journal.Transition{{Record: f.rec, Attempt: f.begun()}}, journal.Written)
+	if err != nil || !out[0].Applied {
+		sl.cancel()
+		f.leaveLane()
+		if err == nil && out[0].Record.State == event.Pending { // somebody changed it meanwhile: look again
+			s.requeue(&out[0].Record, f.sender)
+		}
+		return
+	}
+	f.rec = out[0].Record
+	x := f.client().Begin(s.r.ctx, f.call())
+	x.Wait(time.Time{})
+	f.finish(x.Result())
+}
+
+func (f *flight) client() *forward.Client {
+	f.cfg.up.mu.Lock()
+	defer f.cfg.up.mu.Unlock()
+	return f.cfg.up.client
+}
+
+// unreadable settles a pending event whose payload cannot be read.
+func (f *flight) unreadable(cause error) {
+	why := event.Expired
+	if errors.Is(cause, journal.ErrCorrupt) {
+		why = event.Corrupt
+		f.src.r.log.Error("stored payload is damaged; the event is not forwarded", "alarm", true, "id", f.rec.ID.String(), "source", f.rec.Source, "event_id", f.rec.EventID)
+	}
+	rec, _ := f.src.r.change(f.rec.ID, journal.Synced, func(rec *event.Record) (bool, *event.ResourceState) {
+		if rec.State != event.Pending {
+			return false, nil
+		}
+		f.src.end(rec, event.Failed, why)
+		rec.LastErrKind, rec.LastErrText = forward.KindCorrupt, cause.Error()
+		return true, nil
+	})
+	f.rec = rec
+	f.releaseLane(true)
+	f.tell(Handled{Outcome: Failed, Record: rec})
+}
+
+// begun is the attempt as it stands while it runs.
+func (f *flight) begun() *event.Attempt {
+	return &event.Attempt{N: f.rec.Attempts, Trigger: f.rec.LastTrigger, StartedAt: f.rec.LastAttemptAt, Upstream: f.cfg.up.name}
+}
+
+// call is the request for the upstream: what came in, and what SPEC §3 adds.
+func (f *flight) call() *forward.Call {
+	p, rec := f.payload, &f.rec
+	c := &forward.Call{Method: p.Method, Path: p.Target, Head: p.Head, Body: p.Body}
+	if path := f.cfg.Delivery.Path; path != "" {
+		c.Path = []byte(path)
+		for i, b := range p.Target {
+			if b == '?' {
+				c.Path = append(c.Path, p.Target[i:]...)
+				break
+			}
+		}
+	}
+	if f.cfg.Delivery.Resign == "auto" && f.cfg.Resign != nil && f.cfg.Tolerance > 0 && !rec.SignedAt.IsZero() && rec.Verified {
+		if now := time.Now(); now.Sub(rec.SignedAt) > f.cfg.Tolerance {
+			if head, ok := f.cfg.Resign(p.Head, p, now); ok {
+				c.Head = head
+			}
+		}
+	}
+	c.Extra = f.extra(make(event.Head, 0, 640))
+	return c
+}
+
+func (f *flight) extra(h event.Head) event.Head {
+	p, rec := f.payload, &f.rec
+	id, eventID := rec.ID.String(), event.EscapeID(rec.EventID)
+	if f.cfg.JoinedID {
+		eventID = rec.EventID // its parts are encoded already
+	}
+	h = h.AppendString("Hooktender-Id", id)
+	h = h.AppendString("Hooktender-Event-Id", eventID)
+	h = h.AppendString("Hooktender-Source", rec.Source)
+	h = h.AppendString("Hooktender-Attempt", strconv.Itoa(rec.Attempts))
+	h = h.AppendString("Hooktender-Received-At", event.FormatTime(rec.ReceivedAt))
+	if rec.Verified {
+		h = h.AppendString("Hooktender-Verified", rec.Provider+";binds="+f.cfg.Binds)
+	}
+	has := func(name string) bool { v, n := p.Head.Get(name); return n > 0 && len(v) > 0 }
+	if !has("Idempotency-Key") {
+		h = h.AppendString("Idempotency-Key", rec.Source+":"+eventID)
+	}
+	if !has("X-Request-Id") {
+		h = h.AppendString("X-Request-Id", id)
+	}
+	if !has("Traceparent") {
+		h = h.AppendString("Traceparent", traceparent(rec))
+	}
+	h = h.AppendString("X-Forwarded-For", p.Peer)
+	h = h.AppendString("X-Forwarded-Proto", map[bool]string{true: "https", false: "http"}[p.TLS])
+	if len(p.Host) > 0 {
+		h = h.Append("X-Forwarded-Host", p.Host)
+	}
+	if rec.Unknown {
+		h = h.AppendString("Hooktender-Redelivered", "possible")
+	}
+	if rec.LastTrigger == event.TriggerReplay {
+		h = h.AppendString("Hooktender-Replay", rec.ReplayID)
+	}
+	if rec.Gap != "" {
+		h = h.AppendString("Hooktender-Gap", rec.Gap)
+	}
+	if rec.OrderNote != "" {
+		h = h.AppendString("Hooktender-Order", rec.OrderNote)
+	}
+	return h
+}
+
+// traceparent begins a trace (W3C Trace Context): the event's id is the trace, the attempt the span.
+func traceparent(rec *event.Record) string {
+	var b [55]byte
+	copy(b[:], "00-")
+	hex.Encode(b[3:35], rec.ID[:])
+	b[35] = '-'
+	var span [8]byte
+	binary.BigEndian.PutUint64(span[:], uint64(rec.Seq)<<16|uint64(rec.Attempts&0xffff)|1<<63)
+	hex.Encode(b[36:52], span[:])
+	copy(b[52:], "-01")
+	return string(b[:])
+}
+
+// finish takes the result of the attempt: slot, record, lane, schedule, and the sender who waits.
+func (f *flight) finish(res forward.Result) Handled {
+	r := f.src.r
+	isOpen := f.slot.done(res.Outcome, res.Status)
+	at := f.attempt(&res)
+	rec := f.next(&res, isOpen, time.Now())
+	t := journal.Transition{Record: rec, Attempt: at, Cursor: f.cursor(&rec)}
+	d := journal.Synced
+	if rec.Reason == event.Returned {
+		d = journal.Written // the sender is told of a failure: nothing is promised
+	}
+	out, err := r.journal.Commit(context.WithoutCancel(r.ctx), []journal.Transition{t}, d)
+	if err != nil {
+		return f.tell(Handled{Outcome: Unavailable, Record: f.rec})
+	}
+	if !out[0].Applied {
+		// An operator settled it while the attempt ran; the attempt is kept, the decision stands.
+		f.keepAttempt(at)
+		f.leaveLane()
+		return f.tell(Handled{Outcome: Accepted, Record: out[0].Record})
+	}
+	f.rec = out[0].Record
+	r.logAttempt(&f.rec, at)
+	if r.measure.Attempt != nil {
+		r.measure.Attempt(f.cfg.up.name, at.Outcome, at.Duration)
+	}
+	f.land(&f.rec)
+	return f.tell(Handled{Outcome: handledAs(&f.rec), Record: f.rec, Result: &res})
+}
+
+// keepAttempt stores the attempt beside a record that somebody else changed.
+func (f *flight) keepAttempt(at *event.Attempt) {
+	for range 8 {
+		rec, _, err := f.src.r.journal.Get(context.Background(), f.rec.ID, false)
+		if err != nil {
+			return
+		}
+		out, err := f.src.r.journal.Commit(context.Background(), []journal.Transition{{Record: rec, Attempt: at}}, journal.Written)
+		if err != nil || out[0].Applied {
+			return
+		}
+	}
+}
+
+func (f *flight) attempt(res *forward.Result) *event.Attempt {
+	at := f.begun()
+	at.Duration, at.Outcome, at.Status = res.Duration, res.Outcome, res.Status
+	at.ErrKind, at.ErrText, at.Excerpt = res.ErrKind, res.ErrText, res.Excerpt()
+	return at
+}
+
+// next is the record after the attempt: SPEC §6 in one place.
+func (f *flight) next(res *forward.Result, isOpen bool, now time.Time) event.Record {
+	rec := f.rec
+	rec.LastStatus, rec.LastErrKind, rec.LastErrText = res.Status, res.ErrKind, res.ErrText
+	if res.Outcome == event.OutcomeUnknown {
+		rec.Unknown = true
+	}
+	if res.Outcome == event.OutcomeNotSent && isOpen && !f.slot.probe && rec.Charged > 0 {
+		rec.Charged-- // nothing was sent and the upstream is down: the attempt does not count
+	}
+	s := f.src
+	switch {
+	case res.Outcome == event.OutcomeDelivered:
+		st := event.Delivered
+		if rec.LastTrigger == event.TriggerReplay {
+			st = event.Replayed
+		}
+		if rec.DeliveredAt.IsZero() || st == event.Replayed {
+			rec.DeliveredAt = now
+		}
+		s.end(&rec, st, event.NoReason)
+	case res.Outcome == event.OutcomePermanent, res.HasRetry && res.RetryAfter < 0:
+		s.end(&rec, event.Failed, event.Permanent)
+	case res.Outcome == event.OutcomeUnknown && f.cfg.Delivery.OnUnknown == "hold":
+		rec.Reason = event.WaitingForDecision
+	case f.waiting:
+		s.end(&rec, event.Failed, event.Returned)
+	default:
+		f.backOff(&rec, res, now)
+	}
+	return rec
+}
+
+// backOff schedules the next attempt, or ends the event where attempts or time have run out.
+func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) {
+	c := &f.cfg.Delivery.Retry
+	if rec.Charged >= c.MaxAttempts {
+		f.src.end(rec, event.Failed, event.Exhausted)
+		return
+	}
+	wait := c.delay(max(0, rec.Charged-1), f.src.r.random)
+	if res.HasRetry {
+		wait = max(wait, res.RetryAfter)
+	}
+	outage := f.cfg.up.downtime(now) - rec.OutageAtTry
+	if elapsed := now.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
+		f.src.end(rec, event.Failed, event.Exhausted)
+		return
+	}
+	rec.Reason, rec.NextAt = event.Retrying, now.Add(wait)
+	if rec.NextTrigger != event.TriggerReplay {
+		rec.NextTrigger = event.TriggerRetry
+	}
+}
+
+// cursor is what the journal shall remember of the resource after this attempt; nil = no change.
+func (f *flight) cursor(rec *event.Record) *event.ResourceState {
+	key := event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
+	done := rec.State == event.Delivered || rec.State == event.Replayed
+	if f.lane == nil {
+		return f.observedCursor(rec, key, done)
+	}
+	f.src.mu.Lock()
+	defer f.src.mu.Unlock()
+	var version, floor string
+	var changed bool
+	switch {
+	case done:
+		version, floor, changed = f.lane.After(f.entry, false)
+	case rec.State == event.Failed && rec.Reason != event.Returned:
+		version, floor, changed = f.lane.After(f.entry, true)
+	}
+	if !changed {
+		return nil
+	}
+	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
+}
+
+// observedCursor moves the cursor of a resource that ordering only observes.
+func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey, done bool) *event.ResourceState {
+	p := f.cfg.policy
+	if !done || !p.Observing() || !p.Applies(rec.Type) || !p.Versions() {
+		return nil
+	}
+	v, err := p.Version(rec.Version)
+	if err != nil {
+		return nil
+	}
+	st, err := f.src.r.journal.Resources(context.Background(), []event.ResourceKey{key})
+	if err != nil {
+		return nil
+	}
+	l := ordering.NewLane(p, st[0])
+	version, floor, changed := l.After(&ordering.Entry{Version: v, Text: rec.Version}, false)
+	if !changed {
+		return nil
+	}
+	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
+}
+
+// land moves lane and schedule on after the commit.
+func (f *flight) land(rec *event.Record) {
+	s := f.src
+	if f.lane == nil {
+		if rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
+			s.at(rec.ID, rec.NextAt)
+		}
+		return
+	}
+	switch {
+	case rec.State == event.Pending:
+		due := nanos(rec.NextAt)
+		if rec.Reason == event.WaitingForDecision {
+			due = ordering.Never
+		}
+		s.mu.Lock()
+		f.entry.Owner, f.entry.Forced = nil, rec.Forced
+		f.lane.Back(f.entry, due)
+		s.wake(f.lane, 0)
+		s.mu.Unlock()
+	case rec.State == event.Failed && rec.Reason == event.Returned:
+		f.leaveLane()
+	default:
+		f.releaseLane(rec.State == event.Failed)
+	}
+}
+
+// releaseLane tells the lane that its event is through, or given up.
+func (f *flight) releaseLane(givenUp bool) {
+	if f.lane == nil {
+		return
+	}
+	s := f.src
+	var lost []*ordering.Entry
+	s.mu.Lock()
+	if givenUp {
+		lost = f.lane.GivenUp(f.entry)
+	} else {
+		f.lane.Delivered(f.entry)
+	}
+	s.wake(f.lane, 0)
+	s.mu.Unlock()
+	s.settleAll(lost, event.Failed, event.Gap)
+}
+
+// leaveLane tells the lane to go on as if the event had not come.
+func (f *flight) leaveLane() {
+	if f.lane == nil {
+		return
+	}
+	f.src.mu.Lock()
+	f.lane.Gone(f.entry)
+	f.src.wake(f.lane, 0)
+	f.src.mu.Unlock()
+}
+
+// tell answers the sender who waits, if there is one.
+func (f *flight) tell(h Handled) Handled {
+	if f.sender != nil {
+		f.sender.answer(h)
+	}
+	return h
+}

@@ -1,0 +1,364 @@
+package recovery
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// Outcome of an event's way through the gateway, as the sender is told (SPEC §3).
+type Outcome string
+
+const (
+	Delivered   Outcome = "delivered"
+	Failed      Outcome = "failed"
+	Returned    Outcome = "returned"
+	Accepted    Outcome = "accepted"
+	Held        Outcome = "held"
+	Duplicate   Outcome = "duplicate"
+	Stale       Outcome = "stale"
+	Quarantined Outcome = "quarantined"
+	Unavailable Outcome = "unavailable"
+)
+
+// Handled says what became of an event, as far as its sender is concerned.
+type Handled struct {
+	Outcome    Outcome
+	Record     event.Record
+	Result     *forward.Result // the upstream's answer, where the sender gets it
+	RetryAfter time.Duration   // with Unavailable; 0 = the default
+}
+
+// Submission is a verified event that is new, or that its sender sends again after it had failed.
+type Submission struct {
+	Record  event.Record // of a redelivery: the record as it is in the journal
+	Again   bool         // a redelivery
+	Payload *event.Payload
+	Keys    []event.Key
+	Aliases []event.Key
+}
+
+// Deliver takes over an event: its place in the order, its record, and, where the mode says so, its first attempt, for which the sender waits.
+// The payload may alias the request: what outlives the call is copied. An error means that nothing is known to be stored; journal.ErrFull
+// and journal.ErrFailed are answered 503.
+func (s *Source) Deliver(ctx context.Context, sub Submission) (Handled, error) {
+	c := s.cfg.Load()
+	if !sub.Again && s.pending.Load() >= int64(c.Pending) {
+		return Handled{Outcome: Unavailable}, nil
+	}
+	rec := &sub.Record
+	rec.NextTrigger = event.TriggerInitial
+	if sub.Again {
+		s.reopen(rec)
+	}
+	rec.State, rec.Reason = event.Pending, event.Queued
+	if laned(c.policy, rec) {
+		return s.deliverInOrder(ctx, c, &sub)
+	}
+	if err := s.note(ctx, c, rec); err != nil {
+		return Handled{}, err
+	}
+	switch mode := c.Delivery.Mode; {
+	case mode == "store":
+		return s.queueUp(ctx, c, &sub, Accepted)
+	case s.paused.Load() && mode == "proxy":
+		return Handled{Outcome: Unavailable}, nil
+	case s.paused.Load():
+		return s.queueUp(ctx, c, &sub, Accepted)
+	}
+	return s.deliverNow(ctx, c, &sub)
+}
+
+// reopen makes a failed record fresh for another run of attempts.
+func (s *Source) reopen(rec *event.Record) {
+	rec.NextTrigger = event.TriggerRedelivery
+	rec.Charged, rec.FirstTryAt, rec.OutageAtTry = 0, time.Time{}, 0
+	rec.SettledAt, rec.NextAt, rec.HeldSince = time.Time{}, time.Time{}, time.Time{}
+	rec.Forced, rec.PriorState, rec.PriorReason, rec.Gap = false, 0, 0, ""
+	rec.Resolution = nil
+}
+
+// note writes into the record what ordering would have done, where it only observes.
+func (s *Source) note(ctx context.Context, c *compiled, rec *event.Record) error {
+	p := c.policy
+	if !p.Observing() || !p.Applies(rec.Type) || rec.Resource == "" {
+		return nil
+	}
+	v, err := p.Version(rec.Version)
+	if err != nil {
+		return nil // observe: what cannot be compared passes
+	}
+	st, err := s.r.journal.Resources(ctx, []event.ResourceKey{{Source: s.name, Resource: rec.Resource}})
+	if err != nil {
+		return err
+	}
+	if d := ordering.NewLane(p, st[0]).Judge(v); d == ordering.Stale || d == ordering.Jump || d == ordering.Hold {
+		rec.OrderNote = d.String()
+	}
+	return nil
+}
+
+// store writes the event: a new one is claimed, one that comes again is reopened. False: another event has one of its keys.
+func (s *Source) store(ctx context.Context, sub *Submission, at *event.Attempt, d journal.Durability) (bool, error) {
+	if sub.Again {
+		out, err := s.r.journal.Commit(ctx, []journal.Transition{{Record: sub.Record, Attempt: at, Payload: sub.Payload}}, d)
+		if err != nil {
+			return false, err
+		}
+		sub.Record = out[0].Record
+		return out[0].Applied, nil
+	}
+	v, err := s.r.journal.Accept(ctx, []journal.Accept{{Record: sub.Record, Payload: sub.Payload, Keys: sub.Keys, Aliases: sub.Aliases}}, d)
+	if err != nil {
+		return false, err
+	}
+	sub.Record = v[0].Record
+	return v[0].Accepted, nil
+}
+
+// queueUp stores the event for the schedule and answers at once.
+func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as Outcome) (Handled, error) {
+	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
+		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+	}
+	s.r.logEvent(&sub.Record)
+	s.requeue(&sub.Record, nil)
+	return Handled{Outcome: as, Record: sub.Record}, nil
+}
+
+// deliverNow makes the first attempt while the sender waits (proxy and hybrid, without a lane).
+func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (Handled, error) {
+	deadline := time.Now().Add(s.patience(c))
+	sl, why := c.up.acquire(ctx, deadline)
+	if why != granted {
+		if c.Delivery.Mode == "proxy" {
+			h := Handled{Outcome: Unavailable}
+			if why == down {
+				h.RetryAfter = c.up.retryAfter()
+			}
+			return h, nil
+		}
+		return s.queueUp(ctx, c, sub, Accepted)
+	}
+	f := &flight{src: s, cfg: c, rec: sub.Record, payload: sub.Payload, slot: sl, waiting: c.Delivery.Mode == "proxy"}
+	f.prepare(time.Now())
+	sub.Record = f.rec
+	ok, err := s.store(ctx, sub, f.begun(), journal.Written)
+	if err != nil || !ok {
+		sl.cancel()
+		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+	}
+	f.rec = sub.Record
+	s.r.logEvent(&f.rec)
+	x := f.client().Begin(s.r.ctx, f.call())
+	if f.waiting {
+		deadline = time.Time{}
+	}
+	if x.Wait(deadline) {
+		return f.finish(x.Result()), nil
+	}
+	// The sender's time is up, the attempt's is not: it goes on, and its result is recorded.
+	f.payload = nil
+	rec := f.rec
+	s.r.work.Go(func() {
+		x.Wait(time.Time{})
+		f.finish(x.Result())
+	})
+	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
+		return Handled{}, err
+	}
+	return Handled{Outcome: Accepted, Record: rec}, nil
+}
+
+// patience is how long the sender may wait.
+func (s *Source) patience(c *compiled) time.Duration {
+	if c.Delivery.Mode == "proxy" {
+		c.up.mu.Lock()
+		defer c.up.mu.Unlock()
+		return c.up.cfg.Timeout
+	}
+	return c.Delivery.Deadline
+}
+
+// deliverInOrder puts the event into its resource's lane.
+func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submission) (Handled, error) {
+	rec := &sub.Record
+	mode := c.Delivery.Mode
+	if mode == "proxy" && (s.paused.Load() || c.up.isDown(time.Now())) {
+		h := Handled{Outcome: Unavailable}
+		if !s.paused.Load() {
+			h.RetryAfter = c.up.retryAfter()
+		}
+		return h, nil
+	}
+	e := entry(c.policy, rec)
+	l, d, err := s.judge(ctx, c, rec, e)
+	if err != nil {
+		return Handled{}, err
+	}
+	if l == nil {
+		return Handled{Outcome: Unavailable}, nil
+	}
+	defer s.unpin(l)
+	switch d {
+	case ordering.Stale:
+		return s.reject(ctx, sub, event.Stale)
+	case ordering.Jump:
+		return s.reject(ctx, sub, event.VersionJump)
+	case ordering.Hold:
+		rec.Reason = event.Held
+	}
+	now := time.Now()
+	rec.HeldSince = now
+	if d == ordering.Hold {
+		rec.NextAt = now.Add(c.policy.MaxWait)
+	}
+	durable := journal.Written
+	if mode == "store" || d == ordering.Hold || s.paused.Load() {
+		durable = journal.Synced
+	}
+	if ok, err := s.store(ctx, sub, nil, durable); err != nil || !ok {
+		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+	}
+	s.r.logEvent(rec)
+	w := newSender()
+	e = entry(c.policy, rec)
+	e.Owner = w
+	s.mu.Lock()
+	l.Add(e)
+	s.wake(l, 0)
+	s.mu.Unlock()
+	switch {
+	case d == ordering.Hold:
+		return s.letGo(w, Handled{Outcome: Held, Record: *rec}), nil
+	case mode == "store", s.paused.Load(), mode == "hybrid" && c.up.isDown(now):
+		h := s.letGo(w, Handled{Outcome: Accepted, Record: *rec})
+		if durable != journal.Synced {
+			_, err = s.r.journal.Commit(ctx, nil, journal.Synced)
+		}
+		return h, err
+	}
+	return s.await(ctx, c, l, e, w, rec)
+}
+
+// letGo answers without waiting, unless the outcome is here already.
+func (s *Source) letGo(w *sender, h Handled) Handled {
+	w.leave()
+	return h
+}
+
+// await waits for the event's turn and its first attempt, as long as the sender may wait.
+func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.Entry, w *sender, rec *event.Record) (Handled, error) {
+	t := time.NewTimer(s.patience(c))
+	defer t.Stop()
+	select {
+	case h := <-w.ch:
+		return h, nil
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	flying := l.Flying() == e
+	s.mu.Unlock()
+	if flying && c.Delivery.Mode == "proxy" {
+		return <-w.ch, nil // bounded by the upstream's timeout
+	}
+	if !w.leave() {
+		return <-w.ch, nil
+	}
+	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
+		return Handled{}, err
+	}
+	if flying {
+		return Handled{Outcome: Accepted, Record: *rec}, nil
+	}
+	return Handled{Outcome: Held, Record: *rec}, nil
+}
+
+// judge finds the lane, pins it and asks the policy. No lane: a bound is reached.
+func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *ordering.Entry) (*lane, ordering.Decision, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lanes[rec.Resource] == nil && len(s.lanes) >= c.Resources {
+		return nil, 0, nil
+	}
+	l, err := s.lane(ctx, rec.Resource)
+	if err != nil {
+		return nil, 0, err
+	}
+	d := l.Judge(e.Version)
+	full := l.Waiting() >= c.policy.MaxHeld || d == ordering.Hold && s.held.Load() >= int64(c.Held)
+	if full && d != ordering.Stale && d != ordering.Jump && d != ordering.Pass {
+		s.settleLane(l)
+		return nil, 0, nil
+	}
+	l.pins++
+	return l, d, nil
+}
+
+func (s *Source) unpin(l *lane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.pins--
+	s.settleLane(l)
+}
+
+// reject records an event that goes no further.
+func (s *Source) reject(ctx context.Context, sub *Submission, why event.Reason) (Handled, error) {
+	s.end(&sub.Record, event.Rejected, why)
+	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
+		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+	}
+	s.r.logEvent(&sub.Record)
+	return Handled{Outcome: outcomeOf(event.Rejected, why), Record: sub.Record}, nil
+}
+
+// handledAs is what the sender is told after an attempt.
+func handledAs(rec *event.Record) Outcome {
+	if rec.State == event.Pending {
+		return Accepted
+	}
+	return outcomeOf(rec.State, rec.Reason)
+}
+
+func outcomeOf(st event.State, why event.Reason) Outcome {
+	switch {
+	case st == event.Delivered, st == event.Replayed:
+		return Delivered
+	case why == event.Returned:
+		return Returned
+	case why == event.Exhausted, why == event.Gap:
+		return Accepted // the gateway had taken it over: the sender is not asked to retry
+	case why == event.Stale:
+		return Stale
+	case why == event.VersionJump:
+		return Quarantined
+	}
+	return Failed
+}
+
+// logEvent writes the one line that an event has.
+func (r *Recovery) logEvent(rec *event.Record) {
+	if !r.log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	r.log.LogAttrs(context.Background(), slog.LevelInfo, "event", slog.String("id", rec.ID.String()), slog.String("source", rec.Source),
+		slog.String("event_id", rec.EventID), slog.String("type", rec.Type), slog.String("resource", rec.Resource), slog.String("version", rec.Version),
+		slog.String("state", rec.State.String()), slog.String("reason", rec.Reason.String()), slog.Int("body_bytes", rec.BodyBytes))
+}
+
+// logAttempt writes the one line that an attempt has.
+func (r *Recovery) logAttempt(rec *event.Record, at *event.Attempt) {
+	if !r.log.Enabled(context.Background(), slog.LevelInfo) {
+		return
+	}
+	r.log.LogAttrs(context.Background(), slog.LevelInfo, "attempt", slog.String("id", rec.ID.String()), slog.String("source", rec.Source),
+		slog.String("event_id", rec.EventID), slog.Int("n", at.N), slog.String("trigger", at.Trigger.String()), slog.String("outcome", at.Outcome.String()),
+		slog.Int("status", at.Status), slog.String("error", at.ErrKind), slog.Int64("duration_ms", at.Duration.Milliseconds()),
+		slog.String("state", rec.State.String()), slog.String("reason", rec.Reason.String()))
+}

@@ -1,0 +1,314 @@
+// Package recovery brings accepted events to their end: first attempts and retries, the breaker of each upstream, the turn of each
+// resource, dead letters, and replays that operators ask for. Its schedule lives in memory and is built from the journal at start;
+// the journal is the truth. See DESIGN.md.
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// Options of New.
+type Options struct {
+	Journal journal.Journal
+	Log     *slog.Logger
+	Forward forward.Options
+	Random  func() float64 // jitter, in [0, 1); nil = math/rand
+	Measure Measure        // may have nil members
+}
+
+// Measure is told what happens, for metrics. Members may be nil; they must not block.
+type Measure struct {
+	Attempt func(upstream string, o event.Outcome, d time.Duration)
+	Replay  func(result string)
+}
+
+// SourceConfig is what recovery needs to know of one source.
+type SourceConfig struct {
+	Name, Path, Provider string
+	Delivery             DeliveryConfig
+	Ordering             ordering.Config
+	Pending              int           // events that may wait
+	Held                 int           // events that may be held
+	Resources            int           // resources with something waiting
+	Binds                string        // what the signature authenticates: body, crc32 or origin
+	JoinedID             bool          // event ids are joined from parts, which are percent-encoded already
+	Tolerance            time.Duration // of the signature's timestamp; 0 = none
+	// Resign signs head and body anew as of now; false if the scheme cannot. Nil = never.
+	Resign func(head event.Head, p *event.Payload, now time.Time) (event.Head, bool)
+}
+
+// Config is what Apply takes: every upstream and every source.
+type Config struct {
+	Upstreams map[string]forward.Config
+	Sources   []SourceConfig
+}
+
+// Recovery owns the schedule. Create with New, configure with Apply, then Load once, then Run. Safe for concurrent use.
+type Recovery struct {
+	journal journal.Journal
+	log     *slog.Logger
+	forward forward.Options
+	random  func() float64
+	measure Measure
+	hub     hub
+
+	mu        sync.RWMutex
+	sources   map[string]*Source
+	upstreams map[string]*upstream
+
+	work    sync.WaitGroup // attempts and loops
+	running atomic.Bool
+	ctx     context.Context // ends attempts for good: hard stop
+	stop    context.CancelFunc
+	started []func() // loops that wait for Run
+	starts  sync.Mutex
+
+	jobs jobs
+}
+
+// New makes an unconfigured Recovery. It starts nothing.
+func New(o Options) *Recovery {
+	r := &Recovery{journal: o.Journal, log: o.Log, forward: o.Forward, random: o.Random, measure: o.Measure,
+		sources: map[string]*Source{}, upstreams: map[string]*upstream{}}
+	if r.random == nil {
+		r.random = rand.Float64
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.hub.init()
+	r.jobs.init()
+	return r
+}
+
+// Apply sets upstreams and sources, at start and on reload. Sources that are no longer named keep delivering what is pending to
+// the upstream they had. On an error nothing has changed that matters.
+func (r *Recovery) Apply(c Config) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, cfg := range c.Upstreams {
+		u := r.upstreams[name]
+		if u == nil {
+			u = &upstream{r: r, name: name, kick: make(chan struct{}, 1)}
+		}
+		if err := u.configure(cfg, r.forward); err != nil {
+			return err
+		}
+		if r.upstreams[name] == nil {
+			r.upstreams[name] = u
+			r.begin(func() { u.run(r.ctx) })
+		}
+	}
+	named := map[string]bool{}
+	for _, sc := range c.Sources {
+		named[sc.Name] = true
+		if err := r.applySource(sc); err != nil {
+			return err
+		}
+	}
+	for name, s := range r.sources {
+		s.removed.Store(!named[name])
+	}
+	return nil
+}
+
+func (r *Recovery) applySource(sc SourceConfig) error {
+	policy, err := ordering.NewPolicy(sc.Ordering)
+	if err != nil {
+		return fmt.Errorf("source %s: ordering: %w", sc.Name, err)
+	}
+	up := r.upstreams[sc.Delivery.Upstream]
+	if up == nil {
+		return fmt.Errorf("source %s: no upstream %q", sc.Name, sc.Delivery.Upstream)
+	}
+	s := r.sources[sc.Name]
+	if s == nil {
+		s = &Source{r: r, name: sc.Name, lanes: map[string]*lane{}}
+		r.sources[sc.Name] = s
+	}
+	old := s.cfg.Swap(&compiled{SourceConfig: sc, policy: policy, up: up})
+	if old == nil || old.up != up {
+		if old != nil {
+			old.up.detach(s)
+		}
+		up.mu.Lock()
+		up.sources = append(up.sources, s)
+		up.mu.Unlock()
+	}
+	if old != nil {
+		s.relane(policy)
+	}
+	up.poke()
+	return nil
+}
+
+func (u *upstream) detach(s *Source) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i, x := range u.sources {
+		if x == s {
+			u.sources = append(u.sources[:i:i], u.sources[i+1:]...)
+			return
+		}
+	}
+}
+
+// begin runs f under Run, now or once Run begins.
+func (r *Recovery) begin(f func()) {
+	r.starts.Lock()
+	defer r.starts.Unlock()
+	if r.running.Load() {
+		r.work.Go(f)
+		return
+	}
+	r.started = append(r.started, f)
+}
+
+// Source is the handle of a configured source; nil if there is none of that name.
+func (r *Recovery) Source(name string) *Source {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.sources[name]
+}
+
+// Load builds the schedule from the journal: breakers, pauses, jobs and every pending event. Attempts that a crash cut off become
+// unknown outcomes. Call it once, after Apply and before Run and before any Deliver.
+func (r *Recovery) Load(ctx context.Context) error {
+	for _, u := range r.upstreams {
+		if err := u.recall(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.sources {
+		raw, err := r.journal.MetaGet(ctx, "paused/"+s.name)
+		if err != nil {
+			return err
+		}
+		s.paused.Store(raw != nil)
+	}
+	if err := r.loadPending(ctx); err != nil {
+		return err
+	}
+	return r.loadReplays(ctx)
+}
+
+func (r *Recovery) loadPending(ctx context.Context) error {
+	orphans := map[string]int{}
+	for after := event.Seq(0); ; {
+		page, err := r.journal.Pending(ctx, after, 1000)
+		if err != nil {
+			return fmt.Errorf("pending events: %w", err)
+		}
+		var cut []journal.Transition
+		for i := range page {
+			after = page[i].Seq
+			if s := r.sources[page[i].Source]; s == nil {
+				orphans[page[i].Source]++
+			} else if page[i].Reason == event.Delivering {
+				cut = append(cut, s.cutOff(page[i]))
+			} else {
+				s.enlist(&page[i])
+			}
+		}
+		if err := r.commitCut(ctx, cut); err != nil {
+			return err
+		}
+		if len(page) < 1000 {
+			break
+		}
+	}
+	for name, n := range orphans {
+		r.log.Warn("pending events of a source that is not configured stay pending", "source", name, "events", n)
+	}
+	return nil
+}
+
+// commitCut records the attempts that a crash cut off and puts their events into the schedule.
+func (r *Recovery) commitCut(ctx context.Context, ts []journal.Transition) error {
+	if len(ts) == 0 {
+		return nil
+	}
+	out, err := r.journal.Commit(ctx, ts, journal.Written)
+	if err != nil {
+		return fmt.Errorf("interrupted attempts: %w", err)
+	}
+	for i := range out {
+		if out[i].Applied {
+			r.log.Info("attempt interrupted by the end of the process", "id", out[i].Record.ID.String(), "source", out[i].Record.Source,
+				"event_id", out[i].Record.EventID, "attempt", out[i].Record.Attempts)
+			r.sources[out[i].Record.Source].enlist(&out[i].Record)
+		}
+	}
+	return nil
+}
+
+// Run makes the attempts that are due until ctx ends, then waits for those under way, at most the longest upstream timeout. What does
+// not finish stays pending in the journal.
+func (r *Recovery) Run(ctx context.Context) error {
+	r.starts.Lock()
+	r.running.Store(true)
+	for _, f := range r.started {
+		r.work.Go(f)
+	}
+	r.started = nil
+	r.starts.Unlock()
+	<-ctx.Done()
+	r.hub.close()
+	r.mu.RLock()
+	var longest time.Duration
+	for _, u := range r.upstreams {
+		u.mu.Lock()
+		longest = max(longest, u.cfg.Timeout)
+		u.mu.Unlock()
+	}
+	r.mu.RUnlock()
+	r.jobs.halt()
+	r.draining(longest)
+	return nil
+}
+
+// draining stops the loops and waits for attempts under way.
+func (r *Recovery) draining(longest time.Duration) {
+	idle := make(chan struct{})
+	hard := time.AfterFunc(longest, r.stop)
+	defer hard.Stop()
+	r.starts.Lock()
+	r.running.Store(false)
+	r.starts.Unlock()
+	r.mu.RLock()
+	for _, u := range r.upstreams {
+		u.poke()
+	}
+	r.mu.RUnlock()
+	go func() { r.work.Wait(); close(idle) }()
+	<-idle
+	r.stop()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, u := range r.upstreams {
+		u.client.Close()
+	}
+}
+
+// Observe is the journal's observer: it wakes those who wait for an event and keeps the number of pending events.
+func (r *Recovery) Observe(old event.State, oldReason event.Reason, rec *event.Record) {
+	r.mu.RLock()
+	s := r.sources[rec.Source]
+	r.mu.RUnlock()
+	if s != nil {
+		s.count(old, oldReason, rec)
+	}
+	r.hub.changed(old, oldReason, rec)
+}

@@ -1,0 +1,234 @@
+package recovery
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// run hands slots to what is due, until the Recovery stops running. One loop per upstream; attempts run beside it.
+func (u *upstream) run(ctx context.Context) {
+	var due []*task // due and without a slot yet, oldest first
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for u.r.running.Load() && ctx.Err() == nil {
+		now := time.Now()
+		next := u.collect(&due, now)
+		u.queued.Store(int64(len(due))) // before the slots are asked for: who frees one from here on sees that it is wanted
+		u.mu.Lock()
+		u.serve(now, len(due) > 0)
+		u.mu.Unlock()
+		for len(due) > 0 {
+			t := due[0]
+			if t.src.paused.Load() || t.src.cfg.Load().up != u {
+				t.src.putBack(t)
+				due = due[1:]
+				continue
+			}
+			u.mu.Lock()
+			sl, why := u.try(now)
+			u.mu.Unlock()
+			if why != granted {
+				break
+			}
+			due = due[1:]
+			u.start(t, sl)
+			u.mu.Lock()
+			u.turn = false
+			u.serve(now, len(due) > 0)
+			u.mu.Unlock()
+		}
+		if len(due) > 0 || u.waiting() {
+			if at := u.nextTry(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
+		}
+		if next.IsZero() {
+			next = now.Add(time.Minute)
+		}
+		timer.Reset(max(0, next.Sub(now)))
+		select {
+		case <-u.kick:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (u *upstream) waiting() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.waiters) > 0
+}
+
+// collect moves what is due from the sources' queues to due, and says when the next thing will be.
+func (u *upstream) collect(due *[]*task, now time.Time) (next time.Time) {
+	u.mu.Lock()
+	sources := u.sources
+	u.mu.Unlock()
+	for _, s := range sources {
+		if s.paused.Load() {
+			continue
+		}
+		s.mu.Lock()
+		for len(s.queue) > 0 && s.queue[0].due <= now.UnixNano() {
+			t := heap.Pop(&s.queue).(*task)
+			t.ready = true
+			*due = append(*due, t)
+		}
+		if len(s.queue) > 0 && s.queue[0].due < ordering.Never {
+			if at := time.Unix(0, s.queue[0].due); next.IsZero() || at.Before(next) {
+				next = at
+			}
+		}
+		s.mu.Unlock()
+	}
+	return next
+}
+
+// putBack returns a task whose source was paused or moved to another upstream.
+func (s *Source) putBack(t *task) {
+	s.mu.Lock()
+	t.ready = false
+	heap.Push(&s.queue, t)
+	s.mu.Unlock()
+	if !s.paused.Load() {
+		s.cfg.Load().up.poke()
+	}
+}
+
+// start uses a slot for a task.
+func (u *upstream) start(t *task, sl slot) {
+	s := t.src
+	if t.lane == nil {
+		u.r.work.Go(func() { s.retry(sl, t.id, nil, nil, "") })
+		return
+	}
+	s.mu.Lock()
+	t.ready = false
+	l := t.lane
+	step := l.Next(time.Now().UnixNano())
+	if step.Go == nil && step.Wake < ordering.Never {
+		s.wake(l, step.Wake)
+	}
+	if len(step.Stale)+len(step.Lost) > 0 {
+		s.wake(l, 0)
+	}
+	s.settleLane(l)
+	s.mu.Unlock()
+	if len(step.Stale)+len(step.Lost) > 0 {
+		u.r.work.Go(func() {
+			s.settleAll(step.Stale, event.Rejected, event.Stale)
+			s.settleAll(step.Lost, event.Failed, event.Gap)
+		})
+	}
+	if step.Go == nil {
+		sl.cancel()
+		return
+	}
+	u.r.work.Go(func() { s.retry(sl, step.Go.ID, l, step.Go, step.Gap) })
+}
+
+// backlog says whether the upstream has something due.
+func (r *Recovery) backlog(u *upstream) bool { return u.queued.Load() > 0 }
+
+// settleAll ends events that left their lane without an attempt.
+func (s *Source) settleAll(es []*ordering.Entry, st event.State, why event.Reason) {
+	for _, e := range es {
+		rec, ok := s.r.change(e.ID, journal.Synced, func(rec *event.Record) (bool, *event.ResourceState) {
+			if rec.State != event.Pending {
+				return false, nil
+			}
+			s.end(rec, st, why)
+			return true, nil
+		})
+		if w, _ := e.Owner.(*sender); w != nil {
+			w.answer(Handled{Outcome: outcomeOf(st, why), Record: rec})
+		}
+		if ok {
+			s.r.logEvent(&rec)
+		}
+	}
+}
+
+// end writes a final state into a record; a forced replay of what had already ended falls back to what it was.
+func (s *Source) end(rec *event.Record, st event.State, why event.Reason) {
+	if st == event.Failed && rec.PriorState != 0 {
+		st, why = rec.PriorState, rec.PriorReason
+	}
+	rec.State, rec.Reason = st, why
+	rec.SettledAt = time.Now()
+	rec.NextAt, rec.HeldSince = time.Time{}, time.Time{}
+	rec.Forced, rec.PriorState, rec.PriorReason = false, 0, 0
+}
+
+// change reads a record, lets f alter it and commits, again if somebody else was faster (at most 8 times). f says false to leave it.
+func (r *Recovery) change(id event.ID, d journal.Durability, f func(*event.Record) (bool, *event.ResourceState)) (event.Record, bool) {
+	for range 8 {
+		rec, _, err := r.journal.Get(context.Background(), id, false)
+		if err != nil {
+			r.log.Error("record not read", "id", id.String(), "error", err)
+			return event.Record{}, false
+		}
+		ok, cursor := f(&rec)
+		if !ok {
+			return rec, false
+		}
+		out, err := r.journal.Commit(context.Background(), []journal.Transition{{Record: rec, Cursor: cursor}}, d)
+		if err != nil {
+			r.log.Error("record not written", "id", id.String(), "error", err)
+			return rec, false
+		}
+		if out[0].Applied {
+			return out[0].Record, true
+		}
+	}
+	return event.Record{}, false
+}
+
+// sender is a request that waits for what becomes of its event.
+type sender struct {
+	mu   sync.Mutex
+	gone bool // answered meanwhile: nobody listens
+	ch   chan Handled
+}
+
+func newSender() *sender { return &sender{ch: make(chan Handled, 1)} }
+
+// answer hands over the outcome; false if the request has gone.
+func (w *sender) answer(h Handled) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone {
+		return false
+	}
+	w.gone = true
+	w.ch <- h
+	return true
+}
+
+// leave says that the request is answered otherwise; false if an outcome has come meanwhile (it is in ch).
+func (w *sender) leave() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone {
+		return false
+	}
+	w.gone = true
+	return true
+}
+
+// listening says whether the request still waits.
+func (w *sender) listening() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.gone
+}

@@ -1,0 +1,233 @@
+package recovery
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// Source is one source's part of the schedule.
+type Source struct {
+	r       *Recovery
+	name    string
+	cfg     atomic.Pointer[compiled]
+	paused  atomic.Bool
+	removed atomic.Bool
+	pending atomic.Int64 // events in state pending
+	held    atomic.Int64 // of these, reason held
+
+	mu    sync.Mutex
+	lanes map[string]*lane // resources with something waiting or in flight
+	queue queue            // what waits for a time
+}
+
+type compiled struct {
+	SourceConfig
+	policy *ordering.Policy
+	up     *upstream
+}
+
+// lane is a resource's queue with the scheduler's bookkeeping.
+type lane struct {
+	*ordering.Lane
+	resource string
+	task     task // its place in the queue, while something in it waits for a time or a slot
+	pins     int  // requests between judging and adding
+}
+
+// task is something that can be done from due on: an event without a lane, or a lane with something in it.
+type task struct {
+	due   int64 // nanoseconds since 1970
+	index int   // place in the queue plus one; 0 = not queued
+	ready bool  // taken from the queue, waits for a slot
+	src   *Source
+	id    event.ID
+	lane  *lane
+}
+
+// queue is a heap of tasks by due time.
+type queue []*task
+
+func (q queue) Len() int           { return len(q) }
+func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
+func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].index, q[j].index = i+1, j+1 }
+
+// Push is for container/heap.
+func (q *queue) Push(x any) { t := x.(*task); t.index = len(*q) + 1; *q = append(*q, t) }
+
+// Pop is for container/heap.
+func (q *queue) Pop() any {
+	old := *q
+	t := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	t.index = 0
+	return t
+}
+
+// count follows a change of state of one of the source's events.
+func (s *Source) count(old event.State, oldReason event.Reason, rec *event.Record) {
+	delta := func(a *atomic.Int64, was, is bool) {
+		switch {
+		case is && !was:
+			a.Add(1)
+		case was && !is:
+			a.Add(-1)
+		}
+	}
+	delta(&s.pending, old == event.Pending, rec.State == event.Pending)
+	delta(&s.held, old == event.Pending && oldReason == event.Held, rec.State == event.Pending && rec.Reason == event.Held)
+}
+
+// at schedules an event that has no lane.
+func (s *Source) at(id event.ID, due time.Time) {
+	s.mu.Lock()
+	t := &task{due: nanos(due), src: s, id: id}
+	heap.Push(&s.queue, t)
+	first := t.index == 1
+	s.mu.Unlock()
+	if first {
+		s.cfg.Load().up.poke()
+	}
+}
+
+// wake schedules a lane. The caller holds mu.
+func (s *Source) wake(l *lane, due int64) {
+	t := &l.task
+	switch {
+	case t.ready:
+		return // it will be looked at anyway
+	case t.index == 0:
+		t.due, t.src, t.lane = due, s, l
+		heap.Push(&s.queue, t)
+	case due < t.due:
+		t.due = due
+		heap.Fix(&s.queue, t.index-1)
+	default:
+		return
+	}
+	if t.index == 1 {
+		s.cfg.Load().up.poke()
+	}
+}
+
+// nanos is t as lanes and queues count it; the zero time is 0 = at once.
+func nanos(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// lane finds or makes the lane of a resource. The caller holds mu.
+func (s *Source) lane(ctx context.Context, resource string) (*lane, error) {
+	if l := s.lanes[resource]; l != nil {
+		return l, nil
+	}
+	key := event.ResourceKey{Source: s.name, Resource: resource}
+	st, err := s.r.journal.Resources(ctx, []event.ResourceKey{key})
+	if err != nil {
+		return nil, err
+	}
+	l := &lane{Lane: ordering.NewLane(s.cfg.Load().policy, st[0]), resource: resource}
+	s.lanes[resource] = l
+	return l, nil
+}
+
+// settleLane forgets a lane that has nothing left. The caller holds mu.
+func (s *Source) settleLane(l *lane) {
+	if l.Idle() && l.pins == 0 && l.task.index == 0 && !l.task.ready && s.lanes[l.resource] == l {
+		delete(s.lanes, l.resource)
+	}
+}
+
+// relane rebuilds all lanes after a reload, since their policy may be another one now.
+func (s *Source) relane(p *ordering.Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.lanes {
+		l.Adopt(p)
+		s.wake(l, 0)
+	}
+}
+
+// enlist puts a pending event from the journal into the schedule.
+func (s *Source) enlist(rec *event.Record) {
+	s.pending.Add(1)
+	if rec.Reason == event.Held {
+		s.held.Add(1)
+	}
+	s.requeue(rec, nil)
+}
+
+// requeue puts a pending event into its lane, or straight into the queue.
+func (s *Source) requeue(rec *event.Record, w *sender) {
+	c := s.cfg.Load()
+	due := rec.NextAt
+	if rec.Reason == event.WaitingForDecision {
+		due = time.Unix(0, ordering.Never)
+	}
+	if !laned(c.policy, rec) {
+		if rec.Reason != event.WaitingForDecision {
+			s.at(rec.ID, due)
+		}
+		return
+	}
+	e := entry(c.policy, rec)
+	e.Owner = w
+	if rec.Reason == event.Retrying || rec.Reason == event.WaitingForDecision {
+		e.Due, e.Retry = nanos(due), true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, err := s.lane(context.Background(), rec.Resource)
+	if err != nil {
+		s.r.log.Error("event not scheduled", "id", rec.ID.String(), "error", err)
+		return
+	}
+	l.Add(e)
+	s.wake(l, 0)
+}
+
+// laned says whether an event goes through a lane: its policy orders, looks at its type, and it has what the policy compares.
+func laned(p *ordering.Policy, rec *event.Record) bool {
+	if !p.Applies(rec.Type) || p.Observing() || rec.Resource == "" {
+		return false
+	}
+	_, err := p.Version(rec.Version)
+	return err == nil
+}
+
+func entry(p *ordering.Policy, rec *event.Record) *ordering.Entry {
+	v, _ := p.Version(rec.Version) // laned has seen that it parses
+	e := &ordering.Entry{ID: rec.ID, EventID: rec.EventID, Version: v, Text: rec.Version, Forced: rec.Forced}
+	since := rec.HeldSince
+	if since.IsZero() {
+		since = time.Now() // a replay waits anew
+	}
+	e.Release = since.Add(p.MaxWait).UnixNano()
+	return e
+}
+
+// cutOff is the transition for an attempt that a crash cut off: its outcome is unknown.
+func (s *Source) cutOff(rec event.Record) journal.Transition {
+	at := event.Attempt{N: rec.Attempts, Trigger: rec.LastTrigger, StartedAt: rec.LastAttemptAt, Outcome: event.OutcomeUnknown,
+		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.cfg.Load().up.name}
+	rec.Unknown = true
+	rec.LastErrKind, rec.LastErrText, rec.LastStatus = at.ErrKind, at.ErrText, 0
+	rec.Reason, rec.NextAt = event.Retrying, time.Now()
+	if rec.NextTrigger != event.TriggerReplay {
+		rec.NextTrigger = event.TriggerRetry
+	}
+	if s.cfg.Load().Delivery.OnUnknown == "hold" {
+		rec.Reason, rec.NextAt = event.WaitingForDecision, time.Time{}
+	}
+	return journal.Transition{Record: rec, Attempt: &at}
+}

@@ -1,0 +1,306 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// upstream is a consumer with what bounds the attempts at it: concurrency, rate and breaker. Its queue holds what is due and waits for one of them.
+type upstream struct {
+	r    *Recovery
+	name string
+	kick chan struct{} // capacity 1: something changed, look again
+
+	queued atomic.Int64 // due and without a slot
+
+	mu       sync.Mutex
+	cfg      forward.Config
+	client   *forward.Client
+	breaker  breaker
+	inflight int
+	tokens   float64
+	filled   time.Time
+	waiters  []*waiter // requests that wait for a slot, oldest first
+	turn     bool      // whose turn it is when both a request and the queue want a slot
+	sources  []*Source
+}
+
+// A slot is the right to make one attempt.
+type slot struct {
+	up    *upstream
+	probe bool
+}
+
+type waiter struct {
+	granted chan slot // capacity 1
+}
+
+// refusal says why there is no slot.
+type refusal uint8
+
+const (
+	granted refusal = iota
+	busy            // concurrency or rate
+	down            // the breaker is open
+)
+
+func (u *upstream) poke() {
+	select {
+	case u.kick <- struct{}{}:
+	default:
+	}
+}
+
+// configure sets the upstream's configuration, at start and on reload. A new URL starts with a closed breaker.
+func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
+	client, err := forward.New(u.name, cfg, dial)
+	if err != nil {
+		return fmt.Errorf("upstream %s: %w", u.name, err)
+	}
+	u.mu.Lock()
+	old, moved := u.client, u.cfg.URL != cfg.URL && u.client != nil
+	u.cfg, u.client = cfg, client
+	u.breaker.cfg = cfg.Breaker
+	if u.breaker.wait == 0 {
+		u.breaker.wait = cfg.Breaker.Probe
+	}
+	if moved {
+		u.breaker = breaker{cfg: cfg.Breaker, wait: cfg.Breaker.Probe, outage: u.breaker.downtime(time.Now())}
+	}
+	u.tokens, u.filled = max(1, cfg.Rate), time.Now()
+	u.mu.Unlock()
+	if old != nil {
+		old.CloseIdle()
+	}
+	u.poke()
+	return nil
+}
+
+// try takes a slot if there is one. The caller holds mu.
+func (u *upstream) try(now time.Time) (slot, refusal) {
+	if u.inflight >= u.cfg.MaxInFlight || u.breaker.ramp > 0 && u.inflight >= u.breaker.ramp {
+		if u.breaker.state != closed {
+			return slot{}, down
+		}
+		return slot{}, busy
+	}
+	if u.cfg.Rate > 0 {
+		u.tokens = min(max(1, u.cfg.Rate), u.tokens+now.Sub(u.filled).Seconds()*u.cfg.Rate)
+		u.filled = now
+		if u.tokens < 1 {
+			return slot{}, busy
+		}
+	}
+	ok, probe := u.breaker.admit(now)
+	if !ok {
+		return slot{}, down
+	}
+	if u.cfg.Rate > 0 {
+		u.tokens--
+	}
+	u.inflight++
+	return slot{u, probe}, granted
+}
+
+// acquire waits until then for a slot; it gives busy if there was none in time, and down at once if the breaker is open.
+func (u *upstream) acquire(ctx context.Context, until time.Time) (slot, refusal) {
+	now := time.Now()
+	u.mu.Lock()
+	if len(u.waiters) == 0 {
+		if s, why := u.try(now); why != busy {
+			u.mu.Unlock()
+			return s, why
+		}
+	}
+	w := &waiter{granted: make(chan slot, 1)}
+	u.waiters = append(u.waiters, w)
+	u.mu.Unlock()
+	u.poke()
+	t := time.NewTimer(until.Sub(now))
+	defer t.Stop()
+	select {
+	case s, ok := <-w.granted:
+		if !ok {
+			return slot{}, down
+		}
+		return s, granted
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return u.leave(w)
+}
+
+// leave takes a waiter out of the line; if it was served meanwhile, that counts.
+func (u *upstream) leave(w *waiter) (slot, refusal) {
+	u.mu.Lock()
+	for i, x := range u.waiters {
+		if x == w {
+			u.waiters = append(u.waiters[:i], u.waiters[i+1:]...)
+			u.mu.Unlock()
+			return slot{}, busy
+		}
+	}
+	u.mu.Unlock()
+	s, ok := <-w.granted
+	if !ok {
+		return slot{}, down
+	}
+	return s, granted
+}
+
+// serve hands free slots to waiting requests, one at a time in turn with the queue (queued: it wants one too). The caller holds mu.
+func (u *upstream) serve(now time.Time, queued bool) {
+	for len(u.waiters) > 0 {
+		if queued && u.turn {
+			u.turn = false
+			return
+		}
+		s, why := u.try(now)
+		switch why {
+		case busy:
+			return
+		case down:
+			close(u.waiters[0].granted)
+		case granted:
+			u.turn = true
+			u.waiters[0].granted <- s
+		}
+		u.waiters = u.waiters[1:]
+	}
+}
+
+// cancel gives back a slot that was not used.
+func (s slot) cancel() {
+	s.up.mu.Lock()
+	s.up.inflight--
+	if s.probe {
+		s.up.breaker.cancel()
+	}
+	s.up.mu.Unlock()
+	s.up.poke()
+}
+
+// done gives back a slot after an attempt, and says whether the breaker is open now.
+func (s slot) done(o event.Outcome, status int) (isOpen bool) {
+	u, now := s.up, time.Now()
+	u.mu.Lock()
+	u.inflight--
+	changed := u.breaker.report(o, status, s.probe, now)
+	if u.breaker.ramp > u.cfg.MaxInFlight {
+		u.breaker.ramp = 0
+	}
+	isOpen = u.breaker.state != closed
+	wanted := len(u.waiters) > 0 || changed
+	u.mu.Unlock()
+	if changed {
+		u.remember()
+		u.r.log.Warn("breaker", "upstream", u.name, "state", map[bool]string{true: "open", false: "closed"}[isOpen])
+	}
+	if wanted || u.r.backlog(u) {
+		u.poke()
+	}
+	return isOpen
+}
+
+// stored is what survives a restart of a breaker.
+type stored struct {
+	Open    bool          `json:"open"`
+	Since   time.Time     `json:"since"`
+	Outage  time.Duration `json:"outage"`
+	URL     string        `json:"url"`
+	Failing int           `json:"failures"`
+}
+
+// remember writes the breaker to the journal, so that an outage stays one across a restart.
+func (u *upstream) remember() {
+	u.mu.Lock()
+	b := u.breaker
+	st := stored{Open: b.state != closed, Since: b.since, Outage: b.outage, URL: u.cfg.URL, Failing: b.failures}
+	u.mu.Unlock()
+	raw, err := json.Marshal(st)
+	if err == nil {
+		err = u.r.journal.MetaPut(context.Background(), "breaker/"+u.name, raw, journal.Written)
+	}
+	if err != nil {
+		u.r.log.Error("breaker not stored", "upstream", u.name, "error", err)
+	}
+}
+
+// recall restores the breaker from the journal.
+func (u *upstream) recall(ctx context.Context) error {
+	raw, err := u.r.journal.MetaGet(ctx, "breaker/"+u.name)
+	if err != nil || raw == nil {
+		return err
+	}
+	var st stored
+	if err := json.Unmarshal(raw, &st); err != nil {
+		return fmt.Errorf("stored breaker of %s: %w", u.name, err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.breaker.outage = st.Outage
+	if st.Open && st.URL == u.cfg.URL {
+		u.breaker.state, u.breaker.since, u.breaker.failures = open, st.Since, st.Failing
+		u.breaker.wait, u.breaker.next = u.cfg.Breaker.Probe, time.Now()
+	}
+	return nil
+}
+
+// downtime is the upstream's accumulated outage up to now.
+func (u *upstream) downtime(now time.Time) time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.breaker.downtime(now)
+}
+
+// isDown says whether the breaker is open and no probe is due.
+func (u *upstream) isDown(now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.breaker.state != closed && (u.breaker.state == halfOpen || now.Before(u.breaker.next))
+}
+
+// isOpen says whether the breaker is not closed.
+func (u *upstream) isOpen() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.breaker.state != closed
+}
+
+// nextTry is when a slot may become free by the passing of time alone: a token, or a probe. Zero = it does not.
+func (u *upstream) nextTry(now time.Time) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch {
+	case u.breaker.state == open:
+		return u.breaker.next
+	case u.cfg.Rate > 0 && u.tokens < 1 && u.inflight < u.cfg.MaxInFlight:
+		return now.Add(time.Duration((1 - u.tokens) / u.cfg.Rate * float64(time.Second)))
+	}
+	return time.Time{}
+}
+
+func (u *upstream) status() UpstreamStatus {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	st := UpstreamStatus{Name: u.name, URL: u.cfg.URL, Breaker: u.breaker.state.String(), InFlight: u.inflight, ConsecutiveFailures: u.breaker.failures}
+	if u.breaker.state == open {
+		st.NextProbeAt = u.breaker.next
+	}
+	return st
+}
+
+// retryAfter is what a sender is told while the breaker is open: the probe interval, whole seconds, at least 1.
+func (u *upstream) retryAfter() time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.breaker.cfg.Probe
+}

@@ -1,0 +1,217 @@
+package recovery
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// View completes a record with what is derived when it is read: an event that is due while the breaker of its upstream is open shows breaker_open.
+func (r *Recovery) View(rec *event.Record) {
+	if rec.State != event.Pending || rec.Reason != event.Queued && rec.Reason != event.Retrying {
+		return
+	}
+	if s := r.Source(rec.Source); s != nil && !s.paused.Load() && s.cfg.Load().up.isOpen() && !rec.NextAt.After(time.Now()) {
+		rec.Reason = event.BreakerOpen
+	}
+}
+
+// SafeToRetry answers "can I safely send it again?" (SPEC §7); nil is an event that was never received.
+func (r *Recovery) SafeToRetry(rec *event.Record) SafeToRetry {
+	if rec == nil {
+		return SafeToRetry{Verdict: "yes", Reason: "it was never received"}
+	}
+	switch rec.State {
+	case event.Pending:
+		return pendingVerdict(rec.Reason)
+	case event.Delivered, event.Replayed:
+		return SafeToRetry{Verdict: "no_need", Reason: "it was delivered"}
+	case event.Rejected:
+		if rec.Reason == event.VersionJump {
+			return SafeToRetry{Verdict: "wait", Reason: "it is quarantined: its version is too far ahead", Needs: "an operator's forced replay"}
+		}
+		return SafeToRetry{Verdict: "superseded", Reason: "a newer version was delivered"}
+	}
+	switch {
+	case rec.Reason == event.Resolved:
+		return SafeToRetry{Verdict: "no_need", Reason: "it was resolved by an operator"}
+	case r.superseded(context.Background(), rec):
+		return SafeToRetry{Verdict: "superseded", Reason: "a newer version was delivered"}
+	case rec.Unknown:
+		return SafeToRetry{Verdict: "unsafe", Reason: "the outcome of an attempt is unknown: it may have taken effect", Needs: "an upstream that honours the idempotency key"}
+	}
+	return SafeToRetry{Verdict: "yes", Reason: "it failed and had no effect"}
+}
+
+func pendingVerdict(why event.Reason) SafeToRetry {
+	switch why {
+	case event.WaitingForDecision:
+		return SafeToRetry{Verdict: "unsafe", Reason: "the outcome of an attempt is unknown: it may have taken effect", Needs: "a decision: replay with force, or resolve"}
+	case event.Retrying:
+		return SafeToRetry{Verdict: "wait", Reason: "a retry is scheduled"}
+	case event.Held:
+		return SafeToRetry{Verdict: "wait", Reason: "it waits for its turn"}
+	case event.BreakerOpen:
+		return SafeToRetry{Verdict: "wait", Reason: "the upstream is down; it is delivered when the upstream is back"}
+	case event.Delivering:
+		return SafeToRetry{Verdict: "wait", Reason: "an attempt is under way"}
+	}
+	return SafeToRetry{Verdict: "wait", Reason: "it is queued"}
+}
+
+// superseded says whether a newer version of the event's resource was delivered.
+func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
+	s := r.Source(rec.Source)
+	if s == nil || rec.Resource == "" || rec.Version == "" {
+		return false
+	}
+	p := s.cfg.Load().policy
+	if !p.Versions() || !p.Applies(rec.Type) {
+		return false
+	}
+	st, err := r.journal.Resources(ctx, []event.ResourceKey{{Source: rec.Source, Resource: rec.Resource}})
+	if err != nil || st[0].Version == "" {
+		return false
+	}
+	cursor, err := p.Version(st[0].Version)
+	if err != nil {
+		return false
+	}
+	v, err := p.Version(rec.Version)
+	return err == nil && v.Less(cursor)
+}
+
+// Sources gives every configured source with its queue, by name.
+func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
+	counts, err := r.journal.Counts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []SourceStatus
+	for _, name := range r.sourceNames() {
+		st, err := r.sourceStatus(ctx, r.Source(name), counts)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal.Count) (SourceStatus, error) {
+	c := s.cfg.Load()
+	st := SourceStatus{Name: s.name, Path: c.Path, Provider: c.Provider, Mode: c.Delivery.Mode, Upstream: c.up.name, Paused: s.paused.Load(),
+		Counts: map[event.State]int64{}, Held: s.held.Load()}
+	for _, n := range counts {
+		if n.Source == s.name {
+			st.Counts[n.State] += n.N
+			st.Reasons = append(st.Reasons, n)
+		}
+	}
+	cp, err := r.journal.Checkpoint(ctx, s.name)
+	if err != nil {
+		return st, err
+	}
+	st.OldestPendingAt = cp.OldestPending
+	return st, nil
+}
+
+// Upstreams gives every upstream with its breaker, by name.
+func (r *Recovery) Upstreams() []UpstreamStatus {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var out []UpstreamStatus
+	for _, u := range r.upstreams {
+		out = append(out, u.status())
+	}
+	slices.SortFunc(out, func(a, b UpstreamStatus) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// SetPaused stops or resumes the deliveries of a source; events keep being accepted. It survives a restart.
+func (r *Recovery) SetPaused(ctx context.Context, source string, paused bool) (SourceStatus, error) {
+	s := r.Source(source)
+	if s == nil {
+		return SourceStatus{}, ErrUnknownSource
+	}
+	var value []byte
+	if paused {
+		value, _ = json.Marshal(event.FormatTime(time.Now()))
+	}
+	if err := r.journal.MetaPut(ctx, "paused/"+source, value, journal.Synced); err != nil {
+		return SourceStatus{}, err
+	}
+	s.paused.Store(paused)
+	s.cfg.Load().up.poke()
+	counts, err := r.journal.Counts(ctx)
+	if err != nil {
+		return SourceStatus{}, err
+	}
+	return r.sourceStatus(ctx, s, counts)
+}
+
+// Resource says how far the consumer has come with one resource. ErrUnknownSource; a resource that was never seen has no state and nothing waits.
+func (r *Recovery) Resource(ctx context.Context, source, resource string) (ResourceStatus, error) {
+	s := r.Source(source)
+	if s == nil {
+		return ResourceStatus{}, ErrUnknownSource
+	}
+	st, err := r.journal.Resources(ctx, []event.ResourceKey{{Source: source, Resource: resource}})
+	if err != nil {
+		return ResourceStatus{}, err
+	}
+	out := ResourceStatus{State: st[0]}
+	out.State.ResourceKey = event.ResourceKey{Source: source, Resource: resource}
+	page, err := r.journal.List(ctx, journal.Query{Source: source, Resource: resource, States: []event.State{event.Pending}, Asc: true, Limit: 500})
+	if err != nil {
+		return out, err
+	}
+	for i := range page.Records {
+		out.Pending = append(out.Pending, page.Records[i].ID)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lanes[resource]
+	if l == nil {
+		return out, nil
+	}
+	out.Missing = l.Missing(1000)
+	for i, e := range l.Entries() {
+		if i < 1000 && !e.Retry {
+			out.Held = append(out.Held, HeldEvent{ID: e.ID, EventID: e.EventID, Version: e.Text, ReleaseAt: time.Unix(0, e.Release)})
+		}
+	}
+	return out, nil
+}
+
+// OldestGap is since when the gap that has been open longest in a source has been open; zero if there is none.
+func (r *Recovery) OldestGap(source string) time.Time {
+	s := r.Source(source)
+	if s == nil {
+		return time.Time{}
+	}
+	wait := s.cfg.Load().policy.MaxWait
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := time.Time{}
+	for _, l := range s.lanes {
+		if len(l.Missing(1)) == 0 {
+			continue
+		}
+		for _, e := range l.Entries() {
+			if since := time.Unix(0, e.Release).Add(-wait); oldest.IsZero() || since.Before(oldest) {
+				oldest = since
+			}
+		}
+	}
+	return oldest
+}

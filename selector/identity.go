@@ -1,0 +1,378 @@
+package selector
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+// MaxText bounds each part of an identity value, in bytes.
+const MaxText = 255
+
+// What can be wrong with a value. Errors of this package name the field, too: see FieldError.
+var (
+	ErrAbsent    = errors.New("absent")
+	ErrMalformed = errors.New("malformed")
+	ErrAmbiguous = errors.New("ambiguous")
+)
+
+// FieldError says which field of the identity could not be read, where it was looked for and why not. It wraps
+// ErrAbsent, ErrMalformed or ErrAmbiguous.
+type FieldError struct {
+	Field string // id, account, type, resource, version, occurred_at
+	At    string // the selector
+	Err   error
+}
+
+func (e *FieldError) Error() string { return e.Field + " (" + e.At + "): " + e.Err.Error() }
+
+// Unwrap gives the sentinel.
+func (e *FieldError) Unwrap() error { return e.Err }
+
+// Texts is one selector or a list of them; in YAML a string or a sequence of strings.
+type Texts []string
+
+// UnmarshalYAML takes a string or a sequence of strings. An empty string is no selector.
+func (t *Texts) UnmarshalYAML(decode func(any) error) error {
+	var one string
+	if err := decode(&one); err == nil {
+		*t = nil
+		if one != "" {
+			*t = Texts{one}
+		}
+		return nil
+	}
+	var many []string
+	if err := decode(&many); err != nil {
+		return err
+	}
+	*t = many
+	return nil
+}
+
+// MarshalYAML writes one selector as a string.
+func (t Texts) MarshalYAML() (any, error) {
+	switch len(t) {
+	case 0:
+		return "", nil
+	case 1:
+		return t[0], nil
+	}
+	return []string(t), nil
+}
+
+// IdentitySpec is where a source's events carry their identity. Each field is a selector or a list of selectors that
+// together are the value.
+type IdentitySpec struct {
+	// The sender's id of the event, the idempotency key. A string or an integer of 1 to 255 bytes.
+	ID Texts `yaml:"id"`
+	// The account, where one endpoint serves several: part of the dedup key. Absent is allowed.
+	Account Texts `yaml:"account"`
+	// The event type, compared with ordering.types. Absent is allowed.
+	Type Texts `yaml:"type"`
+	// What is ordered. Needed by every ordering policy.
+	Resource Texts `yaml:"resource"`
+	// The resource's version. Needed by every ordering policy but serial.
+	Version Texts `yaml:"version"`
+	// When the event happened: Unix seconds or milliseconds, or RFC 3339. For records only.
+	OccurredAt Texts `yaml:"occurred_at"`
+}
+
+// Check parses every selector and joins all faults.
+func (s *IdentitySpec) Check() error {
+	var errs []error
+	for i, texts := range s.fields() {
+		if _, err := ParseList(texts...); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", fieldNames[i], err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Clone is a deep copy.
+func (s IdentitySpec) Clone() IdentitySpec {
+	c := func(t Texts) Texts { return append(Texts(nil), t...) }
+	return IdentitySpec{c(s.ID), c(s.Account), c(s.Type), c(s.Resource), c(s.Version), c(s.OccurredAt)}
+}
+
+func (s *IdentitySpec) fields() [fieldCount]Texts {
+	return [...]Texts{s.ID, s.Account, s.Type, s.Resource, s.Version, s.OccurredAt}
+}
+
+const (
+	fieldID = iota
+	fieldAccount
+	fieldType
+	fieldResource
+	fieldVersion
+	fieldOccurredAt
+	fieldCount
+)
+
+var fieldNames = [fieldCount]string{"id", "account", "type", "resource", "version", "occurred_at"}
+
+// Identity is a compiled IdentitySpec. It is immutable and may be used from many goroutines.
+type Identity struct {
+	fields [fieldCount]field
+	set    *JSONSet // nil: no field is in JSON
+}
+
+type field struct {
+	list List
+	json []int // index in set of each selector, -1 if it is none
+}
+
+// CompileIdentity compiles spec. The id must be given; errors of all fields are joined.
+func CompileIdentity(spec IdentitySpec) (*Identity, error) {
+	id := &Identity{}
+	var errs []error
+	var paths []string
+	for i, texts := range spec.fields() {
+		list, err := ParseList(texts...)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", fieldNames[i], err))
+			continue
+		}
+		f := field{list: list, json: make([]int, len(list))}
+		for j, s := range list {
+			f.json[j] = -1
+			if s.Kind() == JSON {
+				f.json[j] = len(paths)
+				paths = append(paths, s.Name())
+			}
+		}
+		id.fields[i] = f
+	}
+	if len(spec.ID) == 0 {
+		errs = append(errs, errors.New("id: a source needs the selector of its event id, or body:sha256"))
+	}
+	if len(paths) > 0 {
+		id.set = NewJSONSet(paths...)
+	}
+	return id, errors.Join(errs...)
+}
+
+// ID is the list of selectors of the event id.
+func (id *Identity) ID() List { return id.fields[fieldID].list }
+
+// Has says whether a field ("id", "account", "type", "resource", "version", "occurred_at") is configured.
+func (id *Identity) Has(name string) bool {
+	for i, n := range fieldNames {
+		if n == name {
+			return len(id.fields[i].list) > 0
+		}
+	}
+	return false
+}
+
+// Value is one field of an identity.
+type Value struct {
+	one  string
+	many []string // nil for a single selector
+	err  error
+}
+
+// Present says whether the value is there and well-formed.
+func (v Value) Present() bool { return v.err == nil && (v.one != "" || v.many != nil) }
+
+// Err is nil, or a *FieldError that wraps ErrAbsent, ErrMalformed or ErrAmbiguous. A field that is not configured has
+// neither a value nor an error.
+func (v Value) Err() error { return v.err }
+
+// Text is the value as it is shown: the text of a single selector as received; the parts of a list percent-encoded
+// (everything that is not printable ASCII, '%', space and ':') with ':' between. "" without a value.
+func (v Value) Text() string {
+	if v.many == nil {
+		return v.one
+	}
+	var b strings.Builder
+	for i, p := range v.many {
+		if i > 0 {
+			b.WriteByte(':')
+		}
+		b.WriteString(strings.ReplaceAll(event.EscapeID(p), ":", "%3A"))
+	}
+	return b.String()
+}
+
+// AppendParts appends the parts as received, for length-prefixed keys (event.MakeKey); nothing without a value.
+func (v Value) AppendParts(dst []string) []string {
+	switch {
+	case v.err != nil:
+		return dst
+	case v.many != nil:
+		return append(dst, v.many...)
+	case v.one != "":
+		return append(dst, v.one)
+	}
+	return dst
+}
+
+// Values is the identity of one request.
+type Values struct {
+	ID, Account, Type, Resource, Version Value
+	OccurredAt                           time.Time // zero: not configured, absent or not a time
+}
+
+// Param is a named part of the path.
+type Param struct{ Name, Value string }
+
+// Extract reads the identity of req. The error is that of the id, or that of an account which is there but malformed
+// or ambiguous; for resource and version ask their Values where a policy needs them. Values copy what they keep: they
+// outlive the request.
+func (id *Identity) Extract(req *event.Request, params []Param) (Values, error) {
+	var room [16]JSONValue
+	js := room[:]
+	if id.set != nil {
+		if id.set.Len() > len(js) {
+			js = make([]JSONValue, id.set.Len())
+		}
+		_ = id.set.Extract(req.Body, js) // a body that is no JSON yields nothing: SPEC §12
+	}
+	var got [fieldCount]Value
+	for i := range id.fields {
+		got[i] = id.fields[i].read(i, req, params, js)
+	}
+	v := Values{ID: got[fieldID], Account: got[fieldAccount], Type: got[fieldType], Resource: got[fieldResource], Version: got[fieldVersion]}
+	if got[fieldOccurredAt].err == nil {
+		v.OccurredAt, _ = ParseTime(got[fieldOccurredAt].one)
+	}
+	if v.ID.err != nil {
+		return v, v.ID.err
+	}
+	if v.Account.err != nil && !errors.Is(v.Account.err, ErrAbsent) {
+		return v, v.Account.err
+	}
+	return v, nil
+}
+
+func (f *field) read(which int, req *event.Request, params []Param, js []JSONValue) Value {
+	if len(f.list) == 0 {
+		return Value{}
+	}
+	var parts []string
+	if len(f.list) > 1 {
+		parts = make([]string, len(f.list))
+	}
+	for i, s := range f.list {
+		text, err := f.part(i, which, req, params, js)
+		if err != nil {
+			return Value{err: &FieldError{Field: fieldNames[which], At: s.String(), Err: err}}
+		}
+		if parts == nil {
+			return Value{one: text}
+		}
+		parts[i] = text
+	}
+	return Value{many: parts}
+}
+
+// part reads one selector.
+func (f *field) part(i, which int, req *event.Request, params []Param, js []JSONValue) (string, error) {
+	s := f.list[i]
+	switch s.Kind() {
+	case Header:
+		v, n := req.Head.Get(s.Name())
+		return single(v, n, true)
+	case Query:
+		return single(Lookup(req.Query(), s.Name()))
+	case Form:
+		if !IsForm(req) {
+			return "", ErrAbsent
+		}
+		return single(Lookup(req.Body, s.Name()))
+	case JSON:
+		return jsonText(js[f.json[i]], which == fieldVersion || which == fieldOccurredAt)
+	case Path:
+		for _, p := range params {
+			if p.Name == s.Name() {
+				return checkText(p.Value)
+			}
+		}
+	case BodySHA256:
+		sum := sha256.Sum256(req.Body)
+		return hex.EncodeToString(sum[:]), nil
+	}
+	return "", ErrAbsent
+}
+
+func single(v []byte, n int, ok bool) (string, error) {
+	switch {
+	case n == 0:
+		return "", ErrAbsent
+	case n > 1:
+		return "", ErrAmbiguous
+	case !ok || len(v) > MaxText:
+		return "", ErrMalformed
+	}
+	return checkText(string(v))
+}
+
+// jsonText takes strings and integers; with fractions also other numbers, as text.
+func jsonText(v JSONValue, fractions bool) (string, error) {
+	switch v.Kind {
+	case Absent, Null:
+		return "", ErrAbsent
+	case Ambiguous:
+		return "", ErrAmbiguous
+	case String:
+		if len(v.raw) > 6*MaxText {
+			return "", ErrMalformed
+		}
+		return checkText(v.Text())
+	case Number:
+		if len(v.raw) > MaxText || !fractions && !isInteger(v.raw) {
+			return "", ErrMalformed
+		}
+		return string(v.raw), nil
+	}
+	return "", ErrMalformed
+}
+
+func isInteger(raw []byte) bool {
+	for i, c := range raw {
+		if (c < '0' || c > '9') && (c != '-' || i > 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkText bounds a value: 1 to 255 bytes of valid UTF-8 without control characters.
+func checkText(s string) (string, error) {
+	if s == "" || len(s) > MaxText || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+		return "", ErrMalformed
+	}
+	return s, nil
+}
+
+// ParseTime reads a sender's time: RFC 3339, or a decimal number of Unix seconds, or of milliseconds from 1e11 on.
+func ParseTime(text string) (time.Time, bool) {
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t.UTC(), true
+	}
+	if text == "" || len(text) > 32 || strings.Trim(text, "0123456789.") != "" {
+		return time.Time{}, false
+	}
+	r, ok := new(big.Rat).SetString(text)
+	if !ok {
+		return time.Time{}, false
+	}
+	if r.Cmp(big.NewRat(1e11, 1)) >= 0 {
+		r.Quo(r, big.NewRat(1000, 1))
+	}
+	r.Mul(r, big.NewRat(1e9, 1))
+	ns := new(big.Int).Quo(r.Num(), r.Denom())
+	if !ns.IsInt64() {
+		return time.Time{}, false
+	}
+	return time.Unix(0, ns.Int64()).UTC(), true
+}

@@ -1,0 +1,489 @@
+package selector
+
+import (
+	"errors"
+	"strconv"
+	"unicode/utf8"
+)
+
+// MaxDepth bounds the nesting of JSON documents that are read.
+const MaxDepth = 64
+
+// ErrJSON says that bytes are not exactly one JSON value (RFC 8259) in valid UTF-8 nested at most MaxDepth deep.
+var ErrJSON = errors.New("not one JSON value")
+
+// JSONKind is what was found at a path.
+type JSONKind uint8
+
+const (
+	Absent    JSONKind = iota // no such member
+	Null                      // null
+	String                    // a string
+	Number                    // a number; its text is kept digit by digit
+	Bool                      // true or false
+	Composite                 // an object or an array
+	Ambiguous                 // a member on the way is there twice: parsers would disagree
+)
+
+// JSONValue is what a path led to. Its bytes alias the document.
+type JSONValue struct {
+	Kind    JSONKind
+	raw     []byte // a string without its quotes, everything else as written
+	escaped bool   // raw holds backslashes
+}
+
+// Raw is the value as written; of a string, what is between the quotes, escapes included. It aliases the document.
+func (v JSONValue) Raw() []byte { return v.raw }
+
+// Append appends the value's text to dst: a string decoded, everything else as written, nothing for null.
+func (v JSONValue) Append(dst []byte) []byte {
+	switch {
+	case v.Kind == Absent || v.Kind == Null || v.Kind == Ambiguous:
+		return dst
+	case !v.escaped:
+		return append(dst, v.raw...)
+	}
+	for i := 0; i < len(v.raw); {
+		if v.raw[i] != '\\' {
+			dst = append(dst, v.raw[i])
+			i++
+			continue
+		}
+		r, n := decodeEscape(v.raw[i:])
+		dst = utf8.AppendRune(dst, r)
+		i += n
+	}
+	return dst
+}
+
+// Bytes is the value's text without copying it where it holds no escapes; it may alias the document.
+func (v JSONValue) Bytes() []byte {
+	if !v.escaped && v.Kind != Null && v.Kind != Ambiguous {
+		return v.raw
+	}
+	return v.Append(nil)
+}
+
+// Text is the value's text as a string of its own.
+func (v JSONValue) Text() string { return string(v.Bytes()) }
+
+// JSONSet is a compiled set of paths that one pass over a document answers. It is immutable and may be used from
+// many goroutines.
+type JSONSet struct {
+	nodes []jsonNode // nodes[0] is the document
+	paths int
+}
+
+// jsonNode is one member name on the way to a wanted path.
+type jsonNode struct {
+	key      string
+	index    int // the key as an array index, -1 if it is none
+	leaves   []int
+	children []int
+}
+
+// NewJSONSet compiles paths as in json: selectors (a.b.0.c, or /a/b). A path that splitPath refuses is never found;
+// Parse refuses it earlier. The same path may be wanted twice.
+func NewJSONSet(paths ...string) *JSONSet {
+	s := &JSONSet{nodes: []jsonNode{{index: -1}}, paths: len(paths)}
+	for i, p := range paths {
+		keys, err := splitPath(p)
+		if err != nil {
+			continue
+		}
+		at := 0
+		for _, k := range keys {
+			at = s.child(at, k)
+		}
+		s.nodes[at].leaves = append(s.nodes[at].leaves, i)
+	}
+	return s
+}
+
+// Len is the number of paths.
+func (s *JSONSet) Len() int { return s.paths }
+
+func (s *JSONSet) child(at int, key string) int {
+	for _, c := range s.nodes[at].children {
+		if s.nodes[c].key == key {
+			return c
+		}
+	}
+	index := -1
+	if n, err := strconv.Atoi(key); err == nil && n >= 0 && strconv.Itoa(n) == key {
+		index = n
+	}
+	s.nodes = append(s.nodes, jsonNode{key: key, index: index})
+	s.nodes[at].children = append(s.nodes[at].children, len(s.nodes)-1)
+	return len(s.nodes) - 1
+}
+
+// Extract reads doc once and writes what each path led to into out, which must have room for Len values and is
+// overwritten. On ErrJSON every value is Absent. A member that is on the way to a path and occurs twice in its object
+// (names compared decoded) makes that path Ambiguous; duplicates elsewhere do not matter. It allocates nothing.
+func (s *JSONSet) Extract(doc []byte, out []JSONValue) error {
+	out = out[:s.paths]
+	clear(out)
+	var room [64]bool
+	sc := jsonScanner{set: s, doc: doc, out: out, seen: room[:]}
+	if len(s.nodes) > len(room) {
+		sc.seen = make([]bool, len(s.nodes))
+	}
+	sc.space()
+	ok := sc.value(0, 1)
+	sc.space()
+	if !ok || sc.at != len(doc) {
+		clear(out)
+		return ErrJSON
+	}
+	return nil
+}
+
+// EachElement calls fn with the raw bytes of every element of a JSON array that Extract returned as Composite, in
+// order, until fn returns false. It reports whether raw is an array.
+func EachElement(raw []byte, fn func(elem []byte) bool) bool {
+	if len(raw) == 0 || raw[0] != '[' {
+		return false
+	}
+	sc := jsonScanner{set: &JSONSet{nodes: []jsonNode{{index: -1}}}, doc: raw, at: 1, seen: make([]bool, 1)}
+	sc.space()
+	if sc.peek() == ']' {
+		return true
+	}
+	for {
+		start := sc.at
+		if !sc.value(-1, 2) {
+			return false
+		}
+		if !fn(raw[start:sc.at:sc.at]) {
+			return true
+		}
+		sc.space()
+		if sc.peek() != ',' {
+			return sc.peek() == ']'
+		}
+		sc.at++
+		sc.space()
+	}
+}
+
+// jsonScanner is one pass over a document. A node of -1 means that nothing below is wanted.
+type jsonScanner struct {
+	set  *JSONSet
+	doc  []byte
+	at   int
+	out  []JSONValue
+	seen []bool
+}
+
+func (sc *jsonScanner) space() {
+	for sc.at < len(sc.doc) {
+		switch sc.doc[sc.at] {
+		case ' ', '\t', '\n', '\r':
+			sc.at++
+		default:
+			return
+		}
+	}
+}
+
+// peek is the next byte, 0 at the end (a NUL byte is no JSON anywhere a peek decides).
+func (sc *jsonScanner) peek() byte {
+	if sc.at < len(sc.doc) {
+		return sc.doc[sc.at]
+	}
+	return 0
+}
+
+// value reads one value and records it for the leaves of node.
+func (sc *jsonScanner) value(node, depth int) bool {
+	start := sc.at
+	v := JSONValue{}
+	ok := false
+	switch c := sc.peek(); {
+	case c == '{':
+		v.Kind, ok = Composite, depth <= MaxDepth && sc.object(node, depth)
+	case c == '[':
+		v.Kind, ok = Composite, depth <= MaxDepth && sc.array(node, depth)
+	case c == '"':
+		v.Kind = String
+		v.raw, v.escaped, ok = sc.str()
+	case c == 't':
+		v.Kind, ok = Bool, sc.word("true")
+	case c == 'f':
+		v.Kind, ok = Bool, sc.word("false")
+	case c == 'n':
+		v.Kind, ok = Null, sc.word("null")
+	case c == '-' || c >= '0' && c <= '9':
+		v.Kind, ok = Number, sc.number()
+	}
+	if !ok || node < 0 {
+		return ok
+	}
+	if v.Kind != String {
+		v.raw = sc.doc[start:sc.at:sc.at]
+	}
+	for _, leaf := range sc.set.nodes[node].leaves {
+		sc.out[leaf] = v
+	}
+	return true
+}
+
+func (sc *jsonScanner) word(w string) bool {
+	if len(sc.doc)-sc.at < len(w) || string(sc.doc[sc.at:sc.at+len(w)]) != w {
+		return false
+	}
+	sc.at += len(w)
+	return true
+}
+
+func (sc *jsonScanner) digits() bool {
+	start := sc.at
+	for c := sc.peek(); c >= '0' && c <= '9'; c = sc.peek() {
+		sc.at++
+	}
+	return sc.at > start
+}
+
+func (sc *jsonScanner) number() bool {
+	if sc.peek() == '-' {
+		sc.at++
+	}
+	if sc.peek() == '0' {
+		sc.at++
+	} else if !sc.digits() {
+		return false
+	}
+	if sc.peek() == '.' {
+		sc.at++
+		if !sc.digits() {
+			return false
+		}
+	}
+	if c := sc.peek(); c == 'e' || c == 'E' {
+		sc.at++
+		if c := sc.peek(); c == '+' || c == '-' {
+			sc.at++
+		}
+		return sc.digits()
+	}
+	return true
+}
+
+func (sc *jsonScanner) object(node, depth int) bool {
+	sc.at++
+	sc.space()
+	if sc.peek() == '}' {
+		sc.at++
+		return true
+	}
+	for {
+		if sc.peek() != '"' {
+			return false
+		}
+		key, escaped, ok := sc.str()
+		if !ok {
+			return false
+		}
+		sc.space()
+		if sc.peek() != ':' {
+			return false
+		}
+		sc.at++
+		sc.space()
+		child := sc.enter(node, key, escaped)
+		if !sc.value(child, depth+1) {
+			return false
+		}
+		sc.space()
+		switch sc.peek() {
+		case ',':
+			sc.at++
+			sc.space()
+		case '}':
+			sc.at++
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// enter finds the wanted child that a member's name leads to. A second member of that name makes all below it ambiguous.
+func (sc *jsonScanner) enter(node int, key []byte, escaped bool) int {
+	if node < 0 {
+		return -1
+	}
+	for _, c := range sc.set.nodes[node].children {
+		if !equalKey(key, escaped, sc.set.nodes[c].key) {
+			continue
+		}
+		if sc.seen[c] {
+			sc.spoil(c)
+			return -1
+		}
+		sc.seen[c] = true
+		return c
+	}
+	return -1
+}
+
+func (sc *jsonScanner) spoil(node int) {
+	for _, leaf := range sc.set.nodes[node].leaves {
+		sc.out[leaf] = JSONValue{Kind: Ambiguous}
+	}
+	for _, c := range sc.set.nodes[node].children {
+		sc.spoil(c)
+	}
+}
+
+func (sc *jsonScanner) array(node, depth int) bool {
+	sc.at++
+	sc.space()
+	if sc.peek() == ']' {
+		sc.at++
+		return true
+	}
+	for i := 0; ; i++ {
+		child := -1
+		if node >= 0 {
+			for _, c := range sc.set.nodes[node].children {
+				if sc.set.nodes[c].index == i {
+					child = c
+				}
+			}
+		}
+		if !sc.value(child, depth+1) {
+			return false
+		}
+		sc.space()
+		switch sc.peek() {
+		case ',':
+			sc.at++
+			sc.space()
+		case ']':
+			sc.at++
+			return true
+		default:
+			return false
+		}
+	}
+}
+
+// str reads a string; raw is what is between the quotes. Control characters, invalid UTF-8, unknown escapes and lone
+// surrogates are refused.
+func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
+	sc.at++
+	start := sc.at
+	for sc.at < len(sc.doc) {
+		c := sc.doc[sc.at]
+		switch {
+		case c == '"':
+			raw = sc.doc[start:sc.at:sc.at]
+			sc.at++
+			return raw, escaped, true
+		case c == '\\':
+			escaped = true
+			_, n := decodeEscape(sc.doc[sc.at:])
+			if n == 0 {
+				return nil, false, false
+			}
+			sc.at += n
+		case c < ' ':
+			return nil, false, false
+		case c < utf8.RuneSelf:
+			sc.at++
+		default:
+			r, n := utf8.DecodeRune(sc.doc[sc.at:])
+			if r == utf8.RuneError && n == 1 {
+				return nil, false, false
+			}
+			sc.at += n
+		}
+	}
+	return nil, false, false
+}
+
+// decodeEscape reads the escape at the start of b and says how many bytes it takes; 0 means that it is none.
+func decodeEscape(b []byte) (r rune, n int) {
+	if len(b) < 2 {
+		return 0, 0
+	}
+	switch b[1] {
+	case '"', '\\', '/':
+		return rune(b[1]), 2
+	case 'b':
+		return '\b', 2
+	case 'f':
+		return '\f', 2
+	case 'n':
+		return '\n', 2
+	case 'r':
+		return '\r', 2
+	case 't':
+		return '\t', 2
+	case 'u':
+	default:
+		return 0, 0
+	}
+	hi := hex4(b[2:])
+	switch {
+	case hi < 0 || hi >= 0xdc00 && hi <= 0xdfff:
+		return 0, 0
+	case hi < 0xd800 || hi > 0xdbff:
+		return hi, 6
+	case len(b) < 12 || b[6] != '\\' || b[7] != 'u':
+		return 0, 0
+	}
+	lo := hex4(b[8:])
+	if lo < 0xdc00 || lo > 0xdfff {
+		return 0, 0
+	}
+	return (hi-0xd800)<<10 | (lo - 0xdc00) + 0x10000, 12
+}
+
+func hex4(b []byte) rune {
+	if len(b) < 4 {
+		return -1
+	}
+	var r rune
+	for _, c := range b[:4] {
+		d := unhex(c)
+		if d < 0 {
+			return -1
+		}
+		r = r<<4 | rune(d)
+	}
+	return r
+}
+
+func unhex(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c|0x20 >= 'a' && c|0x20 <= 'f':
+		return int(c|0x20-'a') + 10
+	}
+	return -1
+}
+
+// equalKey compares a member's name, decoded, with key.
+func equalKey(raw []byte, escaped bool, key string) bool {
+	if !escaped {
+		return string(raw) == key
+	}
+	var enc [utf8.UTFMax]byte
+	for len(raw) > 0 {
+		part, n := raw[:1], 1
+		if raw[0] == '\\' {
+			var r rune
+			r, n = decodeEscape(raw)
+			part = utf8.AppendRune(enc[:0], r)
+		}
+		if len(key) < len(part) || key[:len(part)] != string(part) {
+			return false
+		}
+		raw, key = raw[n:], key[len(part):]
+	}
+	return key == ""
+}

@@ -1,0 +1,292 @@
+package verify
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hooktender/hooktender/selector"
+)
+
+// jwtHeader are the members of a JOSE header (RFC 7515 §4) that matter.
+var jwtHeader = selector.NewJSONSet("alg", "kid", "crit", "b64")
+
+// judgeJWT judges a JWT in compact form (RFC 7519): the signature, then times, then claims.
+func (v *Verifier) judgeJWT(st *state) Verdict {
+	if c := v.locate(st); c != CheckNone {
+		return fail(c)
+	}
+	token, ok := bytes.CutPrefix(st.raws[0], []byte(v.spec.Prefix))
+	parts := bytes.Split(token, []byte{'.'})
+	if !ok || len(parts) != 3 {
+		return fail(CheckMalformed)
+	}
+	var raw [3][]byte
+	for i, p := range parts {
+		if raw[i], ok = decode(nil, p, "base64url"); !ok || bytes.IndexByte(p, '=') >= 0 {
+			return fail(CheckMalformed)
+		}
+	}
+	out := v.jwtSignature(st, raw[0], token[:len(parts[0])+1+len(parts[1])], raw[2])
+	if !out.OK {
+		return out
+	}
+	v.buildURL(st, 0)
+	at, c := v.jwtClaims(st, raw[1])
+	out.SignedAt = at
+	if c != CheckNone {
+		out.OK, out.Check = false, c
+	}
+	return out
+}
+
+func (v *Verifier) jwtSignature(st *state, head, msg, sig []byte) Verdict {
+	var h [4]selector.JSONValue
+	if jwtHeader.Extract(head, h[:]) != nil || h[0].Kind != selector.String || h[1].Kind == selector.Ambiguous {
+		return fail(CheckMalformed)
+	}
+	alg := h[0].Text()
+	if !slices.Contains(v.spec.Algorithms, alg) || h[2].Kind != selector.Absent || h[3].Kind != selector.Absent {
+		return fail(CheckRequired)
+	}
+	out := Verdict{Check: CheckMismatch, SecretIndex: -1}
+	if !isAsymmetric(alg) {
+		for i, secret := range v.secrets {
+			mac := hmac.New(hashOf("sha"+alg[2:]), secret)
+			mac.Write(msg)
+			if subtle.ConstantTimeCompare(mac.Sum(nil), sig) == 1 && !out.OK {
+				out = Verdict{OK: true, SecretIndex: i, MAC: sig}
+			}
+		}
+		return out
+	}
+	keys := v.keys.static
+	if len(keys) == 0 {
+		var c Check
+		if keys, c = v.fetch(h[1].Text(), st.now); c != CheckNone {
+			return fail(c)
+		}
+	}
+	for i, key := range keys {
+		if fits(alg, key, msg, sig) && !out.OK {
+			out = Verdict{OK: true, SecretIndex: i, MAC: sig}
+		}
+	}
+	return out
+}
+
+// jwtClaims judges the payload. at is iat, zero if there is none.
+func (v *Verifier) jwtClaims(st *state, payload []byte) (at time.Time, c Check) {
+	names := []string{"/exp", "/nbf", "/iat", "/iss", "/aud", pointer(v.spec.BodyClaim), pointer(v.spec.URLClaim), pointer(v.spec.RequestClaim)}
+	for _, k := range sortedKeys(v.spec.Claims) {
+		names = append(names, pointer(k))
+	}
+	got := make([]selector.JSONValue, len(names))
+	if selector.NewJSONSet(names...).Extract(payload, got) != nil {
+		return at, CheckMalformed
+	}
+	for _, g := range got {
+		if g.Kind == selector.Ambiguous {
+			return at, CheckDuplicate
+		}
+	}
+	if at, c = v.jwtTimes(st.now, got); c != CheckNone {
+		return at, c
+	}
+	if v.spec.Issuer != "" && !isString(got[3], v.spec.Issuer) {
+		return at, CheckClaim
+	}
+	if v.spec.Audience != "" && !hasAudience(got[4], strings.ReplaceAll(v.spec.Audience, "{url}", string(st.url))) {
+		return at, CheckClaim
+	}
+	for i, k := range sortedKeys(v.spec.Claims) {
+		g := got[8+i]
+		if g.Kind != selector.String && g.Kind != selector.Bool && g.Kind != selector.Number || g.Text() != v.spec.Claims[k] {
+			return at, CheckClaim
+		}
+	}
+	if v.spec.URLClaim != "" && !isString(got[6], hexSum(st.url)) {
+		return at, CheckClaim
+	}
+	if v.spec.RequestClaim != "" && !isString(got[7], hexSum(canonicalRequest(st.req.Method, st.req.Path(), st.req.Query()))) {
+		return at, CheckClaim
+	}
+	return at, v.jwtBody(st.req.Body, got[5])
+}
+
+func pointer(claim string) string {
+	return "/" + strings.ReplaceAll(strings.ReplaceAll(claim, "~", "~0"), "/", "~1")
+}
+
+func isString(v selector.JSONValue, want string) bool {
+	return v.Kind == selector.String && v.Text() == want
+}
+
+func hexSum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+func hasAudience(v selector.JSONValue, want string) bool {
+	if v.Kind != selector.Composite {
+		return isString(v, want)
+	}
+	found, whole := false, selector.NewJSONSet("/0")
+	selector.EachElement(v.Raw(), func(elem []byte) bool {
+		var one [1]selector.JSONValue
+		list := slices.Concat([]byte{'['}, elem, []byte{']'})
+		found = found || whole.Extract(list, one[:]) == nil && isString(one[0], want)
+		return true
+	})
+	return found
+}
+
+// jwtTimes judges exp, nbf and iat (RFC 7519 §4.1.4 to §4.1.6).
+func (v *Verifier) jwtTimes(now time.Time, got []selector.JSONValue) (iat time.Time, c Check) {
+	var at [3]time.Time
+	for i := range at {
+		switch got[i].Kind {
+		case selector.Absent:
+		case selector.Number:
+			sec, err := strconv.ParseFloat(string(got[i].Raw()), 64)
+			if err != nil || sec < 0 || sec > 1e11 {
+				return iat, CheckMalformed
+			}
+			at[i] = time.UnixMilli(int64(sec * 1000))
+		default:
+			return iat, CheckMalformed
+		}
+	}
+	exp, nbf, iat := at[0], at[1], at[2]
+	switch {
+	case !exp.IsZero() && !now.Before(exp.Add(v.spec.Leeway)):
+		return iat, CheckStale
+	case !nbf.IsZero() && now.Before(nbf.Add(-v.spec.Leeway)):
+		return iat, CheckFuture
+	case v.spec.MaxAge == 0:
+		return iat, CheckNone
+	case iat.IsZero():
+		return iat, CheckClaim
+	case now.Sub(iat) > v.spec.MaxAge:
+		return iat, CheckStale
+	case iat.Sub(now) > v.spec.Leeway:
+		return iat, CheckFuture
+	}
+	return iat, CheckNone
+}
+
+func (v *Verifier) jwtBody(body []byte, claim selector.JSONValue) Check {
+	if v.spec.BodyClaim == "" {
+		return CheckNone
+	}
+	if v.spec.BodyClaimOptional && len(body) == 0 && claim.Kind == selector.Absent {
+		return CheckNone
+	}
+	if claim.Kind != selector.String || v.spec.BodyClaimOptional && len(body) == 0 {
+		return CheckBody
+	}
+	want, ok := decode(nil, claim.Bytes(), orElse(v.spec.BodyClaimEncoding, "hex"))
+	sum := sha256.Sum256(body)
+	if !ok || subtle.ConstantTimeCompare(sum[:], want) != 1 {
+		return CheckBody
+	}
+	return CheckNone
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+// canonicalRequest is METHOD&path&query with the query sorted, encoded and without a parameter called jwt: what a
+// query string hash (claim qsh) is the SHA-256 of.
+func canonicalRequest(method string, path, query []byte) []byte {
+	type param struct{ name, value string }
+	var params []param
+	for k, val := range selector.Pairs(query) {
+		name, ok := selector.Unescape(k)
+		if !ok {
+			name = k
+		}
+		value, ok := selector.Unescape(val)
+		if !ok {
+			value = val
+		}
+		if string(name) != "jwt" {
+			params = append(params, param{percent(name), percent(value)})
+		}
+	}
+	slices.SortFunc(params, func(a, b param) int {
+		if n := strings.Compare(a.name, b.name); n != 0 {
+			return n
+		}
+		return strings.Compare(a.value, b.value)
+	})
+	p := strings.TrimSuffix(strings.ReplaceAll(string(path), "&", "%26"), "/")
+	out := []byte(strings.ToUpper(method) + "&" + orElse(p, "/") + "&")
+	for i, x := range params {
+		switch {
+		case i > 0 && params[i-1].name == x.name:
+			out = append(out, ',')
+		case i > 0:
+			out = append(out, '&')
+			fallthrough
+		default:
+			out = append(out, x.name+"="...)
+		}
+		out = append(out, x.value...)
+	}
+	return out
+}
+
+func percent(b []byte) string {
+	return strings.NewReplacer("+", "%20", "%7E", "~").Replace(url.QueryEscape(string(b)))
+}
+
+// makeJWT writes a token for st.req with the first secret.
+func (v *Verifier) makeJWT(st *state) ([]byte, error) {
+	claims := map[string]any{"iat": st.now.Unix(), "exp": st.now.Add(5 * time.Minute).Unix()}
+	for k, val := range v.spec.Claims {
+		claims[k] = val
+		if val == "true" || val == "false" {
+			claims[k] = val == "true"
+		}
+	}
+	if v.spec.Issuer != "" {
+		claims["iss"] = v.spec.Issuer
+	}
+	if v.spec.Audience != "" {
+		claims["aud"] = strings.ReplaceAll(v.spec.Audience, "{url}", string(st.url))
+	}
+	if v.spec.URLClaim != "" {
+		claims[v.spec.URLClaim] = hexSum(st.url)
+	}
+	if v.spec.RequestClaim != "" {
+		claims[v.spec.RequestClaim] = hexSum(canonicalRequest(st.req.Method, st.req.Path(), st.req.Query()))
+	}
+	if v.spec.BodyClaim != "" && !(v.spec.BodyClaimOptional && len(st.req.Body) == 0) {
+		sum := sha256.Sum256(st.req.Body)
+		claims[v.spec.BodyClaim] = string(appendEncoded(nil, sum[:], orElse(v.spec.BodyClaimEncoding, "hex")))
+	}
+	payload, err := json.Marshal(claims)
+	if err != nil {
+		return nil, err
+	}
+	alg := v.spec.Algorithms[0]
+	b64 := base64.RawURLEncoding
+	msg := b64.EncodeToString([]byte(`{"alg":"`+alg+`","typ":"JWT"}`)) + "." + b64.EncodeToString(payload)
+	mac := hmac.New(hashOf("sha"+alg[2:]), v.secrets[0])
+	mac.Write([]byte(msg))
+	return []byte(v.spec.Prefix + msg + "." + b64.EncodeToString(mac.Sum(nil))), nil
+}

@@ -1,0 +1,224 @@
+package verify
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/selector"
+)
+
+// Resign gives req's header block signed again at the time now with the first secret, so that a receiver who checks the
+// signature's age accepts an old request. It does so for symmetric schemes whose signature and signed timestamp are in
+// headers; the lines are replaced in place, one line each, everything else stays as it is. ok is false otherwise. The
+// body is not touched.
+func (v *Verifier) Resign(req *event.Request, now time.Time) (head event.Head, ok bool) {
+	if v.spec.Scheme != "hmac" && v.spec.Scheme != "digest" || !v.HasTimestamp() || v.loc.kind != "header" || v.stamp.kind == "json" || v.items != nil {
+		return nil, false
+	}
+	if _, n := req.Head.Get(v.loc.name); n == 0 && len(v.spec.Also) == 0 {
+		return nil, false
+	}
+	out := *req
+	out.Head = bytes.Clone(req.Head)
+	st := v.pool.Get().(*state)
+	defer func() { st.reset(); v.pool.Put(st) }()
+	st.req, st.now = &out, now
+	if v.signMAC(st, &out) != nil {
+		return nil, false
+	}
+	return out.Head, true
+}
+
+// signMAC signs out in place. st.req is out.
+func (v *Verifier) signMAC(st *state, out *event.Request) error {
+	if v.items != nil {
+		return fmt.Errorf("%w: every item of the batch carries its own", ErrCannotSign)
+	}
+	stamp := appendTime(nil, st.now, v.spec.Unit)
+	if v.stamp.kind == "header" {
+		out.Head = setLine(out.Head, v.stamp.name, stamp)
+	}
+	for _, name := range v.spec.Also {
+		out.Head = dropLines(out.Head, name)
+	}
+	if err := v.document(st); err != nil {
+		return err
+	}
+	if c := v.prepare(st); c != CheckNone {
+		return fmt.Errorf("%w: what is signed is %s", ErrCannotSign, c)
+	}
+	if c := v.bodyHash(st); c != CheckNone {
+		return fmt.Errorf("%w: the body's hash is %s", ErrCannotSign, c)
+	}
+	if v.stamp.kind == "field" {
+		st.stamp = stamp
+	}
+	v.buildURL(st, 0)
+	sum, c := v.mac(st, 0)
+	if c != CheckNone {
+		return fmt.Errorf("%w: what is signed is %s", ErrCannotSign, c)
+	}
+	return v.place(out, v.signatureText(sum, stamp))
+}
+
+// document reads the JSON that the message needs.
+func (v *Verifier) document(st *state) error {
+	st.doc = st.req.Body
+	if p, ok := v.places["document"]; ok {
+		doc, present, _ := st.at(p)
+		if !present {
+			return fmt.Errorf("%w: no %s", ErrCannotSign, v.spec.Document)
+		}
+		st.doc = doc
+	}
+	if v.set != nil && v.set.Extract(st.doc, st.json) != nil {
+		return fmt.Errorf("%w: the document is not JSON", ErrCannotSign)
+	}
+	return nil
+}
+
+// signatureText is the header's value for one signature.
+func (v *Verifier) signatureText(sum, stamp []byte) []byte {
+	sig := appendEncoded([]byte(v.spec.Prefix), sum, v.spec.Encoding)
+	first := func() string {
+		if len(v.spec.Fields) == 0 {
+			return ""
+		}
+		return v.spec.Fields[0]
+	}
+	switch v.spec.Format {
+	case "fields":
+		text := []byte{}
+		if v.stamp.kind == "field" {
+			text = fmt.Appendf(text, "%s=%s%s", v.stamp.name, stamp, v.separator())
+		}
+		return fmt.Appendf(text, "%s=%s", first(), sig)
+	case "tagged":
+		return fmt.Appendf(nil, "%s,%s", first(), sig)
+	case "positional":
+		return fmt.Appendf(nil, "%s%s%s", stamp, v.separator(), sig)
+	case "pairs":
+		return fmt.Appendf(nil, "%s|%s", first(), sig)
+	}
+	return sig
+}
+
+// place puts a signature or token where the scheme has it.
+func (v *Verifier) place(out *event.Request, text []byte) error {
+	switch v.loc.kind {
+	case "header":
+		out.Head = setLine(out.Head, v.loc.name, text)
+	case "numbered":
+		out.Head = setLine(out.Head, v.loc.name+"1", text)
+	case "authorization":
+		out.Head = setLine(out.Head, "Authorization", append([]byte(v.loc.name+" "), text...))
+	case "body":
+		out.Body = text
+	case "query":
+		out.Target = setQuery(out.Target, v.loc.name, text)
+	case "form":
+		out.Body = setPair(out.Body, v.loc.name, text)
+	case "json":
+		return v.placeJSON(out, text)
+	}
+	return nil
+}
+
+// placeJSON overwrites the string that is at the signature's path.
+func (v *Verifier) placeJSON(out *event.Request, text []byte) error {
+	doc := out.Body
+	form, inForm := v.places["document"]
+	if inForm {
+		doc, _, _ = selector.Lookup(out.Body, form.name)
+	}
+	var at [1]selector.JSONValue
+	if selector.NewJSONSet(v.loc.name).Extract(doc, at[:]) != nil || at[0].Kind != selector.String {
+		return fmt.Errorf("%w: the body has no string at %s", ErrCannotSign, v.loc.name)
+	}
+	raw := at[0].Raw()
+	if len(raw) == 0 {
+		return fmt.Errorf("%w: put any text at %s first", ErrCannotSign, v.loc.name)
+	}
+	i := 0
+	for &doc[i] != &raw[0] { // raw aliases doc
+		i++
+	}
+	doc = bytes.Join([][]byte{doc[:i], text, doc[i+len(raw):]}, nil)
+	if inForm {
+		doc = setPair(out.Body, form.name, doc)
+	}
+	out.Body = doc
+	return nil
+}
+
+func setQuery(target []byte, name string, value []byte) []byte {
+	path, query, _ := bytes.Cut(target, []byte{'?'})
+	return bytes.Join([][]byte{path, setPair(query, name, value)}, []byte{'?'})
+}
+
+// setPair replaces a pair of a query or form, or adds it.
+func setPair(encoded []byte, name string, value []byte) []byte {
+	var out []byte
+	pair := []byte(url.QueryEscape(name) + "=" + url.QueryEscape(string(value)))
+	done := false
+	for k, val := range selector.Pairs(encoded) {
+		one := bytes.Join([][]byte{k, val}, []byte{'='})
+		if key, ok := selector.Unescape(k); ok && string(key) == name {
+			if done {
+				continue
+			}
+			one, done = pair, true
+		}
+		if len(out) > 0 {
+			out = append(out, '&')
+		}
+		out = append(out, one...)
+	}
+	if !done {
+		if len(out) > 0 {
+			out = append(out, '&')
+		}
+		out = append(out, pair...)
+	}
+	return out
+}
+
+// setLine gives the first line of that name a new value, removes further ones, and adds a line if there was none.
+func setLine(head event.Head, name string, value []byte) event.Head {
+	out := make(event.Head, 0, len(head)+len(name)+len(value)+4)
+	done := false
+	for k, v := range head.All() {
+		if !event.EqualFold(k, name) {
+			out = appendLine(out, k, v)
+			continue
+		}
+		if !done {
+			out = appendLine(out, k, value)
+			done = true
+		}
+	}
+	if !done {
+		out = appendLine(out, []byte(name), value)
+	}
+	return out
+}
+
+func dropLines(head event.Head, name string) event.Head {
+	out := make(event.Head, 0, len(head))
+	for k, v := range head.All() {
+		if !event.EqualFold(k, name) {
+			out = appendLine(out, k, v)
+		}
+	}
+	return out
+}
+
+func appendLine(head event.Head, name, value []byte) event.Head {
+	head = append(head, name...)
+	head = append(head, ": "...)
+	head = append(head, value...)
+	return append(head, "\r\n"...)
+}

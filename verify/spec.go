@@ -1,0 +1,291 @@
+package verify
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Spec is how a sender signs: the fields of `verify:` in the configuration and of a preset's row. A preset's Spec is the
+// base, a source's fields replace it one by one.
+type Spec struct {
+	// What a failed check means: enforce refuses the request, observe logs and counts it and lets it pass, without
+	// Hooktender-Verified.
+	Mode string `yaml:"mode"`
+	// How requests are signed. hmac: a keyed hash of `signed`. digest: a plain hash of `signed`, which has {secret} in
+	// it. token: the secret itself is in the request. public_key: a signature checked with public_keys. jwt: a signed
+	// JSON Web Token (RFC 7519). http_signature: HTTP Message Signatures (RFC 9421). none: nothing is checked; needs
+	// insecure: true.
+	Scheme string `yaml:"scheme"`
+	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512. public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
+	// rsa-sha1, rsa-sha256. http_signature: hmac-sha256, ed25519, ecdsa-p256-sha256, rsa-v1_5-sha256, rsa-pss-sha512.
+	Algorithm string `yaml:"algorithm"`
+	// jwt: the algorithms a token may name: HS256, HS384, HS512, RS256, ES256. Never none.
+	Algorithms []string `yaml:"algorithms"`
+	// public_key: a selector whose value chooses the algorithm from algorithm_choices.
+	AlgorithmFrom string `yaml:"algorithm_from"`
+	// public_key: which algorithm each value of algorithm_from means.
+	AlgorithmChoices map[string]string `yaml:"algorithm_choices"`
+	// How the signature is written: hex (either case), base64 (strict, padded), base64url (with or without padding).
+	Encoding string `yaml:"encoding"`
+	// The header that has the signature, or the token.
+	Header string `yaml:"header"`
+	// Where the signature or token is, if it is not in a header of its own: query:name, form:name, json:path, body,
+	// bearer (Authorization: Bearer), basic (Authorization: Basic), authorization:Scheme, or headers:Prefix- for headers
+	// numbered Prefix-1, Prefix-2 and so on.
+	Location string `yaml:"location"`
+	// Further headers with a signature in the same form. They may be absent.
+	Also []string `yaml:"also"`
+	// What stands before the signature. It must be there.
+	Prefix string `yaml:"prefix"`
+	// The form of the header. plain: one signature. list: several, with separator between. fields: k=v pairs with
+	// separator between, signatures under `fields`. tagged: "tag,signature" with spaces between, tags in `fields`.
+	// positional: timestamp, then signatures. pairs: "key|signature" with & between, keys in `fields`. wrapped: base64
+	// of a JSON object, whose members `fields` names (signature, key id).
+	Format string `yaml:"format"`
+	// The names in the header that carry a signature this scheme accepts; see format.
+	Fields []string `yaml:"fields"`
+	// What stands between signatures or pairs; a comma if empty.
+	Separator string `yaml:"separator"`
+	// fields: what stands between whole groups of pairs, each with its own timestamp; empty if there is one group.
+	Group string `yaml:"group"`
+	// How the key is made of the secret or public key. Secrets: utf8 (as it is), base64, hex, whsec (base64 after an
+	// optional whsec_), sha1 or sha256 (the hash of it). Public keys: pem (a key or certificate), spki (base64 DER),
+	// base64, hex (raw Ed25519), whpk, certificate_url (at key_from), key_id (at key_from).
+	Key string `yaml:"key"`
+	// What is signed: literal text and {body}, {timestamp}, {id}, {url} (public_url and the request's target), {method},
+	// {secret}, {header:Name}, {query:name}, {form:name}, {json:path}, {form_sorted}, {url_sorted}, {crc32:body}. A name may
+	// end in ? (may be absent) and in |lower. Text in [ ] falls away if a value in it is absent. {{ and [[ are literal.
+	Signed string `yaml:"signed"`
+	// public_key: the canonical lines that are signed instead of `signed`, per value of lines_by: for each name, in
+	// order, the name and the member's value on lines of their own. A name that ends in ? may be absent.
+	Lines map[string][]string `yaml:"lines"`
+	// The selector whose value chooses from lines.
+	LinesBy string `yaml:"lines_by"`
+	// Where the signature's timestamp is: header:Name, json:path, or field:name in the signature's header (positional:
+	// field:0). Empty if there is none.
+	Timestamp string `yaml:"timestamp"`
+	// How the timestamp is written: s, ms (Unix time) or rfc3339.
+	Unit string `yaml:"unit"`
+	// How old or how far in the future a timestamp may be. 0 = any age, as its sender documents no window.
+	Tolerance time.Duration `yaml:"tolerance"`
+	// The header of {id}. It must not hold a dot where the scheme puts dots between its parts.
+	ID string `yaml:"id"`
+	// Headers that must be there once with exactly this value.
+	Require map[string]string `yaml:"require"`
+	// How {url} is written: exact; port_variants (also with and without the port); decoded (the characters :/?@!$'()*,;
+	// of the query are percent-decoded).
+	URL string `yaml:"url"`
+	// A selector of a hash: where it is present, it must be the hex SHA-256 of the body, and {form_sorted} is empty.
+	BodyHash string `yaml:"body_hash"`
+	// A pattern that what is signed must not match: answers to a challenge signed with the same key, for example.
+	Refuse string `yaml:"refuse"`
+	// Where the JSON document is that json: means, if it is not the body: form:name.
+	Document string `yaml:"document"`
+	// A JSON path to an array: each element is judged by itself, all must be good, and there must be one.
+	Items string `yaml:"items"`
+	// The member of each element that holds the item, if it is not the element itself.
+	Item string `yaml:"item"`
+	// A selector whose value must be one of the secrets: a list of allowed senders.
+	Allow string `yaml:"allow"`
+	// Where the key's name is: a selector of a certificate's URL or a key id.
+	KeyFrom string `yaml:"key_from"`
+	// Hosts a certificate may come from (exact names).
+	KeyHosts []string `yaml:"key_hosts"`
+	// A pattern for hosts a certificate may come from.
+	KeyHostPattern string `yaml:"key_host_pattern"`
+	// A pattern for the path of a certificate's URL.
+	KeyPathPattern string `yaml:"key_path_pattern"`
+	// jwt: the issuer (iss) the token must name.
+	Issuer string `yaml:"issuer"`
+	// jwt: the audience (aud) the token must name; {url} is the request's public URL.
+	Audience string `yaml:"audience"`
+	// jwt: further claims and the values they must have.
+	Claims map[string]string `yaml:"claims"`
+	// jwt: the claim that has the SHA-256 of the body.
+	BodyClaim string `yaml:"body_claim"`
+	// jwt: how that hash is written: hex or base64.
+	BodyClaimEncoding string `yaml:"body_claim_encoding"`
+	// jwt: the body's claim is absent where the body is empty, and only there.
+	BodyClaimOptional bool `yaml:"body_claim_optional"`
+	// jwt: the claim that has the hex SHA-256 of the public URL.
+	URLClaim string `yaml:"url_claim"`
+	// jwt: the claim that has the hash of the canonical request line.
+	RequestClaim string `yaml:"request_claim"`
+	// jwt: how old a token may be by its iat; 0 = any. A token without iat is refused then.
+	MaxAge time.Duration `yaml:"max_age"`
+	// jwt: how far clocks may differ for exp, nbf and iat.
+	Leeway time.Duration `yaml:"leeway"`
+	// http_signature: components that the signature must cover. content-digest is compared with the body.
+	Components []string `yaml:"components"`
+	// http_signature: the key id that signatures must name; empty = any.
+	KeyID string `yaml:"key_id"`
+	// What the signature authenticates: body, crc32 (of the body only) or origin (not the body). Empty: derived from
+	// what is signed.
+	Binds string `yaml:"binds"`
+}
+
+// Clone is a deep copy.
+func (s Spec) Clone() Spec {
+	s.Algorithms, s.Also, s.Fields = slices.Clone(s.Algorithms), slices.Clone(s.Also), slices.Clone(s.Fields)
+	s.KeyHosts, s.Components = slices.Clone(s.KeyHosts), slices.Clone(s.Components)
+	s.AlgorithmChoices, s.Require, s.Claims = maps.Clone(s.AlgorithmChoices), maps.Clone(s.Require), maps.Clone(s.Claims)
+	s.Lines = maps.Clone(s.Lines)
+	for k, v := range s.Lines {
+		s.Lines[k] = slices.Clone(v)
+	}
+	return s
+}
+
+// choices of the fields that have a closed list.
+var choices = map[string][]string{
+	"mode":      {"", "enforce", "observe"},
+	"scheme":    {"hmac", "digest", "token", "public_key", "jwt", "http_signature", "none"},
+	"encoding":  {"", "hex", "base64", "base64url"},
+	"format":    {"", "plain", "list", "fields", "tagged", "positional", "pairs", "wrapped"},
+	"unit":      {"", "s", "ms", "rfc3339"},
+	"url":       {"", "exact", "port_variants", "decoded"},
+	"binds":     {"", string(BindsBody), string(BindsCRC32), string(BindsOrigin)},
+	"body_enc":  {"", "hex", "base64"},
+	"secretKey": {"", "utf8", "base64", "hex", "whsec", "sha1", "sha256"},
+	"publicKey": {"", "pem", "spki", "base64", "hex", "whpk", "certificate_url", "key_id"},
+	"hmac":      {"sha1", "sha256", "sha384", "sha512"},
+	"public":    {"ed25519", "ecdsa-sha1", "ecdsa-sha256", "rsa-sha1", "rsa-sha256"},
+	"http":      {"hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-pss-sha512"},
+	"jwt":       {"HS256", "HS384", "HS512", "RS256", "ES256"},
+}
+
+// faults collects what is wrong with a Spec.
+type faults struct{ errs []error }
+
+func (f *faults) add(field, format string, args ...any) {
+	f.errs = append(f.errs, &SpecError{Field: field, Problem: fmt.Sprintf(format, args...)})
+}
+
+func (f *faults) oneOf(field, value, list string) {
+	if !slices.Contains(choices[list], value) {
+		f.add(field, "%q is not one of %s", value, strings.Trim(strings.Join(choices[list], ", "), ", "))
+	}
+}
+
+// SpecError is one fault of a Spec: the YAML name of the field and what is wrong with it.
+type SpecError struct{ Field, Problem string }
+
+func (e *SpecError) Error() string { return e.Field + ": " + e.Problem }
+
+// Check joins every fault (each a *SpecError) that can be seen without secrets. {config:name} is taken as given.
+func (s *Spec) Check() error {
+	f := &faults{}
+	f.oneOf("mode", s.Mode, "mode")
+	f.oneOf("scheme", s.Scheme, "scheme")
+	f.oneOf("encoding", s.Encoding, "encoding")
+	f.oneOf("format", s.Format, "format")
+	f.oneOf("unit", s.Unit, "unit")
+	f.oneOf("url", s.URL, "url")
+	f.oneOf("binds", s.Binds, "binds")
+	f.oneOf("body_claim_encoding", s.BodyClaimEncoding, "body_enc")
+	for _, d := range []struct {
+		field string
+		value time.Duration
+	}{{"tolerance", s.Tolerance}, {"max_age", s.MaxAge}, {"leeway", s.Leeway}} {
+		if d.value < 0 {
+			f.add(d.field, "%s is negative", d.value)
+		}
+	}
+	for field, p := range map[string]string{"refuse": s.Refuse, "key_host_pattern": s.KeyHostPattern, "key_path_pattern": s.KeyPathPattern} {
+		if _, err := regexp.Compile(p); err != nil {
+			f.add(field, "not a pattern: %v", err)
+		}
+	}
+	if s.Header != "" && s.Location != "" {
+		f.add("location", "header and location exclude each other")
+	}
+	s.checkScheme(f)
+	return errors.Join(f.errs...)
+}
+
+func (s *Spec) checkScheme(f *faults) {
+	switch s.Scheme {
+	case "hmac", "digest":
+		f.oneOf("algorithm", s.Algorithm, "hmac")
+		f.oneOf("key", s.Key, "secretKey")
+		s.checkSigned(f)
+	case "public_key":
+		if s.AlgorithmFrom == "" {
+			f.oneOf("algorithm", s.Algorithm, "public")
+		}
+		for _, a := range s.AlgorithmChoices {
+			f.oneOf("algorithm_choices", a, "public")
+		}
+		f.oneOf("key", s.Key, "publicKey")
+		s.checkSigned(f)
+	case "jwt":
+		if len(s.Algorithms) == 0 {
+			f.add("algorithms", "name the algorithms a token may use")
+		}
+		for _, a := range s.Algorithms {
+			f.oneOf("algorithms", a, "jwt")
+		}
+		s.checkLocation(f)
+	case "http_signature":
+		f.oneOf("algorithm", s.Algorithm, "http")
+	case "token":
+		s.checkLocation(f)
+	}
+}
+
+func (s *Spec) checkLocation(f *faults) {
+	if s.Header == "" && s.Location == "" {
+		f.add("header", "say which header has the signature (or location)")
+	}
+	if _, err := parseLocation(s); err != nil {
+		f.add("location", "%v", err)
+	}
+}
+
+func (s *Spec) checkSigned(f *faults) {
+	s.checkLocation(f)
+	if s.Encoding == "" {
+		f.add("encoding", "say how the signature is written: hex, base64 or base64url")
+	}
+	if len(s.Lines) > 0 {
+		return
+	}
+	t, err := parseTemplate(s.Signed)
+	if err != nil {
+		f.add("signed", "%v", err)
+		return
+	}
+	if t.uses("timestamp", "") && s.Timestamp == "" {
+		f.add("timestamp", "signed has {timestamp}, but nothing says where it is")
+	}
+	if t.uses("id", "") && s.ID == "" {
+		f.add("id", "signed has {id}, but nothing says which header it is")
+	}
+	if s.Timestamp != "" {
+		if _, err := parseStamp(s.Timestamp); err != nil {
+			f.add("timestamp", "%v", err)
+		}
+	}
+	if s.Scheme == "digest" && !t.uses("secret", "") {
+		f.add("signed", "a digest without {secret} proves nothing")
+	}
+	if s.Scheme != "digest" && s.Scheme != "public_key" && t.uses("secret", "") {
+		f.add("signed", "{secret} is for scheme digest")
+	}
+}
+
+// SignsURL says whether verification needs the public URL of the request.
+func (s *Spec) SignsURL() bool {
+	if s.URLClaim != "" || strings.Contains(s.Audience, "{url}") || s.Scheme == "http_signature" {
+		return s.Scheme != "http_signature" || slices.ContainsFunc(s.Components, func(c string) bool {
+			return c == "@target-uri" || c == "@authority" || c == "@scheme"
+		})
+	}
+	t, err := parseTemplate(s.Signed)
+	return err == nil && (t.uses("url", "") || t.uses("url_sorted", ""))
+}
