@@ -83,7 +83,7 @@ func (p *port) do(method, path, body string, header ...string) answer {
 	_ = json.Unmarshal(a.body, &a.object)
 	if method != http.MethodHead {
 		if why := p.contract.check(method, req.URL.EscapedPath(), a.status, a.header.Get("Content-Type"), a.body); why != "" {
-			p.t.Errorf("%s %s ← %d: the answer breaks the description: %s\n%s", method, path, a.status, why, a.body)
+			p.t.Errorf("%s %s ← %d: the answer breaks the description: %s\n%.600s", method, path, a.status, why, a.body)
 		}
 	}
 	return a
@@ -94,7 +94,7 @@ func (p *port) want(status int, method, path, body string, header ...string) ans
 	p.t.Helper()
 	a := p.do(method, path, body, header...)
 	if a.status != status {
-		p.t.Fatalf("%s %s %s: want %d, got %d %s", method, path, body, status, a.status, a.body)
+		p.t.Fatalf("%s %s %.200s: want %d, got %d %.600s", method, path, body, status, a.status, a.body)
 	}
 	return a
 }

@@ -88,7 +88,7 @@ func (d *decoder) checkTop(c *Config) {
 			d.fail("public_url", "", "must be a URL such as https://hooks.example.com, without query or fragment")
 		}
 	}
-	if len(c.Sources) == 0 {
+	if len(c.Sources) == 0 && !d.anyFault("sources") {
 		d.fail("sources", "", "is missing: there is nothing to receive")
 	}
 }

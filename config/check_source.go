@@ -136,6 +136,10 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 		d.fail(key+".verify.scheme", "use provider: none with insecure: true", "none verifies nothing")
 		return
 	}
+	if s.Verify.Scheme == "" {
+		d.fail(key+".verify.scheme", "for example verify: {scheme: token, location: query:token}", "is missing: this preset knows the sender's challenge, not how its requests are signed")
+		return
+	}
 	if s.Verify.SignsURL() && c.PublicURL == "" {
 		d.fail(key+".provider", "set public_url at the top of the file, such as https://hooks.example.com", "this sender signs the URL: public_url is needed")
 	}
@@ -145,17 +149,23 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	}
 	_, err := verify.Compile(s.Verify, s.Secrets, o)
 	for _, f := range faults(err) {
-		d.verifyFault(key, f)
+		d.verifyFault(key, s, f)
 	}
 }
 
 var numbered = regexp.MustCompile(`^number ([0-9]{1,6}) (.*)$`)
 
 // verifyFault puts a fault of verify.Compile where the user can mend it.
-func (d *decoder) verifyFault(key string, f fault) {
+func (d *decoder) verifyFault(key string, s *Source, f fault) {
 	hint := ""
 	if strings.HasPrefix(f.message, "needs the parameter") {
 		hint = "give it under handshake"
+	}
+	if f.key == "secrets" && len(s.Secrets) == 0 {
+		hint = "for example secrets: [{env: " + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_")) + "_SECRET}]"
+		if s.Preset.Secret != "" {
+			hint += "; it is " + s.Preset.Secret
+		}
 	}
 	if m := numbered.FindStringSubmatch(f.message); m != nil { // secrets and keys are counted from 1
 		if n, err := strconv.Atoi(m[1]); err == nil {

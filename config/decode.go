@@ -18,7 +18,7 @@ import (
 // Bounds of a file. An alias costs what it stands for.
 const (
 	maxFile  = 1 << 20
-	maxNodes = 1 << 20
+	maxNodes = 1 << 19
 	maxMerge = 16
 )
 

@@ -3,6 +3,7 @@ package forward
 import (
 	"bytes"
 	"errors"
+	"strconv"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -141,7 +142,8 @@ func (p *parser) headLine(b []byte) (n int, more bool, err error) {
 	case len(line) > 0:
 		return 0, false, p.field(line)
 	}
-	return p.pos, false, p.headDone(event.Head(b[p.headFrom:from]))
+	size := p.pos
+	return size, false, p.headDone(event.Head(b[p.headFrom:from]))
 }
 
 func (p *parser) statusLine(line []byte) error {
@@ -381,6 +383,20 @@ func (p *parser) end() error {
 func (p *parser) reusable() bool {
 	return !p.close && (!p.http10 || p.keep)
 }
+
+// begun says whether anything of an answer has come.
+func (p *parser) begun() bool { return p.pos > 0 || p.interim > 0 || p.phase != phaseStatus }
+
+// grow doubles the room for the body, up to what is still to come.
+func (p *parser) grow() {
+	more := min(int64(max(512, len(p.out))), p.left)
+	out := make([]byte, len(p.out), int64(len(p.out))+more)
+	copy(out, p.out)
+	p.out = out
+}
+
+// statusText is the error text of a complete answer that was no success.
+func statusText(status int) string { return "the upstream answered " + strconv.Itoa(status) }
 
 func hexValue(c byte) int64 {
 	switch {

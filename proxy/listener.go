@@ -79,7 +79,7 @@ func (l *listener) finish() {
 
 // room waits until there is room for one more connection, closing an idle one if need be.
 func (s *Server) room() {
-	for !s.draining.Load() {
+	for waited := false; !s.draining.Load(); waited = true {
 		s.mu.Lock()
 		full := len(s.conns) >= s.cfg.MaxConns
 		if full {
@@ -87,6 +87,9 @@ func (s *Server) room() {
 		}
 		s.mu.Unlock()
 		if !full {
+			if waited {
+				s.ended() // another listener may wait too
+			}
 			return
 		}
 		select {

@@ -260,7 +260,7 @@ func (s *Spec) checkSigned(f *faults) {
 		f.add("signed", "%v", err)
 		return
 	}
-	if t.uses("timestamp", "") && s.Timestamp == "" {
+	if t.needs("timestamp") && s.Timestamp == "" {
 		f.add("timestamp", "signed has {timestamp}, but nothing says where it is")
 	}
 	if t.uses("id", "") && s.ID == "" {

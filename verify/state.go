@@ -34,7 +34,6 @@ type state struct {
 	macs                   []hasher // one per secret; of a digest, one
 	sum                    [64]byte
 	kid                    []byte
-	quiet                  bool // Explain: compute, skip nothing
 }
 
 // candidate is one signature that the request offers.
@@ -173,7 +172,7 @@ func (st *state) urlSorted() ([]byte, bool) {
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
-// parseStamp reads a timestamp: (0|[1-9][0-9]{0,15}) in seconds or milliseconds, or RFC 3339.
+// parseTime reads a timestamp: (0|[1-9][0-9]{0,15}) in seconds or milliseconds, or RFC 3339.
 func parseTime(b []byte, unit string) (time.Time, bool) {
 	if unit == "rfc3339" {
 		if len(b) > 64 {

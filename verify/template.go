@@ -122,6 +122,16 @@ func (t *template) uses(kind, name string) bool {
 	return false
 }
 
+// needs says whether a value of this kind is in the message outside of [ ].
+func (t *template) needs(kind string) bool {
+	for _, o := range t.ops {
+		if o.kind == kind && o.segment == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // dropTimestamp removes every segment that has {timestamp} in it: the sender does not send one.
 func (t *template) dropTimestamp() {
 	gone := map[int]bool{}

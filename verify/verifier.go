@@ -104,6 +104,7 @@ type Options struct {
 // Verifier judges requests of one source. It is immutable and may be used from many goroutines.
 type Verifier struct {
 	spec    Spec
+	opts    Options
 	loc     location
 	tmpl    *template
 	stamp   stampPlace
@@ -146,7 +147,7 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	if err := spec.Check(); err != nil {
 		return nil, errors.Join(err, errors.Join(f.errs...))
 	}
-	v := &Verifier{spec: spec, places: map[string]place{}, id: spec.ID}
+	v := &Verifier{spec: spec, opts: opts, places: map[string]place{}, id: spec.ID}
 	v.compileSecrets(secrets, f)
 	v.compileURL(opts, f)
 	v.compileShape(f)

@@ -1,0 +1,142 @@
+package admin_test
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/admin"
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/internal/admintest"
+)
+
+// follow opens a stream and gives its lines.
+func follow(t *testing.T, p *port, query, lastID string) <-chan string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, "GET", p.URL+"/v1/stream"+query, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lastID != "" {
+		req.Header.Set("Last-Event-ID", lastID)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kind := resp.Header.Get("Content-Type"); resp.StatusCode != 200 || kind != "text/event-stream" {
+		t.Fatalf("status %d, %s", resp.StatusCode, kind)
+	}
+	lines := make(chan string, 100)
+	go func() {
+		defer close(lines)
+		defer resp.Body.Close()
+		for s := bufio.NewScanner(resp.Body); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return lines
+}
+
+// next gives the id and the record of the next change.
+func next(t *testing.T, p *port, lines <-chan string) (id, record string) {
+	t.Helper()
+	for {
+		select {
+		case line, open := <-lines:
+			if !open {
+				t.Fatal("the stream ended")
+			}
+			name, value, _ := strings.Cut(line, ": ")
+			switch name {
+			case "id":
+				id = value
+			case "data":
+				record = value
+			case "event":
+				if value != "state" {
+					t.Errorf("event: %q", value)
+				}
+			case "":
+				if record != "" {
+					if why := p.contract.check("GET", "/v1/events/x", 200, "application/json", []byte(record)); why != "" {
+						t.Error(why)
+					}
+					return id, record
+				}
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("nothing came")
+		}
+	}
+}
+
+func TestTheStreamCanBeTakenUpAgain(t *testing.T) {
+	p := start(t, nil)
+	rec := p.Receive(t, "stripe", "evt_1", admintest.Queued)
+	lines := follow(t, p, "", "")
+	p.Change(t, rec.ID, nil, func(r *event.Record) { r.Reason = event.Retrying })
+	first, record := next(t, p, lines)
+	if !strings.Contains(record, `"reason":"retrying"`) {
+		t.Error(record)
+	}
+	p.Change(t, rec.ID, nil, func(r *event.Record) { r.State, r.Reason = event.Delivered, event.NoReason })
+	if _, record := next(t, p, lines); !strings.Contains(record, `"state":"delivered"`) {
+		t.Error(record)
+	}
+	for _, again := range []<-chan string{follow(t, p, "?cursor="+first, ""), follow(t, p, "?cursor=nonsense", first)} {
+		if _, record := next(t, p, again); !strings.Contains(record, `"state":"delivered"`) {
+			t.Error(record)
+		}
+	}
+}
+
+func TestWaitsAndStreamsEndWithTheServer(t *testing.T) {
+	p := start(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := admin.New(admin.Options{Journal: p.Journal, Core: p.Core, Control: p.Control, Health: p.Control})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ctx, l) }()
+	p.Receive(t, "stripe", "evt_1", admintest.Queued)
+	base := "http://" + l.Addr().String()
+	stream, err := http.Get(base + "/v1/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	status := make(chan int, 1)
+	go func() {
+		resp, err := http.Get(base + "/v1/events/evt_1?wait=60s")
+		if err != nil {
+			status <- 0
+			return
+		}
+		resp.Body.Close()
+		status <- resp.StatusCode
+	}()
+	time.Sleep(50 * time.Millisecond)
+	began := time.Now()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > 3*time.Second {
+		t.Errorf("took %s", d)
+	}
+	if got := <-status; got != 200 {
+		t.Errorf("the wait was answered %d", got)
+	}
+}

@@ -1,0 +1,237 @@
+package forward
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A link is one connection to the upstream with what has been read from it and not used yet. One exchange at a time owns it.
+type link struct {
+	nc     net.Conn
+	raw    syscall.RawConn // of the socket itself; nil if it has none
+	tls    bool
+	used   bool // an answer has been read from it
+	cutOff bool // a request could not be written to its end
+	buf    []byte
+	r, w   int // buf[r:w] is unread
+
+	readBy, writeBy time.Time // deadlines set; zero = none
+	idleSince       time.Time
+
+	ctx       context.Context // whose end breaks this link
+	unwatch   func() bool
+	cancelled atomic.Bool
+
+	stale    bool             // result of the last look
+	surplus  bool             // … was because of bytes that nobody asked for
+	lookFunc func(fd uintptr) // bound once: a new closure for each look would be an allocation
+	one      [1]byte
+}
+
+func newLink(nc net.Conn) *link {
+	l := &link{nc: nc, buf: make([]byte, 4<<10)}
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			l.raw = raw
+			l.lookFunc = l.look
+		}
+	}
+	return l
+}
+
+// watch makes the end of ctx break the link. The registration outlives the exchange: the next one mostly has the same ctx.
+// It says false if ctx has ended already.
+func (l *link) watch(ctx context.Context) bool {
+	if ctx.Done() == nil {
+		return l.release()
+	}
+	if l.ctx != ctx {
+		if !l.release() {
+			return false
+		}
+		l.ctx = ctx
+		l.unwatch = context.AfterFunc(ctx, l.cancel)
+	}
+	return !l.cancelled.Load() && ctx.Err() == nil
+}
+
+func (l *link) cancel() {
+	l.cancelled.Store(true)
+	_ = l.nc.SetDeadline(time.Unix(1, 0))
+}
+
+// release ends the registration; false means that it came too late.
+func (l *link) release() bool {
+	ok := l.unwatch == nil || l.unwatch()
+	l.ctx, l.unwatch = nil, nil
+	return ok && !l.cancelled.Load()
+}
+
+func (l *link) close() {
+	l.release()
+	_ = l.nc.Close()
+}
+
+// clean says whether nothing waits to be read, not even the connection's end: whatever does is no answer to a request that has
+// not been sent. It does not block.
+func (l *link) clean() bool {
+	l.stale, l.surplus = true, l.w > l.r
+	if l.surplus {
+		return false
+	}
+	if l.raw == nil {
+		l.lookSlowly()
+	} else if l.raw.Control(l.lookFunc) != nil {
+		return false
+	}
+	return !l.stale
+}
+
+// look reads without waiting. The byte may be lost: a link that has one to read is closed.
+func (l *link) look(fd uintptr) {
+	for {
+		n, err := syscall.Read(int(fd), l.one[:])
+		if err == syscall.EINTR {
+			continue
+		}
+		l.stale = err != syscall.EAGAIN
+		l.surplus = n > 0
+		return
+	}
+}
+
+// lookSlowly is look for connections that are no sockets, as in tests: it waits for next to no time.
+func (l *link) lookSlowly() {
+	l.readBy = time.Time{}
+	_ = l.nc.SetReadDeadline(time.Now().Add(time.Microsecond))
+	n, err := l.nc.Read(l.one[:])
+	ne, ok := err.(net.Error)
+	l.stale = n > 0 || !(ok && ne.Timeout()) && err != os.ErrDeadlineExceeded
+	l.surplus = n > 0
+}
+
+// fill reads more into the buffer, until by.
+func (l *link) fill(by time.Time) error {
+	if l.r > 0 {
+		l.w = copy(l.buf, l.buf[l.r:l.w])
+		l.r = 0
+	}
+	if l.w == len(l.buf) {
+		l.buf = append(l.buf, make([]byte, len(l.buf))...)
+	}
+	n, err := l.read(l.buf[l.w:], by)
+	l.w += n
+	return err
+}
+
+// read reads until by. An error comes without bytes.
+func (l *link) read(p []byte, by time.Time) (int, error) {
+	if !by.Equal(l.readBy) {
+		l.readBy = by
+		_ = l.nc.SetReadDeadline(by)
+		if l.cancelled.Load() { // in case that has just undone what cancel did
+			return 0, context.Canceled
+		}
+	}
+	n, err := l.nc.Read(p)
+	if n > 0 {
+		return n, nil
+	}
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return 0, err
+}
+
+// writeUntil sets the write deadline, unless the present one is at most slack later.
+func (l *link) writeUntil(by time.Time, slack time.Duration) {
+	if d := l.writeBy.Sub(by); d >= 0 && d <= slack {
+		return
+	}
+	l.writeBy = by.Add(slack)
+	_ = l.nc.SetWriteDeadline(l.writeBy)
+}
+
+// A pool keeps idle links, the latest used on top, each for IdleTimeout.
+type pool struct {
+	mu     sync.Mutex
+	idle   []*link
+	bound  int
+	closed bool
+	timer  *time.Timer // runs while there are links
+}
+
+func (p *pool) take() *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	l := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	return l
+}
+
+func (p *pool) put(l *link, now time.Time) {
+	l.used, l.idleSince = true, now
+	p.mu.Lock()
+	keep := !p.closed && len(p.idle) < p.bound
+	if keep {
+		p.idle = append(p.idle, l)
+		if p.timer == nil {
+			p.timer = time.AfterFunc(IdleTimeout, p.sweep)
+		}
+	}
+	p.mu.Unlock()
+	if !keep {
+		l.close()
+	}
+}
+
+// sweep closes what has been idle for too long. The longest idle are at the bottom.
+func (p *pool) sweep() {
+	now := time.Now()
+	var old []*link
+	p.mu.Lock()
+	for len(p.idle) > len(old) && now.Sub(p.idle[len(old)].idleSince) >= IdleTimeout {
+		old = append(old, p.idle[len(old)])
+	}
+	p.idle = append(p.idle[:0], p.idle[len(old):]...)
+	p.timer = nil
+	if len(p.idle) > 0 {
+		p.timer = time.AfterFunc(IdleTimeout-now.Sub(p.idle[0].idleSince), p.sweep)
+	}
+	p.mu.Unlock()
+	for _, l := range old {
+		l.close()
+	}
+}
+
+// drop closes all idle links.
+func (p *pool) drop() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	p.mu.Unlock()
+	for _, l := range idle {
+		l.close()
+	}
+}
+
+func (p *pool) shut() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+}
