@@ -36,6 +36,7 @@ type options struct {
 	role        string
 	listen      string
 	upstream    string
+	pid         int
 	check       bool
 }
 
@@ -48,9 +49,10 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "comma-separated targets (default all)")
 	flag.StringVar(&o.binary, "binary", "", "a built hooktender (default: build it)")
 	flag.BoolVar(&o.check, "check", false, "exit 1 unless hybrid costs at most 3.0 × the CPU and reaches at least 0.42 × the throughput of the plain proxy")
-	flag.StringVar(&o.role, "role", "", "internal: sink or proxy")
-	flag.StringVar(&o.listen, "listen", "", "internal")
-	flag.StringVar(&o.upstream, "upstream", "", "internal")
+	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy or load")
+	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
+	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
+	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy: where to forward")
 	flag.Parse()
 	var err error
 	switch o.role {
@@ -58,6 +60,8 @@ func main() {
 		err = runSink(o.listen)
 	case "proxy":
 		err = runProxy(o.listen, o.upstream)
+	case "load":
+		err = runLoad(o)
 	default:
 		err = run(context.Background(), o)
 	}
@@ -65,6 +69,16 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// runLoad loads one address and prints what it saw.
+func runLoad(o options) error {
+	s, err := newLoad(o).run(context.Background(), &target{name: "load", addr: o.listen, path: "/bench", pid: o.pid}, time.Duration(o.seconds*float64(time.Second)))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Printf("%.0f requests/s, %.1f µs CPU per request, p50 %s, p99 %s\n", s.rps, s.cpu*1e6, s.p50, s.p99)
+	return err
 }
 
 // target is one process under load.

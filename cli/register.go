@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 // constructors make the commands of the root, in the order of the help.
 var constructors = []func(*env) *cobra.Command{
 	runCommand,
+	validateCommand,
 	demoCommand,
 	eventsCommand,
 	replayCommand,
@@ -12,6 +13,11 @@ var constructors = []func(*env) *cobra.Command{
 	checkpointCommand,
 	sourcesCommand,
 	upstreamsCommand,
+	sendCommand,
+	providersCommand,
+	verifyCommand,
+	configCommand,
+	doctorCommand,
 	healthcheckCommand,
 	drainCommand,
 	versionCommand,

@@ -51,7 +51,7 @@ func (d *decoder) room(key string, err error) {
 // check reports what is wrong with a file whose values are well-formed one by one.
 func (d *decoder) check(c *Config) {
 	d.checkTop(c)
-	d.checkAdmin(&c.Admin)
+	d.checkAdmin(c)
 	d.room("journal", c.Journal.Check())
 	d.room("dedup", c.Dedup.Check())
 	d.room("retention", c.Retention.Check())
@@ -117,11 +117,14 @@ func loopback(host string) bool {
 
 const minToken = 16
 
-func (d *decoder) checkAdmin(a *Admin) {
+func (d *decoder) checkAdmin(c *Config) {
+	a := &c.Admin
 	host, err := hostOf(a.Listen)
 	switch {
 	case err != nil:
 		d.fail("admin.listen", "", "%s", err)
+	case a.Listen == c.Listen && !strings.HasSuffix(a.Listen, ":0"):
+		d.fail("admin.listen", "", "is the address of the public port")
 	case len(a.Tokens) > 0 || d.faulty["admin.tokens"]:
 	case loopback(host):
 		d.warn("admin", "the admin port has no tokens: everyone on this host may use it")

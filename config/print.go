@@ -16,8 +16,9 @@ import (
 	"github.com/hooktender/hooktender/verify"
 )
 
-// Print writes the effective configuration, defaults and presets included, as a file that Load reads. A secret shows as where it
-// comes from: {env: X}, {file: path}, or "[secret]" where it stands in the file itself.
+// Print writes the effective configuration, defaults and presets included, in the form of the file. A secret shows as where it comes
+// from: {env: X}, {file: path}, or "[secret]" where it stands in the file itself; without the last kind Load reads what Print writes,
+// and it means the same.
 func Print(w io.Writer, c *Config) error {
 	_, err := io.WriteString(w, Text(c, nil))
 	return err

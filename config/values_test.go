@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -267,4 +268,24 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"good": "a-secret\n", "crlf": "a-secret\r\n", "two": "a-secret\n\n", "empty": "\n", "large": strings.Repeat("x", maxSecretFile+1)} {
+		write(t, filepath.Join(dir, name), text)
+	}
+	for name, want := range map[string]string{
+		"good": "", "crlf": "", "two": "the file begins or ends with white space", "empty": "the file is empty",
+		"large": "the file of {file: …} is larger than 64KiB", "none": "the file of {file: …} does not exist", ".": "the file of {file: …} is no regular file",
+	} {
+		text := strings.Replace(minimal, "{env: STRIPE_WEBHOOK_SECRET}", "{file: "+name+"}", 1)
+		c, err := Parse(filepath.Join(dir, "hooktender.yaml"), []byte(text), testEnv)
+		switch all := new(Errors); {
+		case want == "" && (err != nil || string(c.Sources["stripe"].Secrets[0].Bytes()) != "a-secret"):
+			t.Errorf("%s: %v", name, err)
+		case want != "" && (!errors.As(err, &all) || all.Problems[0].Message != want):
+			t.Errorf("%s: got %v, want %q", name, err, want)
+		}
+	}
 }

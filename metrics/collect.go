@@ -173,10 +173,11 @@ func (s *Set) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect sends every series as it is now (prometheus.Collector).
 func (s *Set) Collect(ch chan<- prometheus.Metric) {
-	e := emitter{ch: ch, now: time.Now()}
+	e := emitter{ch: ch}
 	if ask := s.gauges.Load().Sources; ask != nil {
 		e.sources = ask()
 	}
+	e.now = time.Now()
 	for i, m := range declared {
 		e.desc, e.kind = descriptions[i], m.kind
 		m.emit(s, &e)

@@ -58,6 +58,8 @@ type Preset struct {
 	Responses   Responses     `yaml:"responses"`
 	// The sender deletes the endpoint or gives up for good on a 410.
 	Forbid410 bool `yaml:"forbid_410"`
+	// Where the sender publishes its keys as a JWK set; may hold {config:name}. See KeySource.
+	JWKS string `yaml:"jwks"`
 	// Which challenge the sender makes; "" = none. See NewHandshake.
 	Handshake string `yaml:"handshake"`
 	// The verified MAC must not serve as a second replay key: genuine events may repeat it.

@@ -124,10 +124,9 @@ func (s *JSONSet) child(at int, key string) int {
 func (s *JSONSet) Extract(doc []byte, out []JSONValue) error {
 	out = out[:s.paths]
 	clear(out)
-	var room [64]bool
-	sc := jsonScanner{set: s, doc: doc, out: out, seen: room[:]}
-	if len(s.nodes) > len(room) {
-		sc.seen = make([]bool, len(s.nodes))
+	sc := jsonScanner{set: s, doc: doc, out: out}
+	if len(s.nodes) > 64 {
+		sc.more = make([]bool, len(s.nodes))
 	}
 	sc.space()
 	ok := sc.value(0, 1)
@@ -145,7 +144,7 @@ func EachElement(raw []byte, fn func(elem []byte) bool) bool {
 	if len(raw) == 0 || raw[0] != '[' {
 		return false
 	}
-	sc := jsonScanner{set: &JSONSet{nodes: []jsonNode{{index: -1}}}, doc: raw, at: 1, seen: make([]bool, 1)}
+	sc := jsonScanner{set: &JSONSet{nodes: []jsonNode{{index: -1}}}, doc: raw, at: 1}
 	sc.space()
 	if sc.peek() == ']' {
 		return true
@@ -173,7 +172,20 @@ type jsonScanner struct {
 	doc  []byte
 	at   int
 	out  []JSONValue
-	seen []bool
+	seen uint64 // nodes entered, of the first 64
+	more []bool // nodes entered, all of them, if there are more than 64
+}
+
+// first says whether node is entered for the first time, and notes it.
+func (sc *jsonScanner) first(node int) bool {
+	if sc.more != nil {
+		was := sc.more[node]
+		sc.more[node] = true
+		return !was
+	}
+	was := sc.seen>>node&1 != 0
+	sc.seen |= 1 << node
+	return !was
 }
 
 func (sc *jsonScanner) space() {
@@ -318,11 +330,10 @@ func (sc *jsonScanner) enter(node int, key []byte, escaped bool) int {
 		if !equalKey(key, escaped, sc.set.nodes[c].key) {
 			continue
 		}
-		if sc.seen[c] {
+		if !sc.first(c) {
 			sc.spoil(c)
 			return -1
 		}
-		sc.seen[c] = true
 		return c
 	}
 	return -1
@@ -370,6 +381,14 @@ func (sc *jsonScanner) array(node, depth int) bool {
 	}
 }
 
+// plain are the bytes that stand for themselves in a string: printable ASCII but the quote and the backslash, and DEL.
+var plain = func() (t [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
 // str reads a string; raw is what is between the quotes. Control characters, invalid UTF-8, unknown escapes and lone
 // surrogates are refused.
 func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
@@ -378,6 +397,11 @@ func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
 	for sc.at < len(sc.doc) {
 		c := sc.doc[sc.at]
 		switch {
+		case plain[c]:
+			sc.at++
+			for sc.at < len(sc.doc) && plain[sc.doc[sc.at]] {
+				sc.at++
+			}
 		case c == '"':
 			raw = sc.doc[start:sc.at:sc.at]
 			sc.at++
@@ -391,8 +415,6 @@ func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
 			sc.at += n
 		case c < ' ':
 			return nil, false, false
-		case c < utf8.RuneSelf:
-			sc.at++
 		default:
 			r, n := utf8.DecodeRune(sc.doc[sc.at:])
 			if r == utf8.RuneError && n == 1 {

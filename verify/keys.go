@@ -275,13 +275,10 @@ func (v *Verifier) trusted(name string) bool {
 }
 
 func (v *Verifier) fetch(name string, now time.Time) ([]crypto.PublicKey, Check) {
-	if v.keys.source == nil {
-		if len(v.keys.static) > 0 { // pinned: the name does not choose
-			return v.keys.static, CheckNone
-		}
-		return nil, CheckSender
+	if len(v.keys.static) > 0 { // pinned: the name does not choose
+		return v.keys.static, CheckNone
 	}
-	if name == "" || len(name) > 1024 {
+	if v.keys.source == nil || name == "" || len(name) > 1024 {
 		return nil, CheckSender
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), keyWait)

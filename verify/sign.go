@@ -38,8 +38,13 @@ func (v *Verifier) signMAC(st *state, out *event.Request) error {
 		return fmt.Errorf("%w: every item of the batch carries its own", ErrCannotSign)
 	}
 	stamp := appendTime(nil, st.now, v.spec.Unit)
-	if v.stamp.kind == "header" {
+	switch v.stamp.kind {
+	case "header":
 		out.Head = setLine(out.Head, v.stamp.name, stamp)
+	case "json":
+		if err := v.placeJSON(out, v.stamp.name, stamp); err != nil {
+			return err
+		}
 	}
 	for _, name := range v.spec.Also {
 		out.Head = dropLines(out.Head, name)
@@ -122,25 +127,25 @@ func (v *Verifier) place(out *event.Request, text []byte) error {
 	case "form":
 		out.Body = setPair(out.Body, v.loc.name, text)
 	case "json":
-		return v.placeJSON(out, text)
+		return v.placeJSON(out, v.loc.name, text)
 	}
 	return nil
 }
 
-// placeJSON overwrites the string that is at the signature's path.
-func (v *Verifier) placeJSON(out *event.Request, text []byte) error {
+// placeJSON overwrites the string or number that is at path.
+func (v *Verifier) placeJSON(out *event.Request, path string, text []byte) error {
 	doc := out.Body
 	form, inForm := v.places["document"]
 	if inForm {
 		doc, _, _ = selector.Lookup(out.Body, form.name)
 	}
 	var at [1]selector.JSONValue
-	if selector.NewJSONSet(v.loc.name).Extract(doc, at[:]) != nil || at[0].Kind != selector.String {
-		return fmt.Errorf("%w: the body has no string at %s", ErrCannotSign, v.loc.name)
+	if selector.NewJSONSet(path).Extract(doc, at[:]) != nil || at[0].Kind != selector.String && at[0].Kind != selector.Number {
+		return fmt.Errorf("%w: the body has no text at %s", ErrCannotSign, path)
 	}
 	raw := at[0].Raw()
 	if len(raw) == 0 {
-		return fmt.Errorf("%w: put any text at %s first", ErrCannotSign, v.loc.name)
+		return fmt.Errorf("%w: put any text at %s first", ErrCannotSign, path)
 	}
 	i := 0
 	for &doc[i] != &raw[0] { // raw aliases doc

@@ -31,6 +31,7 @@ func schemaFile(c *config.Config, src *sources) []byte {
 	root["$id"] = schemaURL
 	root["title"] = "hooktender.yaml"
 	root["patternProperties"] = node{"^x-": true}
+	root["type"] = "object"
 	root["required"] = []string{"version", "sources"}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

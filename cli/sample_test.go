@@ -1,0 +1,49 @@
+package cli
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/provider"
+	"github.com/hooktender/hooktender/selector"
+	"github.com/hooktender/hooktender/verify"
+)
+
+// Most presets can be tried out without their vendor: what the command signs, the gateway accepts, with the id that was asked for.
+func TestTestEventsOfSymmetricPresetsAreAccepted(t *testing.T) {
+	made := 0
+	for _, p := range provider.All() {
+		key := "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
+		switch p.Verify.Key {
+		case "hex":
+			key = strings.Repeat("0f", 32)
+		case "base64":
+			key = strings.TrimPrefix(key, "whsec_")
+		}
+		s, err := newSigner(p.Verify, p.Identity, []verify.Secret{verify.NewSecret([]byte(key))}, verify.Options{PublicURL: "https://hooks.example.com"})
+		if err != nil {
+			continue // needs keys or parameters of its own
+		}
+		at := time.Now()
+		req, err := s.sign(&sample{id: "evt_1", typ: "t", resource: "r", version: "1", account: "a", at: at}, "POST", []byte("/hook"), "hooks.example.com")
+		if err != nil {
+			continue
+		}
+		made++
+		if v := s.verifier.Verify(req, at); !v.OK {
+			t.Errorf("%s: %s", p.ID, v.Check)
+		}
+		id, err := selector.CompileIdentity(p.Identity)
+		if err != nil {
+			continue
+		}
+		if _, err := id.Extract(req, nil); err != nil {
+			t.Errorf("%s: %v", p.ID, err)
+		}
+	}
+	if made < 165 {
+		t.Errorf("only %d presets can be tried out", made)
+	}
+}

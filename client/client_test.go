@@ -1,0 +1,189 @@
+package client_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/admin"
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/internal/admintest"
+)
+
+func dial(t *testing.T, address, token string) *client.Client {
+	t.Helper()
+	c, err := client.New(address, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// What the admin port writes, the types read and write again to the byte: nothing is lost between them.
+func TestEveryAnswerSurvivesTheTypes(t *testing.T) {
+	g := admintest.Start(t, nil)
+	g.Receive(t, "stripe", "evt_ok", nil)
+	g.Receive(t, "stripe", "evt_dead", admintest.Dead)
+	rec := g.Receive(t, "stripe", "evt_tried", admintest.Queued)
+	g.Change(t, rec.ID, &event.Attempt{N: 1, Trigger: event.TriggerInitial, StartedAt: time.Now(), Outcome: event.OutcomeUnknown, ErrKind: "timeout", ErrText: "<slow>", Upstream: "app"},
+		func(r *event.Record) { r.Attempts = 1 })
+	c := dial(t, g.URL, "")
+	for name, call := range map[string]func(context.Context) (any, error){
+		"events":  func(ctx context.Context) (any, error) { return c.Events(ctx, client.Query{Limit: 2, Asc: true}) },
+		"event":   func(ctx context.Context) (any, error) { return c.Event(ctx, "", "evt_ok", client.Wait{}) },
+		"payload": func(ctx context.Context) (any, error) { return c.Payload(ctx, "stripe", "evt_ok") },
+		"replay":  func(ctx context.Context) (any, error) { return c.Replay(ctx, "", "evt_ok", api.ReplayRequest{}) },
+		"resolve": func(ctx context.Context) (any, error) { return c.Resolve(ctx, "", "evt_dead", "by hand") },
+		"dry run": func(ctx context.Context) (any, error) {
+			return c.StartReplay(ctx, api.ReplaySpec{Filter: &api.Filter{}, DryRun: true})
+		},
+		"start": func(ctx context.Context) (any, error) {
+			return c.StartReplay(ctx, api.ReplaySpec{IDs: []string{"evt_ok"}})
+		},
+		"pause":       func(ctx context.Context) (any, error) { return c.Pause(ctx, "github") },
+		"resume":      func(ctx context.Context) (any, error) { return c.Resume(ctx, "github") },
+		"whoami":      func(ctx context.Context) (any, error) { return c.Whoami(ctx) },
+		"reload":      func(ctx context.Context) (any, error) { return c.Reload(ctx) },
+		"sources":     listed(c.Sources),
+		"upstreams":   listed(c.Upstreams),
+		"replays":     listed(c.Replays),
+		"checkpoints": listed(func(ctx context.Context) ([]api.Checkpoint, error) { return c.Checkpoints(ctx, "") }),
+		"attempts":    listed(func(ctx context.Context) ([]api.Attempt, error) { return c.Attempts(ctx, "", "evt_tried") }),
+	} {
+		var raw []byte
+		v, err := call(client.Capture(context.Background(), &raw))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		again, err := api.Encode(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(raw), string(again)); diff != "" {
+			t.Errorf("%s: -sent +understood\n%s", name, diff)
+		}
+	}
+}
+
+// listed puts the answer back into the list it came in.
+func listed[T any](call func(context.Context) ([]T, error)) func(context.Context) (any, error) {
+	return func(ctx context.Context) (any, error) {
+		data, err := call(ctx)
+		return api.Page[T]{Data: data}, err
+	}
+}
+
+func TestErrorsHaveTypes(t *testing.T) {
+	g := admintest.Start(t, func(o *admin.Options) {
+		o.Tokens = []admin.Token{{Name: "reader", Hash: admin.HashToken([]byte("reader-token-0123456")), Scopes: []string{api.ScopeEventsRead, api.ScopeReplayWrite}}}
+	})
+	g.Receive(t, "stripe", "evt_1", nil)
+	ctx := context.Background()
+	if _, err := dial(t, g.URL, "").Sources(ctx); !is[*client.Unauthorized](err) {
+		t.Errorf("no token: %v", err)
+	}
+	c := dial(t, g.URL, "reader-token-0123456")
+	if _, err := c.Drain(ctx); !is[*client.Unauthorized](err) {
+		t.Errorf("no scope: %v", err)
+	}
+	_, err := c.Event(ctx, "", "evt_none", client.Wait{})
+	if missing, ok := errors.AsType[*client.NotFound](err); !ok || missing.Problem.WasReceived != "no" || !is[*client.Problem](err) {
+		t.Errorf("unknown id: %v", err)
+	}
+	_, err = c.Resolve(ctx, "", "evt_1", "x")
+	if p, ok := errors.AsType[*client.Problem](err); !ok || p.Status != 409 || !json.Valid(p.Raw) {
+		t.Errorf("no dead letter: %v", err)
+	}
+	if _, err := dial(t, "127.0.0.1:1", "").Sources(ctx); !is[*client.Unreachable](err) {
+		t.Errorf("nobody there: %v", err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := c.Sources(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller gave up: %v", err)
+	}
+	for _, bad := range []string{"ftp://x", "http://", "http://a b"} {
+		if _, err := client.New(bad, ""); err == nil {
+			t.Errorf("%q was taken as an address", bad)
+		}
+	}
+}
+
+func is[T error](err error) bool {
+	_, ok := errors.AsType[T](err)
+	return ok
+}
+
+func TestWhatIsNoGatewayIsSaidToBeNone(t *testing.T) {
+	other := httptest.NewServer(http.NotFoundHandler())
+	defer other.Close()
+	_, err := dial(t, other.URL, "").Sources(context.Background())
+	if missing, ok := errors.AsType[*client.NotFound](err); !ok || missing.Problem.WasReceived != "" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestATokenDoesNotFollowARedirect(t *testing.T) {
+	seen := make(chan string, 1)
+	thief := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header.Get("Authorization") }))
+	defer thief.Close()
+	lure := httptest.NewServer(http.RedirectHandler(thief.URL, http.StatusTemporaryRedirect))
+	defer lure.Close()
+	if _, err := dial(t, lure.URL, "secret-token").Sources(context.Background()); err == nil {
+		t.Error("a redirect was followed")
+	}
+	select {
+	case got := <-seen:
+		t.Errorf("the other side got %q", got)
+	default:
+	}
+}
+
+func TestOddIdsReachTheirEvent(t *testing.T) {
+	g := admintest.Start(t, nil)
+	c := dial(t, g.URL, "")
+	for _, id := range []string{"a/b", "..", ".", "100%", "x?y#z", "é ☃", "attempts"} {
+		g.Receive(t, "stripe", id, nil)
+		if e, err := c.Event(context.Background(), "stripe", id, client.Wait{}); err != nil || string(e.EventID) != id {
+			t.Errorf("%q: %q %v", id, e.EventID, err)
+		}
+		var body bytes.Buffer
+		if err := c.Body(context.Background(), "stripe", id, &body); err != nil || body.String() != "{}" {
+			t.Errorf("%q: %q %v", id, body.String(), err)
+		}
+	}
+}
+
+func TestTheStreamIsReadAsItComes(t *testing.T) {
+	g := admintest.Start(t, nil)
+	c := dial(t, g.URL, "")
+	rec := g.Receive(t, "stripe", "evt_1", admintest.Queued)
+	for _, reason := range []event.Reason{event.Retrying, event.Held} {
+		g.Change(t, rec.ID, nil, func(r *event.Record) { r.Reason = reason })
+	}
+	enough := errors.New("enough")
+	var got []string
+	err := c.Stream(context.Background(), "", "0", func(ch client.Change) error {
+		got = append(got, ch.Cursor+" "+string(ch.Event.Reason))
+		if len(got) == 2 {
+			return enough
+		}
+		return nil
+	})
+	if diff := cmp.Diff([]string{"1 retrying", "2 held"}, got); diff != "" || err != enough {
+		t.Errorf("%v %s", err, diff)
+	}
+	if err := c.Stream(context.Background(), "", "nonsense", nil); !is[*client.Problem](err) {
+		t.Errorf("a bad cursor: %v", err)
+	}
+}

@@ -1,0 +1,242 @@
+package provider
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hooktender/hooktender/verify"
+)
+
+// Bounds on fetched keys.
+const (
+	keyTimeout  = 3 * time.Second
+	maxKeyBytes = 64 << 10
+	keyFresh    = time.Hour        // how long a fetched document is used without asking again
+	keyRetry    = 30 * time.Second // how long to wait after a failure, or before an unknown key id is looked up again
+	maxKeyDocs  = 256              // documents remembered
+	maxFetches  = 4                // at the same time
+)
+
+// ErrNoKey says that a sender's key could not be had.
+var ErrNoKey = errors.New("no such key")
+
+// Keys fetches the keys that a sender publishes: certificates by URL, or the keys of one JWK set by their ids. It speaks
+// https only, follows no redirect, connects to no private address, waits at most 3 s and reads at most 64 KiB. Documents are
+// remembered for an hour, fetched once for all who wait, and used on while a new one cannot be had. It is safe for
+// concurrent use and starts nothing.
+type Keys struct {
+	jwks   string // "" = names are URLs of certificates
+	client *http.Client
+	slots  chan struct{}
+
+	mu   sync.Mutex
+	docs map[string]*keyDoc
+}
+
+// keyDoc is one fetched document. Its mutex is held while it is fetched: whoever waits then reads the result.
+type keyDoc struct {
+	mu      sync.Mutex
+	body    []byte
+	fetched time.Time // last success
+	tried   time.Time // last attempt
+}
+
+// KeySource gives the source of p's published keys, nil if there is none: they are static then, or must be pinned under
+// public_keys. params are the values of {config:name}.
+func (p Preset) KeySource(params map[string]string) verify.KeySource {
+	switch {
+	case p.Verify.Key == "certificate_url":
+		return newKeys("")
+	case p.JWKS == "":
+		return nil
+	}
+	address := p.JWKS
+	for k, v := range params {
+		address = strings.ReplaceAll(address, "{config:"+k+"}", v)
+	}
+	if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || strings.Contains(address, "{") {
+		return nil
+	}
+	return newKeys(address)
+}
+
+func newKeys(jwks string) *Keys {
+	dialer := &net.Dialer{Timeout: keyTimeout, Control: publicOnly}
+	return &Keys{
+		jwks: jwks, docs: map[string]*keyDoc{}, slots: make(chan struct{}, maxFetches),
+		client: &http.Client{
+			Timeout: keyTimeout,
+			Transport: &http.Transport{
+				Proxy: nil, DialContext: dialer.DialContext, ForceAttemptHTTP2: true, DisableKeepAlives: true,
+				TLSHandshakeTimeout: keyTimeout, MaxResponseHeaderBytes: maxKeyBytes,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// notPublic are networks that Go's own predicates leave out: shared address space (RFC 6598), benchmarks (RFC 2544),
+// NAT64 and 6to4, which lead to IPv4 addresses of any kind, and reserved addresses.
+var notPublic = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"),
+}
+
+// publicOnly refuses connections to addresses that are not on the public Internet, after the name has been resolved.
+func publicOnly(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	ip := ap.Addr().Unmap()
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return fmt.Errorf("%w: %s is not a public address", ErrNoKey, ip)
+	}
+	for _, p := range notPublic {
+		if p.Contains(ip) {
+			return fmt.Errorf("%w: %s is not a public address", ErrNoKey, ip)
+		}
+	}
+	return nil
+}
+
+// Key gives the certificate at the URL name, or the JWK whose id name is. Errors wrap ErrNoKey.
+func (k *Keys) Key(ctx context.Context, name string) ([]byte, error) {
+	if k.jwks == "" {
+		return k.document(ctx, name, keyFresh)
+	}
+	body, err := k.document(ctx, k.jwks, keyFresh)
+	if err != nil {
+		return nil, err
+	}
+	if key := findJWK(body, name); key != nil {
+		return key, nil
+	}
+	if body, err = k.document(ctx, k.jwks, keyRetry); err != nil { // a new key, perhaps: not more often than that
+		return nil, err
+	}
+	if key := findJWK(body, name); key != nil {
+		return key, nil
+	}
+	return nil, ErrNoKey
+}
+
+// document gives what is at address, at most fresh old where it can be had.
+func (k *Keys) document(ctx context.Context, address string, fresh time.Duration) ([]byte, error) {
+	d, err := k.entry(address)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	switch {
+	case d.body != nil && now.Sub(d.fetched) < fresh:
+		return d.body, nil
+	case !d.tried.IsZero() && now.Sub(d.tried) < keyRetry: // failed lately
+	default:
+		d.tried = now
+		if body, err := k.get(ctx, address); err == nil {
+			d.body, d.fetched = body, now
+		} else if d.body == nil {
+			return nil, fmt.Errorf("%w: %w", ErrNoKey, err)
+		}
+	}
+	if d.body == nil {
+		return nil, ErrNoKey
+	}
+	return d.body, nil
+}
+
+// entry finds or makes the place of a document. When there are too many, those without a body go first.
+func (k *Keys) entry(address string) (*keyDoc, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if d := k.docs[address]; d != nil {
+		return d, nil
+	}
+	if len(k.docs) >= maxKeyDocs {
+		for a, d := range k.docs {
+			if d.mu.TryLock() {
+				empty := d.body == nil
+				d.mu.Unlock()
+				if empty {
+					delete(k.docs, a)
+				}
+			}
+		}
+		if len(k.docs) >= maxKeyDocs {
+			return nil, fmt.Errorf("%w: too many different ones", ErrNoKey)
+		}
+	}
+	d := &keyDoc{}
+	k.docs[address] = d
+	return d, nil
+}
+
+func (k *Keys) get(ctx context.Context, address string) ([]byte, error) {
+	select {
+	case k.slots <- struct{}{}:
+		defer func() { <-k.slots }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	if req.URL.Scheme != "https" {
+		return nil, errors.New("not https")
+	}
+	resp, err := k.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeyBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxKeyBytes || len(body) == 0 {
+		return nil, errors.New("empty or too large")
+	}
+	return body, nil
+}
+
+// findJWK gives the key of that id out of a JWK set (RFC 7517 §5), nil if it is not there exactly once.
+func findJWK(set []byte, id string) []byte {
+	var doc struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if json.Unmarshal(set, &doc) != nil {
+		return nil
+	}
+	var found []byte
+	for _, raw := range doc.Keys {
+		var head struct {
+			ID string `json:"kid"`
+		}
+		if json.Unmarshal(raw, &head) != nil || head.ID != id {
+			continue
+		}
+		if found != nil {
+			return nil
+		}
+		found = raw
+	}
+	return found
+}

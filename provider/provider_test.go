@@ -1,0 +1,344 @@
+package provider
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/selector"
+	"github.com/hooktender/hooktender/verify"
+)
+
+// unsigned are the rows that say nothing of signatures: generic ones, and those known for their challenge only.
+var unsigned = []string{"none", "custom", "adobe-sign", "adobe-io", "cloudevents", "mailchimp", "worldline", "strava", "websub"}
+
+func TestEveryRowIsSound(t *testing.T) {
+	for _, p := range All() {
+		if err := p.Verify.Check(); err != nil && p.Verify.Scheme != "" && p.ID != "custom" {
+			t.Errorf("%s: %v", p.ID, err)
+		}
+		if p.ID != "custom" && p.ID != "none" {
+			if _, err := selector.CompileIdentity(p.Identity); err != nil {
+				t.Errorf("%s: %v", p.ID, err)
+			}
+		}
+		if !slices.Contains([]Confidence{Official, Community, Unconfirmed, Generic}, p.Confidence) {
+			t.Errorf("%s: confidence %q", p.ID, p.Confidence)
+		}
+		if p.Responses.Success.Status == 410 || p.Responses.Rejected.Status == 410 {
+			t.Errorf("%s answers 410", p.ID)
+		}
+		if _, err := NewHandshake(p, HandshakeOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestEveryRowHasVectors wants a valid vector and three negative ones for every row. Where the corpus has fewer
+// negatives they are derived from the valid vector: another secret, no signature, half a signature.
+func TestEveryRowHasVectors(t *testing.T) {
+	valid, invalid := map[string]*Vector{}, map[string]int{}
+	list := loadVectors(t)
+	for i, v := range list {
+		if v.Expect != "valid" {
+			invalid[v.Provider]++
+		} else if valid[v.Provider] == nil {
+			valid[v.Provider] = &list[i]
+		}
+	}
+	rows, few := 0, 0
+	for _, p := range All() {
+		if slices.Contains(unsigned, p.ID) {
+			continue
+		}
+		rows++
+		if valid[p.ID] == nil {
+			t.Errorf("%s has no valid vector", p.ID)
+			continue
+		}
+		negatives := derived(t, p, valid[p.ID])
+		for name, v := range negatives {
+			if got := v.Judge(); got.Verdict != "invalid" {
+				t.Errorf("%s: %s is accepted", p.ID, name)
+			}
+		}
+		if invalid[p.ID] < 3 {
+			few++
+		}
+		if invalid[p.ID]+len(negatives) < 3 {
+			t.Errorf("%s has %d negatives in the corpus, %d derived", p.ID, invalid[p.ID], len(negatives))
+		}
+	}
+	t.Logf("%d rows; %d of them have fewer than three negatives in the corpus", rows, few)
+}
+
+// derived makes negatives of a valid vector.
+func derived(t *testing.T, p Preset, v *Vector) map[string]Vector {
+	t.Helper()
+	out := map[string]Vector{}
+	other, bare, half := *v, *v, *v
+	if len(v.Secrets) > 0 && v.PublicKey == "" {
+		switch other.Secrets = nil; p.Verify.Key {
+		case "hex":
+			other.Secrets = []string{"00112233445566778899aabbccddeeff"}
+		case "base64", "whsec":
+			other.Secrets = []string{"AAECAwQFBgcICQoLDA0ODw=="}
+		default:
+			other.Secrets = []string{"another-secret"}
+		}
+		out["another secret"] = other
+	}
+	bare.Headers = map[string]headerValues{}
+	for k, val := range v.Headers {
+		if strings.EqualFold(k, "Content-Type") {
+			bare.Headers[k] = val
+		}
+	}
+	inBody := slices.ContainsFunc([]string{"json:", "form:", "query:", "body"}, func(s string) bool { return strings.HasPrefix(p.Verify.Location, s) })
+	if len(bare.Headers) < len(v.Headers) && !inBody {
+		out["no header"] = bare
+	}
+	if p.Verify.Header != "" {
+		half.Headers = map[string]headerValues{}
+		for k, val := range v.Headers {
+			if strings.EqualFold(k, p.Verify.Header) {
+				val = headerValues{val[0][:len(val[0])/2]}
+			}
+			half.Headers[k] = val
+		}
+		out["half a signature"] = half
+	}
+	if v.Body != "" {
+		empty := *v
+		empty.Body = ""
+		if b := p.Binds(); (b == verify.BindsBody || inBody) && !strings.HasPrefix(p.Verify.Location, "query") && v.Config["required"] == nil {
+			out["no body"] = empty
+		}
+	}
+	return out
+}
+
+func validVectors(t testing.TB) []Vector {
+	var out []Vector
+	for _, v := range loadVectors(t) {
+		if v.Expect == "valid" {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// TestNoMutationIsAccepted changes one byte of the body of every valid vector whose signature binds the body.
+func TestNoMutationIsAccepted(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	tried := 0
+	for _, v := range validVectors(t) {
+		ver, err := v.Verifier()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _ := Get(v.Provider)
+		if ver.Binds() != verify.BindsBody || len(v.Body) == 0 || p.Verify.Items != "" || p.Verify.Lines != nil || p.Verify.Location == "body" || strings.Contains(p.Verify.Signed, "{form") || strings.Contains(p.Verify.Signed, "url_sorted") {
+			continue // only parts of these bodies are signed, or their decoded form
+		}
+		if v.Config["required"] != nil && len(v.Config["required"].([]any)) == 0 {
+			continue // covers no digest
+		}
+		for range 8 {
+			req, err := v.Request()
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Body = bytes.Clone(req.Body)
+			switch i := rng.IntN(len(req.Body)); rng.IntN(3) {
+			case 0:
+				req.Body[i] ^= 1 << rng.IntN(8)
+			case 1:
+				req.Body = slices.Delete(req.Body, i, i+1)
+			default:
+				req.Body = slices.Insert(req.Body, i, byte(rng.IntN(256)))
+			}
+			tried++
+			if ver.Verify(req, time.Unix(v.Now, 0)).OK && string(req.Body) != v.Body {
+				t.Fatalf("%s/%s accepts %q", v.Provider, v.Name, req.Body)
+			}
+		}
+	}
+	if tried < 1000 {
+		t.Errorf("only %d mutations", tried)
+	}
+}
+
+// TestWhatIsSignedVerifies signs a request for every symmetric row and has it verified, again after an hour, and with
+// another body.
+func TestWhatIsSignedVerifies(t *testing.T) {
+	signed := 0
+	done := map[string]bool{}
+	for _, v := range validVectors(t) {
+		ver, err := v.Verifier()
+		if err != nil || !ver.Symmetric() || done[v.Provider] {
+			continue
+		}
+		done[v.Provider] = true
+		req, err := v.Request()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Unix(1800000000, 0)
+		out, err := ver.Sign(req, now)
+		if err != nil {
+			if v.Provider != "adyen" && v.Provider != "ms-graph" || !errors.Is(err, verify.ErrCannotSign) {
+				t.Errorf("%s: %v", v.Provider, err)
+			}
+			continue
+		}
+		signed++
+		p, _ := Get(v.Provider)
+		if p.Verify.Items != "" {
+			continue
+		}
+		if got := ver.Verify(out, now); !got.OK {
+			t.Errorf("%s: what was signed is %s", v.Provider, got.Check)
+		}
+		if got := ver.Verify(out, now.Add(24*time.Hour)); ver.Tolerance() > 0 && got.OK {
+			t.Errorf("%s: a day later it is still good", v.Provider)
+		}
+		if head, ok := ver.Resign(out, now.Add(24*time.Hour)); ok {
+			again := *out
+			again.Head = head
+			if got := ver.Verify(&again, now.Add(24*time.Hour)); !got.OK {
+				t.Errorf("%s: signed again it is %s", v.Provider, got.Check)
+			}
+		} else if ver.HasTimestamp() && p.Verify.Scheme == "hmac" && p.Verify.Header != "" {
+			t.Errorf("%s cannot be signed again", v.Provider)
+		}
+	}
+	if signed < 150 {
+		t.Errorf("only %d rows can be signed for", signed)
+	}
+	t.Logf("%d rows signed for", signed)
+}
+
+func TestIdentityOfTheCommonPresets(t *testing.T) {
+	tests := []struct {
+		provider, head, body, id, typ, resource string
+	}{
+		{"stripe", "", `{"id":"evt_1","type":"invoice.paid","created":1760000000,"data":{"object":{"id":"in_1"}}}`, "evt_1", "invoice.paid", "in_1"},
+		{"github", "X-GitHub-Delivery: d1\r\nX-GitHub-Event: push\r\n", `{}`, "d1", "push", ""},
+		{"standard-webhooks", "webhook-id: msg_1\r\n", `{"type":"a.b"}`, "msg_1", "a.b", ""},
+		{"standard-webhooks", "webhook-id: msg_1\r\n", `[]`, "msg_1", "", ""},
+		{"svix", "svix-id: msg_1\r\n", `{"type":"a.b"}`, "msg_1", "a.b", ""},
+		{"slack", "", `{"event_id":"Ev1","event":{"type":"message","channel":"C1"}}`, "Ev1", "message", "C1"},
+		{"shopify", "X-Shopify-Webhook-Id: w1\r\nX-Shopify-Topic: orders/create\r\n", `{}`, "w1", "orders/create", ""},
+	}
+	for _, tt := range tests {
+		p, ok := Get(tt.provider)
+		if !ok {
+			t.Fatal(tt.provider)
+		}
+		id, err := selector.CompileIdentity(p.Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(tt.head), Body: []byte(tt.body)}, nil)
+		if err != nil || v.ID.Text() != tt.id || v.Type.Text() != tt.typ || v.Resource.Text() != tt.resource {
+			t.Errorf("%s: %q %q %q, %v", tt.provider, v.ID.Text(), v.Type.Text(), v.Resource.Text(), err)
+		}
+	}
+}
+
+func TestARowAsYAMLMeansTheSame(t *testing.T) {
+	for _, p := range All() {
+		var got struct {
+			Verify   verify.Spec           `yaml:"verify"`
+			Identity selector.IdentitySpec `yaml:"identity"`
+		}
+		dec := yaml.NewDecoder(bytes.NewReader(p.YAML()))
+		dec.KnownFields(true)
+		if err := dec.Decode(&got); err != nil {
+			t.Fatalf("%s: %v\n%s", p.ID, err, p.YAML())
+		}
+		if diff := cmp.Diff(p.Verify, got.Verify) + cmp.Diff(p.Identity, got.Identity); diff != "" {
+			t.Errorf("%s:\n%s", p.ID, diff)
+		}
+	}
+}
+
+func TestAPresetIsACopy(t *testing.T) {
+	p, _ := Get("stripe")
+	p.Verify.Fields[0], p.Identity.ID[0] = "v0", "json:x"
+	if again, _ := Get("stripe"); again.Verify.Fields[0] != "v1" || again.Identity.ID[0] != "json:id" {
+		t.Error("the table was changed")
+	}
+}
+
+func TestSuggest(t *testing.T) {
+	for name, want := range map[string]string{"strip": "stripe", "Stripe": "stripe", "gihtub": "github", "standard-webhook": "standard-webhooks", "zzzzzz": ""} {
+		if got := Suggest(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestJudgeVectorsReportsWhatItCannotJudge(t *testing.T) {
+	in := `[{"provider":"nobody","name":"a","method":"POST","url":"https://h/","now":1},{"provider":"github","name":"b","method":"POST","url":"ftp://h/","secrets":["s"]}]`
+	var got []Judged
+	for j, err := range JudgeVectors(strings.NewReader(in)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, j)
+	}
+	if len(got) != 2 || got[0].Verdict != "invalid" || !strings.Contains(got[0].Why, "nobody") || got[1].Verdict != "invalid" || got[1].Why == "" {
+		t.Errorf("%+v", got)
+	}
+	if b, _ := json.Marshal(got[0]); !strings.HasPrefix(string(b), `{"provider":"nobody","name":"a","verdict":"invalid","why":`) {
+		t.Errorf("%s", b)
+	}
+	for _, bad := range []string{"", "{}", "[{]", "[{}"} {
+		failed := false
+		for _, err := range JudgeVectors(strings.NewReader(bad)) {
+			failed = failed || err != nil
+		}
+		if !failed {
+			t.Errorf("%q is an array of vectors", bad)
+		}
+	}
+}
+
+func FuzzHandshake(f *testing.F) {
+	f.Add("GET", "/h?hub.mode=subscribe&hub.challenge=1&hub.verify_token=t", "X-Hook-Secret: s\r\n", `{"type":"url_verification","challenge":"c"}`)
+	f.Add("GET", "/h?crc_token=%7B%22a%22%3A1%7D", "", "")
+	f.Add("POST", "/h?validationToken=a", "", `{"type":1}`)
+	var engines []*Handshake
+	for _, p := range All() {
+		h, err := NewHandshake(p, HandshakeOptions{Secrets: []verify.Secret{verify.NewSecret([]byte("hunter2-secret"))}, PublicURL: "https://h", Config: map[string][]string{"verify_token": {"t"}, "public_key_id": {"pk"}}})
+		if err == nil && h != nil {
+			engines = append(engines, h)
+		}
+	}
+	f.Fuzz(func(t *testing.T, method, target, head, body string) {
+		req := &event.Request{Method: method, Target: []byte("/" + target), Head: event.Head(head), Body: []byte(body)}
+		for _, h := range engines {
+			a, ok := h.Answer(req, time.Unix(1760000000, 0))
+			if !ok {
+				continue
+			}
+			if bytes.Contains(a.Body, []byte("hunter2-secret")) && !strings.Contains(target+body, "hunter2-secret") && !strings.Contains(target, "%") {
+				t.Fatalf("the answer shows the secret: %q", a.Body)
+			}
+			if ct, _ := a.Head.Get("Content-Type"); len(a.Body) > 0 && string(ct) != "text/plain" && string(ct) != "application/json" {
+				t.Fatalf("content type %q", ct)
+			}
+		}
+	})
+}

@@ -1,0 +1,164 @@
+package selector
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/event"
+)
+
+func TestParse(t *testing.T) {
+	for _, good := range []string{"header:X-Id", "query:data.id", "form:id", "json:a.b.0.c", "json:/a/b~1c", "path:account", "body:sha256"} {
+		s, err := Parse(good)
+		if err != nil || s.String() != good {
+			t.Errorf("%s: %v, %v", good, s, err)
+		}
+	}
+	for _, bad := range []string{"", "id", "header:", "header:a b", "header: X", "json:", "json:a..b", "json:/~2", "json:a.", "body:md5", "cookie:x", "Header:X"} {
+		if _, err := Parse(bad); !errors.Is(err, ErrSyntax) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func TestIdentityOfARequest(t *testing.T) {
+	long := strings.Repeat("x", MaxText)
+	type want struct {
+		text string
+		err  error
+	}
+	tests := []struct {
+		name, head, target, body string
+		id                       Texts
+		want                     want
+	}{
+		{"string", "", "", `{"id":"evt_1"}`, Texts{"json:id"}, want{"evt_1", nil}},
+		{"integer", "", "", `{"id":9007199254740993}`, Texts{"json:id"}, want{"9007199254740993", nil}},
+		{"negative integer", "", "", `{"id":-5}`, Texts{"json:id"}, want{"-5", nil}},
+		{"the number 1.0", "", "", `{"id":1.0}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"an exponent", "", "", `{"id":1e3}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"a boolean", "", "", `{"id":true}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"an object", "", "", `{"id":{}}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"null", "", "", `{"id":null}`, Texts{"json:id"}, want{"", ErrAbsent}},
+		{"absent", "", "", `{}`, Texts{"json:id"}, want{"", ErrAbsent}},
+		{"empty", "", "", `{"id":""}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"twice", "", "", `{"id":"a","\u0069d":"b"}`, Texts{"json:id"}, want{"", ErrAmbiguous}},
+		{"not JSON", "", "", `id=1`, Texts{"json:id"}, want{"", ErrAbsent}},
+		{"255 bytes", "", "", `{"id":"` + long + `"}`, Texts{"json:id"}, want{long, nil}},
+		{"256 bytes", "", "", `{"id":"` + long + `x"}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"a control character", "", "", `{"id":"a\u0000b"}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"a C1 control character", "", "", `{"id":"a\u0085b"}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"header", "X-Id:  abc \r\n", "", "", Texts{"header:x-id"}, want{"abc", nil}},
+		{"two header lines", "X-Id: a\r\nx-ID: a\r\n", "", "", Texts{"header:X-Id"}, want{"", ErrAmbiguous}},
+		{"an empty header", "X-Id:\r\n", "", "", Texts{"header:X-Id"}, want{"", ErrMalformed}},
+		{"a header that is not UTF-8", "X-Id: \xff\r\n", "", "", Texts{"header:X-Id"}, want{"", ErrMalformed}},
+		{"query", "", "/h?x=1&id=a%2Bb+c", "", Texts{"query:id"}, want{"a+b c", nil}},
+		{"query twice", "", "/h?id=1&i%64=1", "", Texts{"query:id"}, want{"", ErrAmbiguous}},
+		{"broken percent-encoding", "", "/h?id=%zz", "", Texts{"query:id"}, want{"", ErrMalformed}},
+		{"form", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n", "", "id=7&b=2", Texts{"form:id"}, want{"7", nil}},
+		{"form twice", "Content-Type: application/x-www-form-urlencoded\r\n", "", "id=7&id=7", Texts{"form:id"}, want{"", ErrAmbiguous}},
+		{"no form", "Content-Type: application/json\r\n", "", "id=7", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"path", "", "", "", Texts{"path:tenant"}, want{"acme", nil}},
+		{"body", "", "", "abc", Texts{"body:sha256"}, want{"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", nil}},
+		{"joined", "", "", `{"a":"x:y","b":7}`, Texts{"json:a", "json:b"}, want{"x%3Ay:7", nil}},
+		{"joined and escaped", "", "", `{"a":"50% é","b":"z"}`, Texts{"json:a", "json:b"}, want{"50%25%20%C3%A9:z", nil}},
+		{"joined, one absent", "", "", `{"a":"x"}`, Texts{"json:a", "json:b"}, want{"", ErrAbsent}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			id, err := CompileIdentity(IdentitySpec{ID: tt.id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			target := tt.target
+			if target == "" {
+				target = "/hook"
+			}
+			v, err := id.Extract(&event.Request{Method: "POST", Target: []byte(target), Head: event.Head(tt.head), Body: []byte(tt.body)}, []Param{{"tenant", "acme"}})
+			if v.ID.Text() != tt.want.text || !errors.Is(err, tt.want.err) || !errors.Is(v.ID.Err(), tt.want.err) {
+				t.Errorf("%q, %v; want %q, %v", v.ID.Text(), err, tt.want.text, tt.want.err)
+			}
+			var fe *FieldError
+			if tt.want.err != nil && (!errors.As(err, &fe) || fe.Field != "id") {
+				t.Errorf("%v does not name the field", err)
+			}
+		})
+	}
+}
+
+func TestPartsOfAJoinedIDAreNotConfused(t *testing.T) {
+	id, _ := CompileIdentity(IdentitySpec{ID: Texts{"json:a", "json:b"}})
+	read := func(body string) []string {
+		v, _ := id.Extract(&event.Request{Target: []byte("/"), Body: []byte(body)}, nil)
+		return v.ID.AppendParts(nil)
+	}
+	if diff := cmp.Diff([]string{"x:y", "z"}, read(`{"a":"x:y","b":"z"}`)); diff != "" {
+		t.Error(diff)
+	}
+	if cmp.Equal(read(`{"a":"x:y","b":"z"}`), read(`{"a":"x","b":"y:z"}`)) {
+		t.Error("two identities are one")
+	}
+}
+
+func TestOptionalFieldsDoNotFailARequest(t *testing.T) {
+	id, err := CompileIdentity(IdentitySpec{ID: Texts{"json:id"}, Account: Texts{"json:account"}, Type: Texts{"json:type"}, Resource: Texts{"json:r"}, Version: Texts{"json:v"}, OccurredAt: Texts{"json:at"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := id.Extract(&event.Request{Target: []byte("/"), Body: []byte(`{"id":1,"v":1.5,"at":1760000000.25,"r":1.0}`)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.Type.Present() || !errors.Is(v.Type.Err(), ErrAbsent) || !errors.Is(v.Resource.Err(), ErrMalformed) || v.Version.Text() != "1.5" {
+		t.Errorf("%+v", v)
+	}
+	if want := time.Unix(1760000000, 250000000).UTC(); !v.OccurredAt.Equal(want) {
+		t.Errorf("occurred at %s, want %s", v.OccurredAt, want)
+	}
+	if _, err := id.Extract(&event.Request{Target: []byte("/"), Body: []byte(`{"id":1,"account":{}}`)}, nil); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a malformed account: %v", err)
+	}
+}
+
+func TestParseTime(t *testing.T) {
+	for text, want := range map[string]string{
+		"1760000000": "2025-10-09T08:53:20Z", "1760000000123": "2025-10-09T08:53:20.123Z", "1355517523.000005": "2012-12-14T20:38:43.000005Z",
+		"2025-10-09T08:53:20+02:00": "2025-10-09T06:53:20Z", "2025-10-09T08:53:20.5Z": "2025-10-09T08:53:20.5Z",
+	} {
+		if got, ok := ParseTime(text); !ok || got.Format(time.RFC3339Nano) != want {
+			t.Errorf("%s: %s, want %s", text, got.Format(time.RFC3339Nano), want)
+		}
+	}
+	for _, bad := range []string{"", "x", "1e9", "-1", "1.2.3", strings.Repeat("9", 32), "."} {
+		if got, ok := ParseTime(bad); ok {
+			t.Errorf("%q is %s", bad, got)
+		}
+	}
+}
+
+func FuzzIdentity(f *testing.F) {
+	f.Add([]byte("X-Id: a\r\n"), []byte("/p?id=1"), []byte(`{"id":"x"}`))
+	ids := make([]*Identity, 0, 4)
+	for _, s := range []string{"header:X-Id", "query:id", "json:id", "body:sha256"} {
+		id, err := CompileIdentity(IdentitySpec{ID: Texts{s}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	f.Fuzz(func(t *testing.T, head, target, body []byte) {
+		for _, id := range ids {
+			v, err := id.Extract(&event.Request{Method: "POST", Target: target, Head: head, Body: body}, nil)
+			if (err == nil) != v.ID.Present() {
+				t.Fatalf("%v, but present=%v", err, v.ID.Present())
+			}
+			if _, bad := checkText(v.ID.Text()); err == nil && bad != nil {
+				t.Fatalf("%q is out of bounds", v.ID.Text())
+			}
+		}
+	})
+}
