@@ -58,7 +58,7 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 	sc := recovery.SourceConfig{Name: c.Name, Path: c.Path, Provider: c.Provider, Delivery: c.Delivery, Ordering: c.Ordering,
 		Pending: c.Limits.Pending, Held: c.Limits.Held, Resources: c.Limits.Resources, JoinedID: s.JoinedID}
 	if c.Provider != "none" {
-		v, err := verify.Compile(c.Verify, c.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Params: c.Params()})
+		v, err := verify.Compile(c.Verify, c.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySource(c.Params()), Params: c.Params()})
 		if err != nil {
 			return nil, sc, fmt.Errorf("verify: %w", err)
 		}
@@ -67,8 +67,34 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 		sc.Resign = resigner(v)
 	}
 	presetAnswers(s, &c.Preset)
+	if err := g.challenges(s, cfg, c); err != nil {
+		return nil, sc, err
+	}
 	g.watch(s)
 	return s, sc, s.Ready()
+}
+
+// challenges lets the source answer its sender's challenge, where the preset knows one.
+func (g *Gateway) challenges(s *proxy.Source, cfg *config.Config, c *config.Source) error {
+	h, err := provider.NewHandshake(c.Preset, provider.HandshakeOptions{Verifier: s.Verifier, Secrets: c.Secrets, Config: c.Handshake, PublicURL: cfg.PublicURL})
+	if err != nil {
+		return fmt.Errorf("handshake: %w", err)
+	}
+	if h == nil {
+		return nil
+	}
+	s.HandshakeMethods = h.Methods()
+	s.Handshake = func(req *event.Request, now time.Time) (*proxy.HandshakeAnswer, bool) {
+		a, ok := h.Answer(req, now)
+		if !ok {
+			return nil, false
+		}
+		if a.Notice != "" {
+			g.log.Warn("handshake", "source", s.Name, "notice", a.Notice)
+		}
+		return &proxy.HandshakeAnswer{Status: a.Status, Head: a.Head, Body: a.Body}, true
+	}
+	return nil
 }
 
 // presetAnswers is what the sender's preset wants to be answered, in place of the usual.
@@ -87,6 +113,19 @@ func resigner(v *verify.Verifier) func(event.Head, *event.Payload, time.Time) (e
 	}
 }
 
+// faults takes a configuration's error apart, so that the API can tell its faults one by one.
+func faults(err error) error {
+	var list *config.Errors
+	if !errors.As(err, &list) {
+		return err
+	}
+	each := make([]error, len(list.Problems))
+	for i, p := range list.Problems {
+		each[i] = errors.New(p.String())
+	}
+	return errors.Join(each...)
+}
+
 // Reload reads the configuration again and brings it into effect, whole or not at all. It says what changed; what needs a restart is
 // logged. An invalid file keeps the old configuration.
 func (g *Gateway) Reload(context.Context) ([]string, error) {
@@ -99,7 +138,7 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 	if err != nil {
 		g.metrics.Reloaded(false)
 		g.log.Error("configuration not reloaded: the old one stays", "error", err)
-		return nil, err
+		return nil, faults(err)
 	}
 	g.mu.Lock()
 	old := g.cfg

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -88,7 +86,11 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 			ix, err = nil, fmt.Errorf("%w: badger panicked: %v", errIndex, p)
 		}
 	}()
+	if err := beginOpening(dir); err != nil {
+		return nil, err
+	}
 	db, err := badger.Open(indexOptions(dir, o))
+	err = errors.Join(err, endOpening(dir))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errIndex, err)
 	}
@@ -103,33 +105,6 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &index{db: db, dir: d}, nil
-}
-
-// tablesOnDisk lists the table files of a Badger directory, and removes the empty files that a crash between create and
-// write leaves: Badger trips over them.
-func tablesOnDisk(dir string) (map[uint64]bool, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	tables := map[uint64]bool{}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
-		switch ext := filepath.Ext(e.Name()); {
-		case (ext == ".mem" || ext == ".vlog") && info.Size() == 0:
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return nil, err
-			}
-		case ext == ".sst":
-			if n, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), ext), 10, 64); err == nil {
-				tables[n] = true
-			}
-		}
-	}
-	return tables, nil
 }
 
 func (ix *index) close() error {

@@ -20,29 +20,32 @@ type ledger struct {
 type ledgerState struct {
 	synced uint64 // the log's frames up to here were on disk
 	lowest uint64 // number of the oldest segment
+	newest uint64 // number of the newest
 }
 
 const (
 	ledgerSlot  = 512
+	ledgerSize  = 44 // of what a slot holds
 	ledgerMagic = "HTNDRLED"
 )
 
-// encode is a slot: magic, turn, synced, lowest, checksum.
+// encode is a slot: magic, turn, synced, lowest, newest, checksum.
 func (s ledgerState) encode(turn uint64) []byte {
-	b := make([]byte, 0, 36)
+	b := make([]byte, 0, ledgerSize)
 	b = append(b, ledgerMagic...)
 	b = binary.LittleEndian.AppendUint64(b, turn)
 	b = binary.LittleEndian.AppendUint64(b, s.synced)
 	b = binary.LittleEndian.AppendUint64(b, s.lowest)
+	b = binary.LittleEndian.AppendUint64(b, s.newest)
 	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
 
 func parseLedgerSlot(b []byte) (s ledgerState, turn uint64, ok bool) {
-	if len(b) < 36 || string(b[:8]) != ledgerMagic || binary.LittleEndian.Uint32(b[32:]) != checksum(b[:32]) {
+	if len(b) < ledgerSize || string(b[:8]) != ledgerMagic || binary.LittleEndian.Uint32(b[40:]) != checksum(b[:40]) {
 		return s, 0, false
 	}
 	le := binary.LittleEndian
-	return ledgerState{synced: le.Uint64(b[16:]), lowest: le.Uint64(b[24:])}, le.Uint64(b[8:]), true
+	return ledgerState{synced: le.Uint64(b[16:]), lowest: le.Uint64(b[24:]), newest: le.Uint64(b[32:])}, le.Uint64(b[8:]), true
 }
 
 // readLedger reads the newer slot. It returns fs.ErrNotExist if there is no ledger.
@@ -88,7 +91,7 @@ func openLedger(path string, s ledgerState) (*ledger, error) {
 func (l *ledger) write(s ledgerState) error {
 	l.turn++
 	n, err := l.file.WriteAt(s.encode(l.turn), int64(l.turn%2)*ledgerSlot)
-	if err == nil && n < 36 {
+	if err == nil && n < ledgerSize {
 		err = io.ErrShortWrite
 	}
 	l.state = s

@@ -130,7 +130,7 @@ func checkLog(dir string, known ledgerState, log interface{ Warn(string, ...any)
 	}
 	t.segs = segs
 	if len(segs) == 0 {
-		if known.synced > 0 {
+		if known.newest > 0 {
 			return nil, damaged(segmentPath(dir, max(known.lowest, 1)), "the segment is missing")
 		}
 		return t, nil
@@ -177,6 +177,9 @@ func (t *tail) checkHeads(dir string, known ledgerState) error {
 		}
 		t.horizon = max(t.horizon, s.horizon)
 		t.nextSeq = max(t.nextSeq, event.Seq(s.nextSeq))
+	}
+	if last := t.segs[len(t.segs)-1].number; last < known.newest {
+		return damaged(segmentPath(dir, last+1), "the segment is missing")
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ func (e *Engine) reached(lsn uint64) error {
 	s.ledger.Lock()
 	if lsn > s.synced.Load() {
 		state := e.ledger.state
-		state.synced = lsn
+		state.synced, state.newest = lsn, e.wal.active().number
 		if err := e.ledger.write(state); err != nil {
 			s.ledger.Unlock()
 			return err

@@ -1,0 +1,113 @@
+package embedded
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Badger must be given only what it can open: on some damage it panics in a goroutine of its own, where nobody can
+// recover. So the ends of its tables are checked first, and a mark in the directory tells whether the last open of Badger
+// ever came back; if not, the index is set aside without being tried again.
+
+// nameOpening is the mark; it is there while Badger opens.
+const nameOpening = "OPENING"
+
+// beginOpening sets the mark. It returns errIndex if the mark is there already.
+func beginOpening(dir string) error {
+	path := filepath.Join(dir, nameOpening)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: the last attempt to open it did not come back", errIndex)
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func endOpening(dir string) error { return os.Remove(filepath.Join(dir, nameOpening)) }
+
+// tablesOnDisk lists the numbers of the table files of a Badger directory, and removes the empty files that a crash between
+// create and write leaves: Badger trips over them. It returns errIndex for a table whose end is damaged.
+func tablesOnDisk(dir string) (map[uint64]bool, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	tables := map[uint64]bool{}
+	for _, e := range entries {
+		path, ext := filepath.Join(dir, e.Name()), filepath.Ext(e.Name())
+		info, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case (ext == ".mem" || ext == ".vlog") && info.Size() == 0:
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		case ext == ".sst":
+			n, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), ext), 10, 64)
+			if err != nil {
+				continue
+			}
+			if err := checkTable(path, info.Size()); err != nil {
+				return nil, fmt.Errorf("%w: %s: %w", errIndex, path, err)
+			}
+			tables[n] = true
+		}
+	}
+	return tables, nil
+}
+
+var errTable = errors.New("the end of the table is damaged")
+
+// checkTable checks the end of a table: an index, its length, a checksum message, its length (big-endian).
+func checkTable(path string, size int64) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, end, err := readBefore(f, size, 64)
+	if err != nil {
+		return err
+	}
+	index, _, err := readBefore(f, end, size)
+	if err != nil {
+		return err
+	}
+	// The message is {1: algorithm (left out: CRC-32C), 2: sum}.
+	d := decoder{buf: sum}
+	if d.u8() != 2<<3 {
+		return errTable
+	}
+	if want := d.uvarint(); d.done() != nil || want != uint64(checksum(index)) {
+		return errTable
+	}
+	return nil
+}
+
+// readBefore reads the bytes in front of a length that ends at end.
+func readBefore(f *os.File, end, limit int64) (b []byte, start int64, err error) {
+	var length [4]byte
+	if end < 4 {
+		return nil, 0, errTable
+	}
+	if _, err := f.ReadAt(length[:], end-4); err != nil {
+		return nil, 0, err
+	}
+	n := int64(binary.BigEndian.Uint32(length[:]))
+	if start = end - 4 - n; n > limit || start < 0 {
+		return nil, 0, errTable
+	}
+	b = make([]byte, n)
+	_, err = f.ReadAt(b, start)
+	return b, start, err
+}
