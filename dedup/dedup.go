@@ -144,9 +144,8 @@ type Found struct {
 	Other   bool // its body differs from the one in hand
 }
 
-// Lookup says whether one of the keys is known, and which event it is. body is the SHA-256 of the body in hand. The caller holds the keys.
-// Errors are the journal's.
-func (x *Index) Lookup(ctx context.Context, keys []event.Key, body *[32]byte, now time.Time) (Found, bool, error) {
+// Cached says whether the cache knows one of the keys; false means nothing. body is the SHA-256 of the body in hand. The caller holds the keys.
+func (x *Index) Cached(keys []event.Key, body *[32]byte, now time.Time) (Found, bool) {
 	for i, k := range keys {
 		s := x.at(k)
 		s.mu.Lock()
@@ -158,9 +157,14 @@ func (x *Index) Lookup(ctx context.Context, keys []event.Key, body *[32]byte, no
 		s.mu.Unlock()
 		x.count("lru", ok)
 		if ok {
-			return Found{Fate: event.Fate{ID: e.id, State: e.state, Reason: e.reason}, Key: i, Durable: true, Other: e.digest != digest(body)}, true, nil
+			return Found{Fate: event.Fate{ID: e.id, State: e.state, Reason: e.reason}, Key: i, Durable: true, Other: e.digest != digest(body)}, true
 		}
 	}
+	return Found{}, false
+}
+
+// Lookup asks the journal whether one of the keys is known, and which event it is; Cached comes first. The caller holds the keys. Errors are the journal's.
+func (x *Index) Lookup(ctx context.Context, keys []event.Key, body *[32]byte) (Found, bool, error) {
 	fates, err := x.log.Lookup(ctx, keys)
 	if err != nil {
 		return Found{}, false, err
@@ -173,6 +177,15 @@ func (x *Index) Lookup(ctx context.Context, keys []event.Key, body *[32]byte, no
 	}
 	return Found{}, false, nil
 }
+
+// Met makes a Found of an event that the journal named when it refused a claim: the look-up and the claim are one then.
+func (x *Index) Met(r *event.Record, key int, body *[32]byte) Found {
+	x.count("log", true)
+	return Found{Fate: event.Fate{ID: r.ID, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}, Key: key, Other: r.BodySHA256 != *body}
+}
+
+// Missed counts a claim that the journal granted without a look-up before it.
+func (x *Index) Missed() { x.count("log", false) }
 
 // Remember fills the cache with a fate that is durable and can no longer change. Call it only after the commit.
 func (x *Index) Remember(keys []event.Key, r *event.Record) {

@@ -104,7 +104,11 @@ func TestCacheEndsWithTheWindow(t *testing.T) {
 		r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now(), BodySHA256: [32]byte{1}}
 		keys := []event.Key{key(1)}
 		look := func() (Found, bool) {
-			f, ok, err := x.Lookup(t.Context(), keys, &r.BodySHA256, time.Now())
+			f, ok := x.Cached(keys, &r.BodySHA256, time.Now())
+			if ok {
+				return f, ok
+			}
+			f, ok, err := x.Lookup(t.Context(), keys, &r.BodySHA256)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +122,7 @@ func TestCacheEndsWithTheWindow(t *testing.T) {
 			t.Errorf("remembered: %+v, journal asked %d times", f, l.asked)
 		}
 		other := [32]byte{2}
-		if f, ok, _ := x.Lookup(t.Context(), keys, &other, time.Now()); !ok || !f.Other {
+		if f, ok := x.Cached(keys, &other, time.Now()); !ok || !f.Other {
 			t.Error("another body under the id is told apart")
 		}
 		time.Sleep(time.Hour)
@@ -136,7 +140,7 @@ func BenchmarkKnown(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		c, _ := x.Claim(keys)
-		_, _, _ = x.Lookup(b.Context(), keys, &r.BodySHA256, r.ReceivedAt)
+		_, _ = x.Cached(keys, &r.BodySHA256, r.ReceivedAt)
 		c.Release(nil)
 	}
 }

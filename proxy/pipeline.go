@@ -91,7 +91,7 @@ type visit struct {
 	keys    []event.Key
 	aliases []event.Key
 	payload event.Payload
-	claim   *dedup.Claim
+	known   bool // the journal has been asked about its keys
 	keybuf  [3]event.Key
 	aliasb  [1]event.Key
 }
@@ -192,8 +192,10 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 	if v.keys == nil {
 		v.keys = v.keybuf[:1]
 	}
-	v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.rec.EventID)
-	v.aliases = v.aliasb[:]
+	if s.JoinedID || v.rec.Account != "" || kind != event.KeyEvent {
+		v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.rec.EventID) // its own key does not tell its id alone
+		v.aliases = v.aliasb[:]
+	}
 	v.rec.Source, v.rec.Provider, v.rec.ReceivedAt = s.Name, s.Provider, v.began
 	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
 	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,
@@ -206,7 +208,6 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 	for range 4 {
 		mine, other := p.index.Claim(v.keys)
 		if mine != nil {
-			v.claim = mine
 			r := p.claimed(ctx, v)
 			if mine.Awaited() {
 				mine.Release(r.keep(&v.rec))
@@ -226,15 +227,22 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 	return unavailable(time.Second).as("duplicate")
 }
 
-// claimed is dedup, order and deliver for a request that holds its keys.
+// claimed is dedup, order and deliver for a request that holds its keys. Where nothing has to be decided before the event is stored, the journal's own
+// claim is the look-up.
 func (p *Pipeline) claimed(ctx context.Context, v *visit) reply {
-	found, known, err := p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256, v.began)
-	if err != nil {
-		return p.broken(v, err)
+	found, known := p.index.Cached(v.keys, &v.rec.BodySHA256, v.began)
+	if !known && v.src.claimFirst(&v.rec) {
+		return p.deliver(ctx, v)
 	}
+	if !known {
+		var err error
+		if found, known, err = p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256); err != nil {
+			return p.broken(v, err)
+		}
+	}
+	v.known = true
 	if known {
-		r, done := p.duplicate(ctx, v, found)
-		if done {
+		if r, done := p.duplicate(ctx, v, found); done {
 			return r
 		}
 	}
@@ -314,20 +322,48 @@ func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
 func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 	again := !v.rec.ID.IsZero()
 	h, err := v.src.Delivery.Deliver(ctx, recovery.Submission{Record: v.rec, Again: again, Payload: &v.payload, Keys: v.keys, Aliases: v.aliases})
-	if err != nil {
+	switch {
+	case err != nil && !(errors.Is(err, journal.ErrFull) && !v.known):
 		return p.broken(v, err)
-	}
-	if h.Outcome == recovery.Unavailable {
-		return unavailable(h.RetryAfter)
-	}
-	v.rec = h.Record
-	if h.Outcome == recovery.Duplicate {
+	case err != nil, h.Outcome == recovery.Unavailable:
+		if v.known {
+			return unavailable(h.RetryAfter)
+		}
+		return p.ifKnown(ctx, v, unavailable(h.RetryAfter)) // a duplicate is answered also when nothing new is taken
+	case h.Outcome == recovery.Duplicate && !v.known:
+		v.known = true
+		r, done := p.duplicate(ctx, v, p.index.Met(&h.Record, h.Key, &v.rec.BodySHA256))
+		if done {
+			return r
+		}
+		return p.deliver(ctx, v)
+	case h.Outcome == recovery.Duplicate:
 		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", id: h.Record.ID}
 	}
+	if !v.known {
+		p.index.Missed()
+	}
+	v.rec = h.Record
 	if dedup.Final(&h.Record) && len(v.keys) > 0 {
 		p.index.Remember(v.keys, &h.Record)
 	}
 	return v.src.reply(&h)
+}
+
+// ifKnown looks an event up that was not taken: a duplicate has its answer all the same.
+func (p *Pipeline) ifKnown(ctx context.Context, v *visit, otherwise reply) reply {
+	v.known = true
+	found, known, err := p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256)
+	switch {
+	case err != nil:
+		return p.broken(v, err)
+	case !known:
+		return otherwise
+	}
+	if r, done := p.duplicate(ctx, v, found); done {
+		return r
+	}
+	return p.deliver(ctx, v)
 }
 
 // broken answers our own fault: always 503, never 4xx and never 2xx.

@@ -141,6 +141,11 @@ func (s *Source) challenged(method string) bool {
 	return s.Handshake != nil && slices.Contains(s.HandshakeMethods, method)
 }
 
+// claimFirst says that nothing about the event has to be decided before the journal claims it: ids are enforced and no order is kept.
+func (s *Source) claimFirst(rec *event.Record) bool {
+	return s.Dedup.Mode != "observe" && (!s.Policy.Applies(rec.Type) || s.Policy.Observing())
+}
+
 // patience is how long a duplicate waits for the one that is under way.
 func (s *Source) patience() time.Duration {
 	if s.DeliveryConfig.Mode == "hybrid" {

@@ -32,6 +32,7 @@ type Handled struct {
 	Record     event.Record
 	Result     *forward.Result // the upstream's answer, where the sender gets it
 	RetryAfter time.Duration   // with Unavailable; 0 = the default
+	Key        int             // with Duplicate: under which of the keys it is known
 }
 
 // Submission is a verified event that is new, or that its sender sends again after it had failed.
@@ -41,6 +42,8 @@ type Submission struct {
 	Payload *event.Payload
 	Keys    []event.Key
 	Aliases []event.Key
+
+	key int // of a refused claim: which key was known
 }
 
 // Deliver takes over an event: its place in the order, its record, and, where the mode says so, its first attempt, for which the sender waits.
@@ -117,14 +120,14 @@ func (s *Source) store(ctx context.Context, sub *Submission, at *event.Attempt, 
 	if err != nil {
 		return false, err
 	}
-	sub.Record = v[0].Record
+	sub.Record, sub.key = v[0].Record, v[0].Key
 	return v[0].Accepted, nil
 }
 
 // queueUp stores the event for the schedule and answers at once.
 func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as Outcome) (Handled, error) {
 	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
 	}
 	s.r.logEvent(&sub.Record)
 	s.requeue(&sub.Record, nil)
@@ -151,7 +154,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	ok, err := s.store(ctx, sub, f.begun(), journal.Written)
 	if err != nil || !ok {
 		sl.cancel()
-		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
 	}
 	f.rec = sub.Record
 	s.r.logEvent(&f.rec)
@@ -223,7 +226,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		durable = journal.Synced
 	}
 	if ok, err := s.store(ctx, sub, nil, durable); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
 	}
 	s.r.logEvent(rec)
 	w := newSender()
@@ -312,7 +315,7 @@ func (s *Source) unpin(l *lane) {
 func (s *Source) reject(ctx context.Context, sub *Submission, why event.Reason) (Handled, error) {
 	s.end(&sub.Record, event.Rejected, why)
 	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record}, err
+		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
 	}
 	s.r.logEvent(&sub.Record)
 	return Handled{Outcome: outcomeOf(event.Rejected, why), Record: sub.Record}, nil

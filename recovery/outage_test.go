@@ -174,7 +174,10 @@ func TestOutageTurnsNothingIntoDeadLetters(t *testing.T) {
 // Retries end with max_attempts or max_elapsed, whichever is first; the dead letter keeps what it takes to replay it, and a replay delivers it once.
 func TestDeadLetterAndReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { s.Delivery.Mode = "store"; u.Breaker.Failures = 1000 })
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			s.Delivery.Mode = "store"
+			u.Breaker.Failures = 1000
+		})
 		b.up()
 		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503, Body: "later"} })
 		b.send("evt_1", "", "")

@@ -111,9 +111,9 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	if source == "" {
 		names = r.sourceNames()
 	}
-	keys := make([]event.Key, len(names))
-	for i, n := range names {
-		keys[i] = event.MakeKey(event.KeyAlias, n, id)
+	keys := make([]event.Key, 0, 2*len(names))
+	for _, n := range names {
+		keys = append(keys, event.MakeKey(event.KeyAlias, n, id), event.MakeKey(event.KeyEvent, n, "", id))
 	}
 	fates, err := r.journal.Lookup(ctx, keys)
 	if err != nil {
@@ -121,7 +121,8 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	}
 	var found event.Record
 	var in []string
-	for i, f := range fates {
+	for i := range names {
+		f := newer(fates[2*i], fates[2*i+1])
 		if !f.Known() {
 			continue
 		}
@@ -141,6 +142,14 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 		return found, nil
 	}
 	return event.Record{}, &AmbiguousError{Sources: in}
+}
+
+// newer is the fate of the event that was received later.
+func newer(a, b event.Fate) event.Fate {
+	if !b.Known() || a.Known() && a.ID.Seq() > b.ID.Seq() {
+		return a
+	}
+	return b
 }
 
 func (r *Recovery) sourceNames() []string {

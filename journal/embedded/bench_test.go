@@ -32,7 +32,7 @@ func BenchmarkEvent(b *testing.B) {
 			deliver(b, e, journal.Synced, v.Record)
 		}
 	})
-	b.ReportMetric(float64((cpu() - before).Microseconds())/float64(b.N), "cpu-µs/event")
+	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-µs/event")
 	s := e.Stats()
 	b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
 	b.ReportMetric(float64(s.Items)/float64(max(s.Syncs, 1)), "items/sync")

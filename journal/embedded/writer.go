@@ -52,6 +52,8 @@ type observed struct {
 // loop runs until the queue is closed and empty.
 func (w *writer) loop() {
 	for {
+		// Let every caller that is ready queue its op too: one write for all of them. Where nobody is, this costs nothing.
+		runtime.Gosched()
 		ops, open := w.e.queue.take()
 		notes := w.e.takeNotes()
 		if len(ops) > 0 || len(notes) > 0 {
@@ -62,8 +64,6 @@ func (w *writer) loop() {
 			return
 		}
 		<-w.e.queue.wake
-		// Let every caller that is ready queue its op too: one write for all of them. Where nobody is, this costs nothing.
-		runtime.Gosched()
 	}
 }
 
