@@ -31,7 +31,7 @@ func (c *contract) resolve(v any) map[string]any {
 		return m
 	}
 	var at any = c.doc
-	for _, part := range strings.Split(strings.TrimPrefix(ref, "#/"), "/") {
+	for part := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
 		at = at.(map[string]any)[part]
 	}
 	return c.resolve(at)

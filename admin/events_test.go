@@ -49,11 +49,11 @@ func TestIdsOfAnyShapeAreFound(t *testing.T) {
 	p := start(t, nil)
 	for _, id := range []string{"a/b", "100%", "%2F", "..", ".", "x y", "é☃", "a//b", "q?x=1#f", "a+b", `"`, "a%3Ab"} {
 		p.Receive(t, "stripe", id, nil)
-		path := ""
+		var path strings.Builder
 		for i := range len(id) {
-			path += fmt.Sprintf("%%%02X", id[i])
+			path.WriteString(fmt.Sprintf("%%%02X", id[i]))
 		}
-		for _, esc := range []string{path, url.PathEscape(id)} {
+		for _, esc := range []string{path.String(), url.PathEscape(id)} {
 			if esc == "." || esc == ".." {
 				continue
 			}

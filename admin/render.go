@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/hex"
+	"maps"
 	"strings"
 	"unicode/utf8"
 
@@ -91,9 +92,7 @@ func showReplay(r *recovery.Replay) api.Replay {
 		n := r.WouldReplay
 		out.WouldReplay = &n
 		out.Skipped.By = map[string]int64{}
-		for why, n := range r.SkippedBy {
-			out.Skipped.By[why] = n
-		}
+		maps.Copy(out.Skipped.By, r.SkippedBy)
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/journal"
@@ -86,10 +87,8 @@ func replaySpec(in *api.ReplaySpec) (recovery.ReplaySpec, error) {
 	case len(in.IDs) == 0 && in.Filter == nil && !in.FromCheckpoint && in.FromCursor == "":
 		return spec, unprocessable("say what to replay: ids, filter, from_checkpoint or from_cursor")
 	}
-	for _, id := range in.IDs {
-		if id == "" {
-			return spec, unprocessable("an id is empty")
-		}
+	if slices.Contains(in.IDs, "") {
+		return spec, unprocessable("an id is empty")
 	}
 	if in.Filter == nil {
 		return spec, nil

@@ -91,11 +91,12 @@ type Wait struct {
 
 // eventPath is the path of an event, by our id or the sender's, and what stands below it.
 func eventPath(id string, below ...string) string {
-	p := "/v1/events/" + escape(id)
+	var p strings.Builder
+	p.WriteString("/v1/events/" + escape(id))
 	for _, b := range below {
-		p += "/" + b
+		p.WriteString("/" + b)
 	}
-	return p
+	return p.String()
 }
 
 // escape makes one path segment of any text. A segment of dots alone would be taken for a step in the path.

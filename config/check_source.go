@@ -60,7 +60,7 @@ func pathFault(path string) string {
 		return "must hold no space, query, fragment, backslash or character outside of ASCII"
 	}
 	seen := map[string]bool{}
-	for _, s := range strings.Split(path, "/") {
+	for s := range strings.SplitSeq(path, "/") {
 		switch {
 		case s == "." || s == "..":
 			return "must hold no segment . or .."

@@ -75,11 +75,11 @@ func (h Head) All() iter.Seq2[[]byte, []byte] {
 			if n := len(line); n > 0 && line[n-1] == '\r' {
 				line = line[:n-1]
 			}
-			i := bytes.IndexByte(line, ':')
-			if i < 0 {
+			before, after, ok := bytes.Cut(line, []byte{':'})
+			if !ok {
 				continue
 			}
-			if !yield(line[:i], TrimSpace(line[i+1:])) {
+			if !yield(before, TrimSpace(after)) {
 				return
 			}
 		}

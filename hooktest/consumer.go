@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -119,9 +120,7 @@ func (c *Consumer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.Break {
 		panic(http.ErrAbortHandler)
 	}
-	for k, vs := range a.Header {
-		w.Header()[k] = vs
-	}
+	maps.Copy(w.Header(), a.Header)
 	if a.Status != 0 {
 		w.WriteHeader(a.Status)
 	}

@@ -43,9 +43,9 @@ type listener struct {
 // Accept is called by fasthttp, from one goroutine. io.EOF ends its loop without a complaint.
 func (l *listener) Accept() (net.Conn, error) {
 	for wait := time.Duration(0); ; {
-		l.srv.room()
 		nc, err := l.Listener.Accept()
 		if err == nil {
+			l.srv.room()
 			if c := l.srv.admit(nc); c != nil {
 				return c, nil
 			}
@@ -77,30 +77,32 @@ func (l *listener) finish() {
 	_ = l.Listener.Close()
 }
 
-// room waits until there is room for one more connection, closing an idle one if need be.
+// room waits until there is room for one more connection. Idle ones make room, and busy ones once they are done.
 func (s *Server) room() {
-	for waited := false; !s.draining.Load(); waited = true {
-		s.mu.Lock()
-		full := len(s.conns) >= s.cfg.MaxConns
-		if full {
-			s.dropIdle()
-		}
-		s.mu.Unlock()
-		if !full {
-			if waited {
-				s.ended() // another listener may wait too
-			}
-			return
-		}
+	if s.hasRoom() {
+		return
+	}
+	s.crowded.Add(1)
+	defer s.crowded.Add(-1)
+	for s.dropIdle(); !s.hasRoom() && !s.draining.Load(); {
 		select {
 		case <-s.changed:
 		case <-s.drain:
 		}
 	}
+	s.ended() // another listener may wait too
 }
 
-// dropIdle ends one connection that is between requests. The map's random order is fair enough. Needs s.mu.
+func (s *Server) hasRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns) < s.cfg.MaxConns
+}
+
+// dropIdle ends one connection that is between requests. The map's random order is fair enough.
 func (s *Server) dropIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for c := range s.conns {
 		if c.state.Load() == connIdle {
 			_ = c.Conn.SetReadDeadline(time.Now())

@@ -48,7 +48,7 @@ type ServerConfig struct {
 	HeadTimeout  time.Duration // from a request's first byte to the end of its head; then 408. Default 5 s
 	IdleTimeout  time.Duration // for the first byte of a request; then the connection closes silently. Default 60 s
 	WriteTimeout time.Duration // least time an answer has to leave, at most twice that. Default 15 s
-	MaxConns     int           // connections at once; beyond it, idle ones are closed and new ones wait in the backlog. Default 10,000
+	MaxConns     int           // connections at once; beyond it, idle ones are closed and new ones wait. Default 10,000
 	MaxPerIP     int           // connections of one address at once; beyond it 429. Default 0 = no bound
 	MaxBytes     int64         // bytes of bodies at once, announced ones included; beyond it 503. Default 0 = no bound
 
@@ -86,6 +86,7 @@ type Server struct {
 	stop context.CancelFunc
 
 	draining atomic.Bool
+	crowded  atomic.Int32  // listeners that wait for room: connections end with their next answer
 	drain    chan struct{} // closed when draining begins
 	gone     chan struct{} // closed when Shutdown is done
 
@@ -155,11 +156,8 @@ func (s *Server) shutdown(ctx context.Context) error {
 		l.finish()
 	}
 	for c := range s.conns {
-		switch c.state.Load() {
-		case connIdle:
-			_ = c.Conn.SetReadDeadline(time.Now())
-		case connFresh:
-			_ = c.Conn.SetReadDeadline(time.Now().Add(freshGrace))
+		if c.state.Load() != connActive {
+			_ = c.Conn.SetReadDeadline(time.Now()) // await then says how long to wait yet
 		}
 	}
 	s.mu.Unlock()
@@ -216,7 +214,9 @@ func (s *Server) route(path []byte) Limits {
 func (s *Server) serve(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	body := ctx.Request.Body()
-	if !c.complete || c.given != c.ok || int64(len(body)) != c.bodyLen() {
+	if c.fault != nil {
+		c.closing = true // answered already
+	} else if !c.complete || c.given != c.ok || int64(len(body)) != c.bodyLen() {
 		c.refuse(faultDisagree)
 	} else {
 		c.fill(body)
@@ -256,16 +256,14 @@ func panicText(v any) string {
 	return fmt.Sprintf("%T", v)
 }
 
-// refuse is called by fasthttp when a request could not be read.
+// refuse is called by fasthttp when it could not read a request.
 func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 	c := ctx.Conn().(*conn)
-	f := c.fault
-	if f == nil {
+	if c.fault == nil && !c.broken {
 		s.log.Debug("fasthttp refused what the wire check passed", "error", err)
-		f = faultDisagree
+		c.fault = faultDisagree
+		c.refuse(c.fault)
 	}
-	c.refuse(f)
-	c.unreserve()
 }
 
 func (c *conn) bodyLen() int64 {

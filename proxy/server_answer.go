@@ -21,7 +21,7 @@ const smallAnswer = 16 << 10
 // answer writes a as the answer to the request under way, which must be complete. It notes whether the connection ends with it.
 func (c *conn) answer(a *Answer, end bool) {
 	c.answered = true
-	c.closing = c.closing || end || a.Close || c.head.closes() || c.srv.draining.Load()
+	c.closing = c.closing || end || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
 	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
 	b := c.appendHead(c.out[:0], a.Status)
 	b = append(b, a.Head...)
@@ -90,7 +90,7 @@ func (c *conn) refuse(f *wireFault) {
 	if c.broken {
 		return
 	}
-	c.linger = true
+	c.linger, c.answered = true, true
 	a := Answer{Status: f.status, Body: problems[f.status], Close: true, Head: problemHead}
 	if f.status == fasthttp.StatusServiceUnavailable {
 		a.Head = busyHead
@@ -99,6 +99,7 @@ func (c *conn) refuse(f *wireFault) {
 		c.srv.cfg.OnRefused(c.head.target.of(c.buf), f.status)
 	}
 	c.answer(&a, true)
+	c.unreserve()
 }
 
 var (

@@ -347,7 +347,11 @@ func TestConnectionBounds(t *testing.T) {
 				refused.Add(1)
 			}
 		}}
-		addr := newServer(t, cfg, handlerFunc(func(ctx context.Context, r *event.Request, a *proxy.Answer) { in <- struct{}{}; <-release; echo(ctx, r, a) }))
+		addr := newServer(t, cfg, handlerFunc(func(ctx context.Context, r *event.Request, a *proxy.Answer) {
+			in <- struct{}{}
+			<-release
+			echo(ctx, r, a)
+		}))
 		a := dial(t, addr).send(post)
 		<-in
 		resp := dial(t, addr).send(post).want(503, "*")

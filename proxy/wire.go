@@ -177,8 +177,8 @@ func checkTarget(t []byte) *wireFault {
 		return faultTarget
 	}
 	path, query := t, []byte(nil)
-	if i := bytes.IndexByte(t, '?'); i >= 0 {
-		path, query = t[:i], t[i+1:]
+	if before, after, ok := bytes.Cut(t, []byte{'?'}); ok {
+		path, query = before, after
 	}
 	if !allOf(path, isPath) || !allOf(query, isQuery) {
 		return faultTarget

@@ -62,7 +62,7 @@ const (
 // headBufs holds buffers for heads; a connection has one only while it is in a request.
 var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// Read gives fasthttp bytes of one request. Any error ends the connection; for a *wireFault, c.fault says what to answer.
+// Read gives fasthttp bytes of one request. Any error ends the connection; a *wireFault has been answered by then.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.fault != nil {
 		return 0, c.fault
@@ -81,6 +81,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if f, ok := err.(*wireFault); ok {
 		c.fault = f
+		c.refuse(f) // here, because fasthttp keeps some errors to itself
 	}
 	return n, err
 }
@@ -180,6 +181,10 @@ func (c *conn) await(p []byte) (int, error) {
 			last = true
 			c.deadline(c.idleUntil(time.Now(), fresh))
 		}
+		if !fresh && c.srv.crowded.Load() > 0 && !c.srv.draining.Load() {
+			c.broken = true
+			return 0, io.EOF
+		}
 		n, err := c.Conn.Read(p)
 		if n > 0 {
 			c.state.Store(connActive)
@@ -207,7 +212,7 @@ func (c *conn) idleUntil(now time.Time, fresh bool) time.Time {
 
 // deadline sets the read deadline, unless the present one is as good: setting one costs more than comparing two.
 func (c *conn) deadline(t time.Time) {
-	if d := t.Sub(c.readBy); d >= 0 && d < time.Second && !c.readBy.IsZero() && !c.srv.draining.Load() {
+	if d := t.Sub(c.readBy); d >= 0 && d < min(time.Second, c.srv.cfg.IdleTimeout/16) && !c.srv.draining.Load() {
 		return
 	}
 	c.readBy = t
@@ -351,6 +356,7 @@ func (c *conn) Close() error {
 		c.lingering()
 	}
 	err := c.shut()
+	c.unreserve()
 	c.srv.forget(c)
 	return err
 }

@@ -6,6 +6,7 @@ package selector
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -122,10 +123,8 @@ func splitPath(path string) ([]string, error) {
 	}
 	if path[0] != '/' {
 		keys := strings.Split(path, ".")
-		for _, k := range keys {
-			if k == "" {
-				return nil, fmt.Errorf("%w: JSON path %q has an empty member; write it as a JSON Pointer (json:/a/b)", ErrSyntax, path)
-			}
+		if slices.Contains(keys, "") {
+			return nil, fmt.Errorf("%w: JSON path %q has an empty member; write it as a JSON Pointer (json:/a/b)", ErrSyntax, path)
 		}
 		return keys, nil
 	}

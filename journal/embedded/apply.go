@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -76,7 +77,7 @@ func (e *Engine) applyOnce() error {
 	if err := e.awaitSynced(l.last.lsn); err != nil {
 		return err
 	}
-	if err := e.flush(l, state); err != nil {
+	if err := errors.Join(e.beforeFlush(l), e.flush(l, state)); err != nil {
 		return e.fail(fmt.Errorf("write the index: %w", err))
 	}
 	e.wakeBarriers(l.last.lsn)

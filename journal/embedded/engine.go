@@ -30,6 +30,7 @@ type Engine struct {
 	queue   queue
 	syncs   syncs
 	applier applier
+	filters filters
 	sweeper sweeper
 
 	// mu guards what readers see. The writer changes the active layer and what belongs to it, the applier moves layers.
@@ -83,12 +84,13 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.life.Unlock()
 
 	stopPrepare, stopSync, stopApply := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	var writing, preparing, syncing, applying sync.WaitGroup
+	var writing, preparing, syncing, applying, filtering sync.WaitGroup
 	w := newWriter(e)
 	writing.Go(w.loop)
 	preparing.Go(func() { e.wal.prepare(stopPrepare) })
 	syncing.Go(func() { e.syncLoop(stopSync) })
 	applying.Go(func() { e.applyLoop(stopApply) })
+	filtering.Go(func() { e.buildFilters(e.closing) })
 	select {
 	case <-ctx.Done():
 		e.beginClose()
@@ -97,6 +99,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	writing.Wait()
 	close(stopApply)
 	applying.Wait()
+	filtering.Wait()
+	e.dropFilterJob()
 	close(stopSync)
 	syncing.Wait()
 	close(stopPrepare)

@@ -46,8 +46,7 @@ func sample(n int) journal.Accept {
 		},
 		Payload: &event.Payload{Method: "POST", Target: []byte("/webhooks/stripe"), Host: []byte("example.com"),
 			Head: event.Head("Content-Type: application/json\r\n"), Body: make([]byte, 1024), Peer: "192.0.2.1"},
-		Keys:    []event.Key{event.MakeKey(event.KeyEvent, "stripe", "", id)},
-		Aliases: []event.Key{event.MakeKey(event.KeyAlias, "stripe", id)},
+		Keys: []event.Key{event.MakeKey(event.KeyEvent, "stripe", "", id)},
 	}
 }
 

@@ -48,6 +48,7 @@ func newEngine(o Options, lock *os.File) *Engine {
 	e.queue.wake = make(chan struct{}, 1)
 	e.syncs.wake = make(chan struct{}, 1)
 	e.applier = applier{armed: make(chan struct{}, 1), kick: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	e.filters.jobs, e.filters.done = make(chan filterJob, 1), make(chan *keyFilter, 1)
 	return e
 }
 

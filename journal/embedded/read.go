@@ -204,6 +204,18 @@ func (s *snapshot) each(prefix []byte, fn func(key, value []byte) bool) error {
 	return nil
 }
 
+// eachKey is each without values.
+func (s *snapshot) eachKey(prefix []byte, fn func(key []byte) bool) error {
+	it := s.walk(prefix, false)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		if !fn(it.Item().Key()) {
+			return nil
+		}
+	}
+	return nil
+}
+
 // Resources implements journal.Journal.
 func (e *Engine) Resources(ctx context.Context, keys []event.ResourceKey) ([]event.ResourceState, error) {
 	if err := e.usable(ctx); err != nil {

@@ -35,7 +35,12 @@ func (v *view) release() {
 }
 
 // owner is the event under a key in the index alone.
-func (v *view) owner(k event.Key) (event.Seq, error) { return v.snap.owner(k) }
+func (v *view) owner(k event.Key) (event.Seq, error) {
+	if v.e.filters.now.Load().absent(k) {
+		return 0, nil
+	}
+	return v.snap.owner(k)
+}
 
 // layers calls fn with the overlay's layers, newest first, until it reports true. mu must be held.
 func (e *Engine) layers(fn func(*layer) bool) bool {
