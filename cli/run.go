@@ -58,9 +58,6 @@ func (e *env) serve(ctx context.Context, log *slog.Logger) error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.String())
 	}
-	if len(cfg.Admin.Tokens) == 0 {
-		log.Warn("the admin port has no tokens: everyone on this host may use it", "listen", cfg.Admin.Listen)
-	}
 	g, err := gateway.New(cfg, gateway.Options{Log: log, Version: thisBuild().Version,
 		Load: func() (*config.Config, error) { return config.Load(e.config, os.LookupEnv) }})
 	if err != nil {

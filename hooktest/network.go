@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 )
@@ -17,31 +18,29 @@ type Network struct {
 
 type listener struct {
 	net    *Network
-	addr   address
+	addr   *net.TCPAddr
+	name   string
 	accept chan net.Conn
 	done   chan struct{}
 	once   sync.Once
 }
 
-type address string
-
-// Network is "tcp", so that code which looks at addresses takes it for one.
-func (a address) Network() string { return "tcp" }
-
-// String is host:port.
-func (a address) String() string { return string(a) }
-
-// Listen listens on host:port; a port in use is an error.
+// Listen listens on an address and port; a port in use is an error.
 func (n *Network) Listen(addr string) (net.Listener, error) {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	tcp := net.TCPAddrFromAddrPort(ap)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.listeners == nil {
 		n.listeners = map[string]*listener{}
 	}
 	if n.listeners[addr] != nil {
-		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: address(addr), Err: syscall.EADDRINUSE}
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: tcp, Err: syscall.EADDRINUSE}
 	}
-	l := &listener{net: n, addr: address(addr), accept: make(chan net.Conn), done: make(chan struct{})}
+	l := &listener{net: n, addr: tcp, name: addr, accept: make(chan net.Conn), done: make(chan struct{})}
 	n.listeners[addr] = l
 	return l, nil
 }
@@ -51,14 +50,14 @@ func (n *Network) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	n.mu.Lock()
 	l := n.listeners[addr]
 	n.mu.Unlock()
-	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: address(addr), Err: syscall.ECONNREFUSED}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
 	if l == nil {
 		return nil, refused
 	}
 	here, there := net.Pipe()
 	select {
-	case l.accept <- conn{there, l.addr}:
-		return conn{here, address("127.0.0.1:40000")}, nil
+	case l.accept <- conn{there, l.addr, client}:
+		return conn{here, client, l.addr}, nil
 	case <-l.done:
 		return nil, refused
 	case <-ctx.Done():
@@ -66,17 +65,20 @@ func (n *Network) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 }
 
-// conn gives a pipe's end addresses that look like TCP's.
+// client is where all connections come from.
+var client = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
+
+// conn gives a pipe's end TCP addresses.
 type conn struct {
 	net.Conn
-	addr address
+	local, remote *net.TCPAddr
 }
 
 // LocalAddr is the end's own address.
-func (c conn) LocalAddr() net.Addr { return c.addr }
+func (c conn) LocalAddr() net.Addr { return c.local }
 
-// RemoteAddr is a loopback address.
-func (c conn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000} }
+// RemoteAddr is the other end's.
+func (c conn) RemoteAddr() net.Addr { return c.remote }
 
 // Accept waits for the next connection; net.ErrClosed after Close.
 func (l *listener) Accept() (net.Conn, error) {
@@ -93,7 +95,7 @@ func (l *listener) Close() error {
 	l.once.Do(func() {
 		close(l.done)
 		l.net.mu.Lock()
-		delete(l.net.listeners, string(l.addr))
+		delete(l.net.listeners, l.name)
 		l.net.mu.Unlock()
 	})
 	return nil

@@ -1,0 +1,138 @@
+package gateway_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+const secret = "bubble-secret-0123456789"
+
+func env(string) (string, bool) { return secret, true }
+
+const sources = `
+upstreams: {app: {url: "http://127.0.0.1:3000", breaker: {failures: 3}}}
+retention: {dedup: 168h, payload: 72h, record: 168h, dead_letter: 720h}
+sources:
+  s:
+    path: /s
+    provider: custom
+    secrets: [{env: SECRET}]
+    verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, prefix: "sha256=", signed: "{timestamp}.{body}", timestamp: "header:X-Timestamp", tolerance: 5m}
+    identity: {id: "json:id", type: "json:type", resource: "json:resource", version: "json:version"}
+    delivery: {mode: hybrid, upstream: app}
+`
+
+func TestMain(m *testing.M) {
+	if err := hooktest.Warm(); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+type bubble struct {
+	*hooktest.Bubble
+	t *testing.T
+}
+
+func start(t *testing.T) bubble {
+	t.Helper()
+	b, err := hooktest.NewBubble(t.TempDir(), sources, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bubble{b, t}
+}
+
+func (b bubble) post(id string, want int, outcome string) {
+	b.t.Helper()
+	status, got, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody(id, "t", "", ""), time.Now()))
+	if err != nil || status != want || got != outcome {
+		b.t.Fatalf("%s: %d %s %v, want %d %s", id, status, got, err, want, outcome)
+	}
+}
+
+// state is "state/reason" of an event, or the status of the answer if there is no record.
+func (b bubble) state(id string) string {
+	b.t.Helper()
+	status, body, err := b.Admin("/v1/events/" + id + "?source=s")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var rec struct{ State, Reason string }
+	if status != 200 || json.Unmarshal(body, &rec) != nil {
+		return fmt.Sprint(status)
+	}
+	return rec.State + "/" + rec.Reason
+}
+
+func (b bubble) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Ten minutes without a consumer, with a restart in the middle: senders are answered 202, nothing is lost, nothing comes twice.
+func TestTenMinutesWithoutTheConsumer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.must(b.Up())
+		b.post("evt_before", 200, "delivered")
+		b.Down()
+		for i := range 30 {
+			b.post(fmt.Sprint("evt_", i), 202, "accepted")
+			time.Sleep(10 * time.Second)
+		}
+		b.must(b.Stop())
+		b.must(b.Start(env))
+		for i := range 30 {
+			b.post(fmt.Sprint("evt_", i), 200, "duplicate")
+			time.Sleep(10 * time.Second)
+		}
+		if got := b.state("evt_3"); got != "pending/breaker_open" {
+			t.Errorf("during the outage it is %s", got)
+		}
+		b.must(b.Up())
+		time.Sleep(2 * time.Minute)
+		for i := range 30 {
+			if got := b.state(fmt.Sprint("evt_", i)); got != "delivered/" {
+				t.Errorf("evt_%d is %s", i, got)
+			}
+		}
+		if n := len(b.Consumer.Seen()); n != 31 {
+			t.Errorf("the consumer saw %d requests of 31 events", n)
+		}
+		b.must(b.Stop())
+		b.Down()
+	})
+}
+
+// A week of retention: a repeat within it is a duplicate, one after it is a new event, and the record is gone when its time has come.
+func TestWeekOfRetention(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		b.must(b.Up())
+		b.post("evt_1", 200, "delivered")
+		time.Sleep(167 * time.Hour)
+		b.post("evt_1", 200, "duplicate")
+		if got := b.state("evt_1"); got != "delivered/" {
+			t.Errorf("within a week it is %s", got)
+		}
+		time.Sleep(2 * time.Hour)
+		if got := b.state("evt_1"); got != "404" {
+			t.Errorf("after a week it is %s", got)
+		}
+		b.post("evt_1", 200, "delivered")
+		if n := len(b.Consumer.Seen()); n != 2 {
+			t.Errorf("the consumer saw %d requests", n)
+		}
+		b.must(b.Stop())
+		b.Down()
+	})
+}
