@@ -4,8 +4,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-ARG VERSION=dev
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/hooktender/hooktender/cli.version=${VERSION}" -o /out/hooktender . \
+RUN CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w" -o /out/hooktender . \
  && mkdir -p /out/data && chown 65532:65532 /out/data && chmod 0700 /out/data
 
 FROM scratch

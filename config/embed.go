@@ -1,7 +1,9 @@
 package config
 
 import (
+	"bytes"
 	_ "embed" // for the generated files
+	"encoding/json"
 	"slices"
 )
 
@@ -18,4 +20,8 @@ var schema []byte
 func Example() []byte { return slices.Clone(example) }
 
 // Schema is the JSON Schema (2020-12) of the file.
-func Schema() []byte { return slices.Clone(schema) }
+func Schema() []byte {
+	var out bytes.Buffer
+	_ = json.Indent(&out, schema, "", "  ") // generated, and tested: it is JSON
+	return append(out.Bytes(), '\n')
+}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -112,7 +113,7 @@ func (p *printer) table(key, name string, v reflect.Value, indent int) {
 		p.line(indent, "%s: {}", name)
 		return
 	}
-	slices.SortFunc(names, func(a, b reflect.Value) int { return cmp.Compare(a.String(), b.String()) })
+	sort.Slice(names, func(i, j int) bool { return names[i].String() < names[j].String() })
 	p.line(indent, "%s:", name)
 	for _, k := range names {
 		p.line(indent+1, "%s:", k.String())
@@ -174,7 +175,7 @@ func (p *printer) flowList(key string, f shape.Field, v reflect.Value) string {
 
 func (p *printer) flowMap(v reflect.Value) string {
 	keys := v.MapKeys()
-	slices.SortFunc(keys, func(a, b reflect.Value) int { return cmp.Compare(a.String(), b.String()) })
+	sort.Slice(keys, func(i, j int) bool { return keys[i].String() < keys[j].String() })
 	parts := make([]string, len(keys))
 	for i, k := range keys {
 		parts[i] = shape.Quote(k.String()) + ": " + p.flow("", shape.Field{}, v.MapIndex(k))

@@ -27,6 +27,9 @@ type Options struct {
 // IdleTimeout is how long an unused connection to an upstream is kept.
 const IdleTimeout = 30 * time.Second
 
+// restingLinks is how many idle connections are kept beyond the attempts that may run at once, for those that rest.
+const restingLinks = 64
+
 // A Client talks to one upstream. All methods are safe for concurrent use; it does not bound how many exchanges run at once.
 type Client struct {
 	name    string
@@ -72,7 +75,7 @@ func New(name string, cfg Config, opts Options) (*Client, error) {
 		c.tls = clientTLS(opts.TLS, u.Hostname())
 	}
 	c.addr = net.JoinHostPort(u.Hostname(), port)
-	c.pool.bound = max(1, cfg.MaxInFlight)
+	c.pool.bound = max(1, cfg.MaxInFlight) + restingLinks
 	return c, nil
 }
 

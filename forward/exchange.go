@@ -78,7 +78,7 @@ func (c *Client) idleLink(ctx context.Context, now time.Time) *link {
 		return nil
 	}
 	for {
-		l := c.pool.take()
+		l := c.pool.take(now)
 		if l == nil {
 			return nil
 		}
@@ -278,6 +278,9 @@ func (x *Exchange) complete() error {
 			return malformed("more than one on a kept connection: which is whose cannot be told")
 		}
 	}
+	if l.used && p.status == 408 && p.close {
+		x.client.trust.lose(x.started) // it may have been about the idle connection, sent as the request was on its way
+	}
 	now := x.client.now()
 	keep := p.reusable() && !surplus && !l.cutOff && !l.cancelled.Load() && !x.client.trust.lost(now)
 	x.answered(now)
@@ -324,7 +327,7 @@ func (x *Exchange) fail(err error) {
 		r.Outcome = event.OutcomeNotSent
 	}
 	if l := x.link; l != nil {
-		if l.used && !x.parser.begun() && (r.ErrKind == KindReset) && !l.cancelled.Load() {
+		if l.used && !x.answerBegun() && (r.ErrKind == KindReset) && !l.cancelled.Load() {
 			x.client.trust.lose(now) // a kept connection that ended under a request
 		}
 		x.link = nil
@@ -343,13 +346,16 @@ func (x *Exchange) kind(err error) string {
 		return KindSwitched
 	case errors.Is(err, errMalformed):
 		return KindMalformed
-	case errors.Is(err, errTruncated) && x.parser.begun():
+	case errors.Is(err, errTruncated) && x.answerBegun():
 		return KindMalformed
 	case isTimeout(err) && !x.link.cancelled.Load():
 		return KindTimeout
 	}
 	return KindReset
 }
+
+// answerBegun says whether a byte of an answer has come.
+func (x *Exchange) answerBegun() bool { return x.parser.begun() || x.link.w > x.link.r }
 
 func isTimeout(err error) bool {
 	if errors.Is(err, os.ErrDeadlineExceeded) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -101,7 +102,7 @@ func (l *link) look(fd uintptr) {
 			continue
 		}
 		l.stale = err != syscall.EAGAIN
-		l.surplus = n > 0
+		l.surplus = n > 0 && !l.tls // there it may be a ticket, or a farewell
 		return
 	}
 }
@@ -109,7 +110,7 @@ func (l *link) look(fd uintptr) {
 // lookSlowly is look for connections that are no sockets, as in tests: it waits for next to no time.
 func (l *link) lookSlowly() {
 	l.readBy = time.Time{}
-	_ = l.nc.SetReadDeadline(time.Now().Add(time.Microsecond))
+	_ = l.nc.SetReadDeadline(time.Now().Add(50 * time.Microsecond))
 	n, err := l.nc.Read(l.one[:])
 	ne, ok := err.(net.Error)
 	l.stale = n > 0 || !(ok && ne.Timeout()) && err != os.ErrDeadlineExceeded
@@ -167,17 +168,22 @@ type pool struct {
 	timer  *time.Timer // runs while there are links
 }
 
-func (p *pool) take() *link {
+// restTime is how long a link rests before it is used again, so that a stray answer which follows the proper one shows itself before
+// it could be taken for the answer to the next request. It costs a few more connections under load, and no time.
+const restTime = 2 * time.Millisecond
+
+// take gives the latest used link that has rested; nil if there is none.
+func (p *pool) take(now time.Time) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	n := len(p.idle)
-	if n == 0 {
-		return nil
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		l := p.idle[i]
+		if now.Sub(l.idleSince) >= restTime {
+			p.idle = slices.Delete(p.idle, i, i+1)
+			return l
+		}
 	}
-	l := p.idle[n-1]
-	p.idle[n-1] = nil
-	p.idle = p.idle[:n-1]
-	return l
+	return nil
 }
 
 func (p *pool) put(l *link, now time.Time) {

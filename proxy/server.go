@@ -111,7 +111,7 @@ func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 		Handler: s.serve, ErrorHandler: s.refuse, Logger: fastLog{log},
 		ReadBufferSize: MaxHead + 512, WriteBufferSize: 512, MaxRequestBodySize: MaxBody + 1,
 		Concurrency:                  1 << 30, // the listener keeps the bound
-		DisablePreParseMultipartForm: true, DisableHeaderNamesNormalizing: true, SecureErrorLogMessage: true, LazyRequestTime: true,
+		DisablePreParseMultipartForm: true, DisableHeaderNamesNormalizing: true, SecureErrorLogMessage: true,
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
 	}
 	return s
@@ -197,9 +197,17 @@ func (s *Server) abort() {
 	}
 }
 
-// route asks the Handler for limits, and keeps them within what fasthttp was told.
-func (s *Server) route(path []byte) Limits {
-	l := s.handler.Route(path)
+// route asks the Handler for limits, and keeps them within what fasthttp was told. A panic means the default limits: the request
+// is answered by Handle in any case.
+func (s *Server) route(path []byte) (l Limits) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.log.Error("route panicked", "panic", panicText(v), "stack", string(debug.Stack()))
+			d := DefaultLimits()
+			l = Limits{Body: d.Body, ReadTimeout: d.ReadTimeout}
+		}
+	}()
+	l = s.handler.Route(path)
 	if l.Body <= 0 || l.Body > MaxBody {
 		l.Body = MaxBody
 	}

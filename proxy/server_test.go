@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -567,6 +568,68 @@ func TestShutdownUnderLoad(t *testing.T) {
 	if cut.Load() > 0 || answered.Load() == 0 {
 		t.Errorf("%d answers, %d cut off", answered.Load(), cut.Load())
 	}
+}
+
+// pipeListener accepts in-memory connections.
+type pipeListener struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// The whole server runs in a bubble, where minutes pass at once.
+func TestBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		s := proxy.NewServer(proxy.ServerConfig{}, handlerFunc(echo), slog.New(slog.DiscardHandler))
+		done := make(chan error, 1)
+		go func() { done <- s.Serve(context.Background(), ln) }()
+		dial := func() *client {
+			a, b := net.Pipe()
+			ln.conns <- b
+			return &client{a, t, bufio.NewReader(a)}
+		}
+		begin := time.Now()
+		c := dial()
+		c.send(post).want(200, "POST /a 2")
+		time.Sleep(59 * time.Second)
+		c.send(post).want(200, "POST /a 2")
+		c.wantEnd()
+		if d := time.Since(begin); d < 118*time.Second || d > 120*time.Second {
+			t.Errorf("idle for %s", d)
+		}
+		begin = time.Now()
+		c = dial()
+		c.send("POST /a HTTP/1.1\r\n").want(408, "*")
+		if d := time.Since(begin); d != 5*time.Second {
+			t.Errorf("408 for a slow head after %s", d)
+		}
+		begin = time.Now()
+		c = dial()
+		c.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nhi").want(408, "*")
+		if d := time.Since(begin); d != 5*time.Second {
+			t.Errorf("408 for a slow body after %s", d)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute) // fasthttp's worker pool ends with its next round
+	})
 }
 
 func TestServeEndsWithItsContext(t *testing.T) {

@@ -26,12 +26,13 @@ type conn struct {
 
 	state atomic.Int32 // connFresh, connIdle, connActive
 
-	head  wireHead
-	chunk chunker
-	buf   []byte // from the head's first byte on; what is in it beyond ok is not checked yet
-	given int    // bytes of buf that fasthttp has
-	ok    int    // bytes of buf that belong to the request under way
-	left  int64  // bytes of a body of known length that have not come in yet
+	head   wireHead
+	chunk  chunker
+	buf    []byte  // from the head's first byte on; what is in it beyond ok is not checked yet
+	pooled *[]byte // where buf came from; nil with it
+	given  int     // bytes of buf that fasthttp has
+	ok     int     // bytes of buf that belong to the request under way
+	left   int64   // bytes of a body of known length that have not come in yet
 
 	complete bool // the last byte of the request has passed the check
 	answered bool // the request under way has been answered
@@ -155,17 +156,18 @@ func (c *conn) begin(p []byte) (direct int, err error) {
 }
 
 func (c *conn) acquire() {
-	if c.buf == nil {
-		c.buf = (*headBufs.Get().(*[]byte))[:0]
+	if c.pooled == nil {
+		c.pooled = headBufs.Get().(*[]byte)
+		c.buf = (*c.pooled)[:0]
 	}
 }
 
 func (c *conn) release() {
-	if c.buf != nil && cap(c.buf) <= 64<<10 {
-		b := c.buf[:0]
-		headBufs.Put(&b)
+	if c.pooled != nil && cap(c.buf) <= 64<<10 {
+		*c.pooled = c.buf[:0] // it may have grown
+		headBufs.Put(c.pooled)
 	}
-	c.buf = nil
+	c.buf, c.pooled = nil, nil
 }
 
 // await blocks until the first byte of a request, the end of the idle time, or the server's end. The last two are io.EOF: the

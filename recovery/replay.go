@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -475,7 +476,9 @@ func (r *Recovery) Replays(context.Context) ([]Replay, error) {
 	for _, j := range r.jobs.all {
 		out = append(out, j.view())
 	}
-	slices.SortFunc(out, func(a, b Replay) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(a.ID, b.ID)) })
+	sort.Slice(out, func(i, j int) bool {
+		return cmp.Or(out[j].CreatedAt.Compare(out[i].CreatedAt), cmp.Compare(out[i].ID, out[j].ID)) < 0
+	})
 	return out, nil
 }
 

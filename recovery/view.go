@@ -3,7 +3,7 @@ package recovery
 import (
 	"context"
 	"encoding/json"
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -128,12 +128,7 @@ func (r *Recovery) Upstreams() []UpstreamStatus {
 	for _, u := range r.upstreams {
 		out = append(out, u.status())
 	}
-	slices.SortFunc(out, func(a, b UpstreamStatus) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
 }
 

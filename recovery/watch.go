@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sort"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -259,12 +260,7 @@ func (r *Recovery) catchUp(ctx context.Context, rev uint64, emit func(string, *e
 			break
 		}
 	}
-	slices.SortFunc(changed, func(a, b event.Record) int {
-		if a.Rev < b.Rev {
-			return -1
-		}
-		return 1
-	})
+	sort.Slice(changed, func(i, j int) bool { return changed[i].Rev < changed[j].Rev })
 	for i := range changed {
 		if err := emit(strconv.FormatUint(changed[i].Rev, 10), &changed[i]); err != nil {
 			return rev, err

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"net/url"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -227,11 +228,9 @@ func canonicalRequest(method string, path, query []byte) []byte {
 			params = append(params, param{percent(name), percent(value)})
 		}
 	}
-	slices.SortFunc(params, func(a, b param) int {
-		if n := strings.Compare(a.name, b.name); n != 0 {
-			return n
-		}
-		return strings.Compare(a.value, b.value)
+	sort.Slice(params, func(i, j int) bool {
+		a, b := &params[i], &params[j]
+		return a.name < b.name || a.name == b.name && a.value < b.value
 	})
 	p := strings.TrimSuffix(strings.ReplaceAll(string(path), "&", "%26"), "/")
 	out := []byte(strings.ToUpper(method) + "&" + orElse(p, "/") + "&")

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"maps"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 
@@ -126,11 +127,9 @@ func sortedPairs(encoded []byte, equals, between string, distinct bool) ([]byte,
 		}
 		pairs = append(pairs, pair{string(name), string(value)})
 	}
-	slices.SortFunc(pairs, func(a, b pair) int {
-		if a.name != b.name {
-			return bytes.Compare([]byte(a.name), []byte(b.name))
-		}
-		return bytes.Compare([]byte(a.value), []byte(b.value))
+	sort.Slice(pairs, func(i, j int) bool {
+		a, b := &pairs[i], &pairs[j]
+		return a.name < b.name || a.name == b.name && a.value < b.value
 	})
 	if distinct {
 		pairs = slices.Compact(pairs)

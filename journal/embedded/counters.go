@@ -1,8 +1,10 @@
 package embedded
 
 import (
+	"cmp"
 	"encoding/binary"
-	"slices"
+	"sort"
+	"strings"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -75,17 +77,9 @@ func (c counters) list() []journal.Count {
 			out = append(out, journal.Count{Source: source, State: k.state, Reason: k.reason, N: n})
 		}
 	}
-	slices.SortFunc(out, func(a, b journal.Count) int {
-		switch {
-		case a.Source != b.Source:
-			if a.Source < b.Source {
-				return -1
-			}
-			return 1
-		case a.State != b.State:
-			return int(a.State) - int(b.State)
-		}
-		return int(a.Reason) - int(b.Reason)
+	sort.Slice(out, func(i, j int) bool {
+		a, b := &out[i], &out[j]
+		return cmp.Or(strings.Compare(a.Source, b.Source), int(a.State)-int(b.State), int(a.Reason)-int(b.Reason)) < 0
 	})
 	return out
 }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -47,6 +49,15 @@ func generate(root string) (map[string][]byte, error) {
 		"config.example.yaml":         example,
 		"config/example.yaml":         example,
 		"docs/hooktender.schema.json": schema,
-		"config/schema.json":          schema,
+		"config/schema.json":          compact(schema), // in the binary every byte counts; Schema indents it again
 	}, nil
+}
+
+// compact is JSON without white space. What schemaFile writes is JSON.
+func compact(b []byte) []byte {
+	var out bytes.Buffer
+	if err := json.Compact(&out, b); err != nil {
+		panic(err)
+	}
+	return out.Bytes()
 }

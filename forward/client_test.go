@@ -1,0 +1,391 @@
+package forward_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+)
+
+func TestNotSent(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := "http://" + ln.Addr().String()
+	ln.Close()
+	plain := newUpstream(t, func(v *visitor, _ int) { v.say("HTTP/1.1 400 Bad Request\r\n\r\n") })
+	for name, c := range map[string]struct {
+		url  string
+		opts forward.Options
+		kind string
+	}{
+		"refused":          {refused, forward.Options{}, forward.KindRefused},
+		"unknown name":     {"http://nowhere.invalid:80", forward.Options{}, forward.KindDNS},
+		"TLS to plain":     {strings.Replace(plain, "http:", "https:", 1), forward.Options{}, forward.KindTLS},
+		"dial takes long":  {"http://h", forward.Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }}, forward.KindDial},
+		"dial just fails":  {"http://h", forward.Options{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }}, forward.KindDial},
+		"speaks up before": {"http://h", forward.Options{Dial: dialEager}, forward.KindMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client, err := forward.New("app", forward.Config{URL: c.url, Timeout: 300 * time.Millisecond, MaxInFlight: 4}, c.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := client.Do(t.Context(), call("1", "body"))
+			if r.Outcome != event.OutcomeNotSent || r.ErrKind != c.kind || r.Status != 0 {
+				t.Errorf("%s %q %s", r.Outcome, r.ErrKind, r.ErrText)
+			}
+		})
+	}
+}
+
+// dialEager connects to an upstream whose answer is there before any request.
+func dialEager(context.Context, string, string) (net.Conn, error) {
+	a, b := net.Pipe()
+	go func() { _, _ = io.WriteString(b, okAnswer("stray")) }()
+	time.Sleep(10 * time.Millisecond)
+	return a, nil
+}
+
+func TestTLS(t *testing.T) {
+	var conns atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %d", r.Host, len(b))
+	}))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	srv.StartTLS()
+	defer srv.Close()
+	base := srv.Client().Transport.(*http.Transport).TLSClientConfig
+	client, err := forward.New("app", forward.Config{URL: srv.URL, Timeout: 5 * time.Second, MaxInFlight: 4}, forward.Options{TLS: base})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 10, 1 << 20, 10} {
+		r := client.Do(t.Context(), call("1", strings.Repeat("x", n)))
+		if want := fmt.Sprintf("%s %d", strings.TrimPrefix(srv.URL, "https://"), n); string(r.Body) != want {
+			t.Errorf("%+v, want %q", r, want)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if conns.Load() > 2 {
+		t.Errorf("%d connections", conns.Load())
+	}
+	other, err := forward.New("app", forward.Config{URL: srv.URL, Timeout: time.Second, MaxInFlight: 4}, forward.Options{TLS: &tls.Config{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := other.Do(t.Context(), call("1", "")); r.ErrKind != forward.KindTLS || r.Outcome != event.OutcomeNotSent {
+		t.Errorf("an unknown authority: %+v", r)
+	}
+}
+
+// The sender's deadline passes at any point of the answer; another goroutine waits on, and the answer is whole.
+func TestHandOver(t *testing.T) {
+	answer := "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\nX: y\r\n\r\n"
+	for at := 0; at < len(answer); at += 7 {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			t.Parallel()
+			goOn := make(chan struct{})
+			url := newUpstream(t, func(v *visitor, _ int) {
+				v.read()
+				v.say("%s", answer[:at])
+				<-goOn
+				v.say("%s", answer[at:])
+				v.read()
+			})
+			x := newClient(t, url, 5*time.Second).Begin(t.Context(), call("1", "body"))
+			for range 3 {
+				if x.Wait(time.Now().Add(15 * time.Millisecond)) {
+					t.Fatalf("over already: %+v", x.Result())
+				}
+			}
+			close(goOn)
+			done := make(chan bool)
+			go func() { done <- x.Wait(time.Time{}) }()
+			if !<-done {
+				t.Fatal("Wait without a bound says it is not over")
+			}
+			if r := x.Result(); r.Outcome != event.OutcomeDelivered || string(r.Body) != "abcdefg" || r.Duration < 40*time.Millisecond {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+// Once Wait has returned, the call's memory may be used for something else, even if the upstream has not read it all.
+func TestHandOverWhileWriting(t *testing.T) {
+	goOn := make(chan struct{})
+	got := make(chan []byte, 1)
+	url := newUpstream(t, func(v *visitor, _ int) {
+		<-goOn
+		req, err := http.ReadRequest(v.br)
+		if err != nil {
+			return
+		}
+		b, _ := io.ReadAll(req.Body)
+		got <- b
+		v.ok("done")
+	})
+	body := bytes.Repeat([]byte("0123456789"), 3<<20)
+	want := bytes.Clone(body)
+	c := call("1", "")
+	c.Body = body
+	x := newClient(t, url, 10*time.Second).Begin(t.Context(), c)
+	if x.Wait(time.Now().Add(100 * time.Millisecond)) {
+		t.Fatalf("over already: %+v", x.Result())
+	}
+	clear(body)
+	clear(c.Head)
+	close(goOn)
+	x.Wait(time.Time{})
+	if r := x.Result(); r.Outcome != event.OutcomeDelivered {
+		t.Errorf("%+v", r)
+	}
+	if b := <-got; !bytes.Equal(b, want) {
+		t.Errorf("the upstream got %d bytes, not those that were sent", len(b))
+	}
+}
+
+func TestHardShutdown(t *testing.T) {
+	url := newUpstream(t, func(v *visitor, _ int) {
+		for id, ok := v.read(); ok && id != "hang"; id, ok = v.read() {
+			v.ok(id)
+		}
+		v.read()
+	})
+	client := newClient(t, url, 10*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range 3 {
+		if r := client.Do(ctx, call("1", "")); r.Outcome != event.OutcomeDelivered {
+			t.Fatalf("%+v", r)
+		}
+		time.Sleep(3 * time.Millisecond)
+	}
+	time.AfterFunc(50*time.Millisecond, cancel)
+	begin := time.Now()
+	r := client.Do(ctx, call("hang", ""))
+	if r.Outcome != event.OutcomeUnknown || time.Since(begin) > 2*time.Second {
+		t.Errorf("after %s: %+v", time.Since(begin), r)
+	}
+	if r := client.Do(ctx, call("1", "")); r.Outcome != event.OutcomeNotSent {
+		t.Errorf("begun after the end: %+v", r)
+	}
+	time.Sleep(3 * time.Millisecond)
+	if r := client.Do(t.Context(), call("1", "")); r.Outcome != event.OutcomeDelivered {
+		t.Errorf("another context: %+v", r)
+	}
+}
+
+// An upstream that drops idle connections early costs no POST.
+func TestStaleConnectionsFailNoPost(t *testing.T) {
+	var conns atomic.Int32
+	url := newUpstream(t, func(v *visitor, _ int) {
+		conns.Add(1)
+		for {
+			_ = v.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+			id, ok := v.read()
+			if !ok || !v.ok(id) {
+				return
+			}
+		}
+	})
+	client := newClient(t, url, 5*time.Second)
+	for i := range 60 {
+		if r := client.Do(t.Context(), call("1", "body")); r.Outcome != event.OutcomeDelivered {
+			t.Errorf("%d: %+v", i, r)
+		}
+		time.Sleep(time.Duration(3+57*(i%2)) * time.Millisecond) // well within, and well beyond
+	}
+	if n := conns.Load(); n < 10 {
+		t.Errorf("only %d connections: nothing was stale", n)
+	}
+}
+
+func TestConnectionsAreKept(t *testing.T) {
+	var conns atomic.Int32
+	client := newClient(t, newUpstream(t, func(v *visitor, _ int) {
+		conns.Add(1)
+		for id, ok := v.read(); ok && v.ok(id); id, ok = v.read() {
+		}
+	}), 5*time.Second)
+	for range 50 {
+		client.Do(t.Context(), call("1", "body"))
+		time.Sleep(3 * time.Millisecond)
+	}
+	if n := conns.Load(); n > 2 {
+		t.Errorf("%d connections for 50 requests one after the other", n)
+	}
+	client.CloseIdle()
+	client.Do(t.Context(), call("1", "body"))
+	if n := conns.Load(); n < 2 {
+		t.Error("CloseIdle kept the connection")
+	}
+}
+
+// Time in a bubble: the timeout is exact, and idle connections end after IdleTimeout.
+func TestBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Int32
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			a, b := net.Pipe()
+			open.Add(1)
+			go func() {
+				defer open.Add(-1)
+				v := &visitor{b, bufio.NewReader(b)}
+				for id, ok := v.read(); ok; id, ok = v.read() {
+					if id == "slow" {
+						time.Sleep(time.Hour)
+					}
+					v.ok(id)
+				}
+			}()
+			return a, nil
+		}
+		client, err := forward.New("app", forward.Config{URL: "http://app/base/", Timeout: 10 * time.Second, MaxInFlight: 4}, forward.Options{Dial: dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			if r := client.Do(t.Context(), call("1", "body")); string(r.Body) != "1" {
+				t.Fatalf("%+v", r)
+			}
+			time.Sleep(time.Second)
+		}
+		if open.Load() != 1 {
+			t.Errorf("%d connections", open.Load())
+		}
+		time.Sleep(forward.IdleTimeout)
+		synctest.Wait()
+		if open.Load() != 0 {
+			t.Errorf("%d connections after the idle timeout", open.Load())
+		}
+		begin := time.Now()
+		x := client.Begin(t.Context(), call("slow", "body"))
+		if x.Wait(begin.Add(8 * time.Second)) {
+			t.Error("over before its time")
+		}
+		x.Wait(time.Time{})
+		if r := x.Result(); r.Outcome != event.OutcomeUnknown || r.ErrKind != forward.KindTimeout || time.Since(begin) != 10*time.Second {
+			t.Errorf("after %s: %+v", time.Since(begin), r)
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+func TestCompose(t *testing.T) {
+	in := event.Head("host: evil\r\nX-A:  1 \r\nCoNtEnT-TyPe: a/b\r\nConnection: close, X-Hop, content-type , X-Signature\r\nx-hop: 1\r\nKeep-Alive: 1\r\n" +
+		"Proxy-Connection: x\r\nProxy-Authorization: x\r\nProxy-Authenticate: x\r\nTE: trailers\r\nTrailer: x\r\nTransfer-Encoding: chunked\r\nUpgrade: h2c\r\n" +
+		"Expect: 100-continue\r\nContent-Length: 99\r\nRange: bytes=0-\r\nhooktender-id: evil\r\nHOOKTENDER_ID: evil\r\nForwarded: x\r\nX-Forwarded-For: x\r\nx_forwarded_proto: x\r\n" +
+		"X-Real-IP: x\r\nX-Signature: s\r\nidempotency-key: theirs\r\nX-A: 2\r\nVia: 1.1 a\r\n")
+	extra := event.Head("Hooktender-Id: 1\r\nIdempotency-Key: ours\r\n")
+	call := &forward.Call{Method: "POST", Path: []byte("/hook?a=1"), Head: in, Extra: extra, Body: []byte("hi")}
+	got := string(forward.Compose(nil, call, "/base", "app:3000"))
+	want := "POST /base/hook?a=1 HTTP/1.1\r\nHost: app:3000\r\nX-A:  1 \r\nCoNtEnT-TyPe: a/b\r\nX-Signature: s\r\nX-A: 2\r\nVia: 1.1 a\r\n" +
+		"Hooktender-Id: 1\r\nIdempotency-Key: ours\r\nContent-Length: 2\r\n\r\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for method, n := range map[string]int{"POST": 1, "PUT": 1, "PATCH": 1, "GET": 0, "DELETE": 0} {
+		b := forward.Compose(nil, &forward.Call{Method: method, Path: []byte("/")}, "", "h")
+		if bytes.Count(b, []byte("Content-Length: 0\r\n")) != n {
+			t.Errorf("%q", b)
+		}
+	}
+}
+
+func TestAnswerHead(t *testing.T) {
+	url := newUpstream(t, func(v *visitor, _ int) {
+		v.read()
+		v.say("HTTP/1.1 200 OK\r\nX-b:  1\r\nDate: x\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 1\r\nSet-Cookie: a\r\nHooktender-Outcome: evil\r\nset-cookie: b\r\nContent-Length: 2\r\n\r\nok")
+	})
+	r := newClient(t, url, 5*time.Second).Do(t.Context(), call("1", ""))
+	if want := "X-b:  1\r\nSet-Cookie: a\r\nset-cookie: b\r\n"; string(r.Head) != want || string(r.Body) != "ok" {
+		t.Errorf("got %q %q, want %q", r.Head, r.Body, want)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(1994, 11, 6, 8, 49, 7, 0, time.UTC)
+	for v, want := range map[string]time.Duration{
+		"0": 0, "1": time.Second, "120": 2 * time.Minute, "0007": 7 * time.Second, "-1": -time.Second, "-120": -2 * time.Minute, "-0": -time.Second,
+		"Sun, 06 Nov 1994 08:49:37 GMT": 30 * time.Second, "Sunday, 06-Nov-94 08:49:37 GMT": 30 * time.Second, "Sun Nov  6 08:49:37 1994": 30 * time.Second,
+		"Sun, 06 Nov 1994 08:00:00 GMT": 0,
+	} {
+		if d, ok := forward.RetryAfter([]byte(v), now); !ok || d != want {
+			t.Errorf("%q: %s %v, want %s", v, d, ok, want)
+		}
+	}
+	for _, v := range []string{"", "soon", "1e9", "1.5", "+1", "- 1", "-", "--1", "1 ", "99999999999", "18446744073709551617", "9223372037", "Sun, 06 Nov 1994", "0x10", "\xb2"} {
+		if d, ok := forward.RetryAfter([]byte(v), now); ok {
+			t.Errorf("%q is taken for %s", v, d)
+		}
+	}
+}
+
+func TestNewRefusesURLs(t *testing.T) {
+	for _, url := range []string{"", "app:3000", "ftp://app", "http://", "http://a b"} {
+		if _, err := forward.New("app", forward.Config{URL: url}, forward.Options{}); err == nil {
+			t.Errorf("%q is taken", url)
+		}
+	}
+}
+
+// BenchmarkDo is one exchange of 1 KiB on kept connections, the upstream in the same process.
+func BenchmarkDo(b *testing.B) {
+	answer := []byte(okAnswer("ok"))
+	client := newClient(b, newUpstream(b, func(v *visitor, _ int) {
+		buf := make([]byte, 4096)
+		for {
+			n, err := v.Conn.Read(buf)
+			if err != nil || n == 0 {
+				return
+			}
+			if _, err := v.Write(answer); err != nil {
+				return
+			}
+		}
+	}), 10*time.Second)
+	c := call("1", strings.Repeat("x", 1024))
+	c.Head = append(c.Head, "Content-Type: application/json\r\nUser-Agent: Stripe/1.0\r\nStripe-Signature: t=1,v1=00\r\nConnection: keep-alive\r\nAccept: */*\r\n"...)
+	c.Extra = event.Head("Hooktender-Id: 1\r\nHooktender-Source: stripe\r\nIdempotency-Key: stripe:1\r\nX-Forwarded-For: 10.0.0.1\r\n")
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	b.ReportAllocs()
+	for b.Loop() {
+		if r := client.Do(ctx, c); r.Outcome != event.OutcomeDelivered {
+			b.Fatalf("%+v", r)
+		}
+	}
+}
+
+func BenchmarkCompose(b *testing.B) {
+	c := call("1", "body")
+	c.Head = append(c.Head, "Content-Type: application/json\r\nUser-Agent: Stripe/1.0\r\nStripe-Signature: t=1,v1=00\r\nConnection: keep-alive\r\nAccept: */*\r\n"...)
+	c.Extra = event.Head("Hooktender-Id: 1\r\nHooktender-Source: stripe\r\nIdempotency-Key: stripe:1\r\nX-Forwarded-For: 10.0.0.1\r\n")
+	buf := make([]byte, 0, 2048)
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = forward.Compose(buf[:0], c, "/base", "app:3000")
+	}
+}
