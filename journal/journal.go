@@ -217,5 +217,6 @@ type Stats struct {
 	OldestSegment time.Time
 }
 
-// Observer hears of every record after it was written, in commit order per event, from one goroutine. It must not block.
+// Observer hears of every record after it was written, in commit order per event, from one goroutine. It must not block,
+// nor keep now: the record is valid during the call only. old is zero for a new event.
 type Observer func(old event.State, oldReason event.Reason, now *event.Record)

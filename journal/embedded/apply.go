@@ -77,6 +77,9 @@ func (e *Engine) applyOnce() error {
 	if err := e.awaitSynced(l.last.lsn); err != nil {
 		return err
 	}
+	if err := e.checkReserve(); err != nil {
+		return e.fail(err)
+	}
 	if err := errors.Join(e.beforeFlush(l), e.flush(l, state)); err != nil {
 		return e.fail(fmt.Errorf("write the index: %w", err))
 	}

@@ -1,11 +1,14 @@
 package embedded
 
 import (
+	"context"
+	"fmt"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -36,4 +39,58 @@ func BenchmarkEvent(b *testing.B) {
 	s := e.Stats()
 	b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
 	b.ReportMetric(float64(s.Items)/float64(max(s.Syncs, 1)), "items/sync")
+}
+
+// BenchmarkList is a page of 100 out of listEvents records, by filters of which each finds its page in another way.
+func BenchmarkList(b *testing.B) {
+	e := start(b, Options{Sync: true})
+	fillForLists(b, e)
+	for _, c := range []struct {
+		name string
+		q    journal.Query
+	}{
+		{"newest", journal.Query{}},
+		{"rare source", journal.Query{Source: "rare"}},
+		{"rare resource", journal.Query{Resource: "in_777"}},
+		{"sender's id", journal.Query{EventID: "evt_54321"}},
+		{"rare state", journal.Query{States: []event.State{event.Failed}}},
+		{"a minute", journal.Query{Since: listBegin.Add(time.Hour), Until: listBegin.Add(time.Hour + time.Minute)}},
+		{"nothing", journal.Query{Type: "none"}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := e.List(context.Background(), c.q); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+const listEvents = 1_000_000
+
+var listBegin = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+
+func fillForLists(b *testing.B, e *Engine) {
+	batch := make([]journal.Accept, 0, 500)
+	for i := range listEvents {
+		a := sample(i)
+		a.Payload = nil
+		a.Record.State, a.Record.Reason = event.Delivered, 0
+		a.Record.ReceivedAt = listBegin.Add(time.Duration(i) * 100 * time.Millisecond)
+		a.Record.Resource = fmt.Sprintf("in_%d", i%5000)
+		if i%7001 == 0 {
+			a.Record.Source = "rare"
+			a.Record.State, a.Record.Reason = event.Failed, event.Exhausted
+		}
+		if batch = append(batch, a); len(batch) == cap(batch) {
+			if _, err := e.Accept(context.Background(), batch, journal.Written); err != nil {
+				b.Fatal(err)
+			}
+			batch = batch[:0]
+		}
+	}
+	if err := e.settle(context.Background()); err != nil {
+		b.Fatal(err)
+	}
 }

@@ -7,19 +7,19 @@ import (
 	"github.com/hooktender/hooktender/event"
 )
 
-// A block sums up 256 consecutive events, so that a list with a filter passes over those that cannot match: a Bloom filter
+// A block sums up 64 consecutive events, so that a list with a filter passes over those that cannot match: a Bloom filter
 // over source, type, resource, the sender's id and the last replay of each, and the range of times received. One entry per
-// 256 events takes the place of a secondary index per field. It may name events that are gone, never miss one.
+// 64 events takes the place of a secondary index per field. It may name events that are gone, never miss one.
 type block struct {
 	number   uint64
 	from, to int64 // Unix nanoseconds
-	bits     [blockBits / 64]uint64
+	bits     blockFilter
 	dirty    bool
 }
 
 const (
-	blockEvents = 256
-	blockBits   = 8192 // 16 per entry with distinct resources and ids: about 1 in 500 passes for nothing
+	blockEvents = 64
+	blockBits   = 2048 // 16 per entry with distinct resources and ids: about 1 in 500 passes for nothing
 	blockProbes = 4
 )
 
@@ -53,18 +53,21 @@ func newBlock(number uint64) *block {
 	return &block{number: number, from: math.MaxInt64, to: math.MinInt64}
 }
 
-func (b *block) add(hash uint64) {
+// blockFilter is the Bloom filter as it is stored.
+type blockFilter [blockBits / 8]byte
+
+func (b *blockFilter) add(hash uint64) {
 	step := hash>>32 | 1
 	for range blockProbes {
-		b.bits[hash%blockBits/64] |= 1 << (hash % 64)
+		b[hash%blockBits/8] |= 1 << (hash % 8)
 		hash += step
 	}
 }
 
-func (b *block) has(hash uint64) bool {
+func (b *blockFilter) has(hash uint64) bool {
 	step := hash>>32 | 1
 	for range blockProbes {
-		if b.bits[hash%blockBits/64]&(1<<(hash%64)) == 0 {
+		if b[hash%blockBits/8]&(1<<(hash%8)) == 0 {
 			return false
 		}
 		hash += step
@@ -78,12 +81,12 @@ func (b *block) note(it *item) {
 	if !ok {
 		return
 	}
-	b.add(fieldHash(fieldSource, v.source))
-	b.add(fieldHash(fieldType, v.typ))
-	b.add(fieldHash(fieldResource, v.resource))
-	b.add(fieldHash(fieldEventID, v.eventID))
+	b.bits.add(fieldHash(fieldSource, v.source))
+	b.bits.add(fieldHash(fieldType, v.typ))
+	b.bits.add(fieldHash(fieldResource, v.resource))
+	b.bits.add(fieldHash(fieldEventID, v.eventID))
 	if len(v.replayID) > 0 {
-		b.add(fieldHash(fieldReplayID, v.replayID))
+		b.bits.add(fieldHash(fieldReplayID, v.replayID))
 	}
 	b.from, b.to = min(b.from, it.received), max(b.to, it.received)
 	b.dirty = true
@@ -93,22 +96,23 @@ func (b *block) encode(to []byte) []byte {
 	to = append(to, codecVersion)
 	to = binary.LittleEndian.AppendUint64(to, uint64(b.from))
 	to = binary.LittleEndian.AppendUint64(to, uint64(b.to))
-	for _, w := range b.bits {
-		to = binary.LittleEndian.AppendUint64(to, w)
+	return append(to, b.bits[:]...)
+}
+
+// viewBlock reads an encoded block; bits aliases it.
+func viewBlock(v []byte) (from, to int64, bits *blockFilter, err error) {
+	if len(v) != 17+blockBits/8 || v[0] != codecVersion {
+		return 0, 0, nil, errCodec
 	}
-	return to
+	return int64(binary.LittleEndian.Uint64(v[1:])), int64(binary.LittleEndian.Uint64(v[9:])), (*blockFilter)(v[17:]), nil
 }
 
 func decodeBlock(number uint64, v []byte) (*block, error) {
-	if len(v) != 17+blockBits/8 || v[0] != codecVersion {
-		return nil, errCodec
+	from, to, bits, err := viewBlock(v)
+	if err != nil {
+		return nil, err
 	}
-	b := &block{number: number}
-	b.from, b.to = int64(binary.LittleEndian.Uint64(v[1:])), int64(binary.LittleEndian.Uint64(v[9:]))
-	for i := range b.bits {
-		b.bits[i] = binary.LittleEndian.Uint64(v[17+8*i:])
-	}
-	return b, nil
+	return &block{number: number, from: from, to: to, bits: *bits}, nil
 }
 
 // blockCache keeps the blocks that are being filled. Only the goroutine that flushes uses it.
@@ -117,7 +121,7 @@ type blockCache struct {
 }
 
 // keepBlocks bounds the cache between flushes.
-const keepBlocks = 8
+const keepBlocks = 32
 
 func (c *blockCache) get(s *snapshot, number uint64) (*block, error) {
 	if b := c.blocks[number]; b != nil {

@@ -140,7 +140,8 @@ func TestFlippedByteIsRefused(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for name, from := range map[string]string{"after a close": src, "after a kill": running} {
 		files := segmentFiles(t, from)
-		for range 40 {
+		whole := contents(t, from)
+		for range 12 {
 			dir := copyDir(t, from)
 			i := rnd.IntN(len(files))
 			file := strings.Replace(files[i], from, dir, 1)
@@ -166,8 +167,7 @@ func TestFlippedByteIsRefused(t *testing.T) {
 			if d := cmp.Diff(before, contents(t, dir)); d != "" {
 				t.Fatal("the files were changed")
 			}
-			b[at] = before[file][at] ^ 0 // put back what was there
-			copy(b, mustRead(t, strings.Replace(file, dir, from, 1)))
+			b[at] = whole[files[i]][at] // put back what was there
 			if err := os.WriteFile(file, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -358,7 +358,7 @@ func TestDamagedPayloadIsNeverGivenOut(t *testing.T) {
 	o := Options{Dir: t.TempDir(), Sync: true}
 	e := start(t, o)
 	r := accept(t, e, journal.Synced, sample(1)).Record
-	it, err := e.live(r.ID)
+	it, _, err := e.live(r.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -532,7 +532,7 @@ func (d *forgetfulDisk) cut(t testing.TB, dir string, rnd *rand.Rand) string {
 }
 
 func TestPowerCutLosesNothingThatWasSynced(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(6) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		disk := &forgetfulDisk{synced: map[string][]byte{}}
 		o := Options{Dir: t.TempDir(), Sync: true, SegmentSize: 32 << 10, syncFile: disk.sync}
@@ -576,5 +576,44 @@ func TestPowerCutLosesNothingThatWasSynced(t *testing.T) {
 			}
 		}
 		e.Close()
+	}
+}
+
+// TestPayloadsLeaveTheDisk: on a quiet journal, too, what retention took is not on the disk any more.
+func TestPayloadsLeaveTheDisk(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	var mu sync.Mutex
+	o := Options{
+		Dir: t.TempDir(), Sync: true,
+		Retention: journal.Retention{Payload: 8 * time.Hour, Record: 100 * time.Hour, Dedup: 100 * time.Hour, DeadLetter: 100 * time.Hour},
+		Now:       func() time.Time { mu.Lock(); defer mu.Unlock(); return now },
+	}
+	e := start(t, o)
+	a := sample(1)
+	a.Record.ReceivedAt = now
+	copy(a.Payload.Body, "a secret of the sender")
+	r := accept(t, e, journal.Synced, a).Record
+	r.State, r.SettledAt = event.Delivered, now
+	if _, err := e.Commit(context.Background(), []journal.Transition{{Record: r}}, journal.Synced); err != nil {
+		t.Fatal(err)
+	}
+	for range 11 {
+		mu.Lock()
+		now = now.Add(time.Hour)
+		mu.Unlock()
+		for n := 1; n > 0; {
+			var err error
+			if n, err = e.Sweep(context.Background(), now, 10); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for path, text := range contents(t, o.Dir) {
+		if strings.Contains(text, "a secret of the sender") {
+			t.Errorf("the payload is still in %s", path)
+		}
+	}
+	if got, _, err := e.Get(context.Background(), r.ID, false); err != nil || got.HasPayload {
+		t.Fatal(got, err)
 	}
 }

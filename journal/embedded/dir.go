@@ -87,6 +87,9 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
 		return nil, err
 	}
+	if err := syncDir(filepath.Dir(o.Dir)); err != nil {
+		o.Log.Debug("the directory above the journal cannot be synced", "err", err)
+	}
 	lock, err = os.OpenFile(filepath.Join(o.Dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -147,4 +150,21 @@ func fdatasync(f *os.File) error {
 			return err
 		}
 	}
+}
+
+// checkReserve returns an error if there is less free space than the index must find: it writes through mapped files, and
+// a full disk would end the process there. The reserve lies within MinFree, which alone decides about new events.
+func (e *Engine) checkReserve() error {
+	reserve := min(4*uint64(memtableSize(&e.opts)), e.opts.MinFree/2)
+	if reserve == 0 {
+		return nil
+	}
+	_, free, err := Filesystem(e.opts.Dir)
+	if err != nil {
+		return err
+	}
+	if free < reserve {
+		return fmt.Errorf("%d bytes are free on the volume, %d are needed at least: %w", free, reserve, unix.ENOSPC)
+	}
+	return nil
 }

@@ -1,5 +1,5 @@
 // Package embedded is the journal's one-machine engine: an append-only log that is the truth, and a disposable index over
-// it. See DESIGN.md in package journal.
+// it. See DESIGN.md.
 package embedded
 
 import (

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	badger "github.com/dgraph-io/badger/v4"
@@ -39,6 +40,7 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 		}
 	}
 	ix.blocks.trim()
+	w.dropBlocks()
 	if state != nil {
 		w.set([]byte{prefixPosition}, state)
 	}
@@ -135,3 +137,28 @@ func (w *flusher) forgetAttempts(seq event.Seq, it *item) {
 		w.remove(attemptKey(seq, n))
 	}
 }
+
+// dropBlocks deletes some of the blocks that have no event left.
+func (w *flusher) dropBlocks() {
+	low, n := w.ix.lowBlock.Load(), 0
+	if w.ix.swept >= low || w.err != nil {
+		return
+	}
+	err := w.snap.eachKey([]byte{prefixBlock}, func(key []byte) bool {
+		at := uint64(seqOf(key))
+		if at >= low || n == dropAtOnce {
+			w.ix.swept = min(at, low)
+			return false
+		}
+		w.remove(bytes.Clone(key))
+		w.ix.swept = at + 1
+		n++
+		return true
+	})
+	if w.err == nil {
+		w.err = err
+	}
+}
+
+// dropAtOnce bounds the blocks deleted by one flush.
+const dropAtOnce = 1024

@@ -21,7 +21,7 @@ import (
 //	a seq n      an attempt before the last
 //	k key        event number under a claimed key or an alias
 //	t state seq  events in each state but delivered
-//	b block      filter over 256 events, see block
+//	b block      filter over 64 events, see block
 //	c hash       state of a resource
 //	m key        a meta value
 //	n            how far the log has been applied, and the counters as of then
@@ -32,6 +32,9 @@ type index struct {
 	dir    *os.File
 	blocks blockCache
 	arena  []byte
+
+	lowBlock atomic.Uint64 // no event is left in the blocks below
+	swept    uint64        // the blocks below are deleted
 }
 
 const (
@@ -49,13 +52,12 @@ const (
 var errIndex = errors.New("the index does not fit the log")
 
 func indexOptions(dir string, o *Options) badger.Options {
-	memtable := min(max(o.Memory/4, 8<<20), 64<<20)
 	compactors := 2
 	if o.InBubble {
-		compactors, memtable = 0, 8<<20
+		compactors = 0
 	}
 	return badger.DefaultOptions(dir).
-		WithMemTableSize(memtable).
+		WithMemTableSize(memtableSize(o)).
 		WithNumMemtables(2).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(min(max(o.Memory/4, 4<<20), 32<<20)).
@@ -69,6 +71,13 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
 		WithLogger(badgerLog{o.Log})
+}
+
+func memtableSize(o *Options) int64 {
+	if o.InBubble {
+		return 8 << 20
+	}
+	return min(max(o.Memory/4, 8<<20), 64<<20)
 }
 
 // openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,

@@ -220,3 +220,23 @@ func decodeItem(b []byte) (*item, error) {
 	it.was = it.asIndexed()
 	return it, nil
 }
+
+// viewItem finds the body in an encoded item without decoding the rest.
+func viewItem(b []byte) (marker bool, body []byte, ok bool) {
+	d := decoder{buf: b}
+	d.version()
+	flags := d.u8()
+	d.take(16)
+	for range 4 { // revision, duplicates, conflicts, base
+		d.uvarint()
+	}
+	if d.uvarint() > 0 { // payload: segment, offset, sum
+		d.uvarint()
+		d.uvarint()
+		d.take(4)
+	}
+	d.u8()
+	d.take(16 * int(d.u8()))
+	body = d.bytes()
+	return flags&itemMarker != 0, body, !d.bad
+}

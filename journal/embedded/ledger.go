@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // The ledger is a small file beside the log that says how far the log had reached the disk and how old its oldest segment
@@ -81,7 +82,7 @@ func openLedger(path string, s ledgerState) (*ledger, error) {
 	if !create {
 		return l, nil
 	}
-	if err := errors.Join(zeroFill(f, 2*ledgerSlot), l.write(s), f.Sync()); err != nil {
+	if err := errors.Join(zeroFill(f, 2*ledgerSlot), l.write(s), f.Sync(), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return l, nil

@@ -12,7 +12,8 @@ import (
 	"github.com/hooktender/hooktender/journal"
 )
 
-// List implements journal.Journal.
+// List implements journal.Journal. Like all that walks over the index it first waits until everything written is there,
+// notes included.
 func (e *Engine) List(ctx context.Context, q journal.Query) (journal.Page, error) {
 	s, err := newScan(&q)
 	if err != nil {
@@ -39,7 +40,7 @@ func (e *Engine) List(ctx context.Context, q journal.Query) (journal.Page, error
 			page.Next = journal.CursorAfter(page.Records[i-1].Seq)
 			break
 		}
-		r, err := e.record(it)
+		r, err := e.record(it, noteCount{})
 		if err != nil {
 			return journal.Page{}, e.indexError(err)
 		}
@@ -124,32 +125,60 @@ func (s *scan) tick() error {
 	return nil
 }
 
-// runRecords walks over the records themselves.
+// filtered says whether blocks can be passed over.
+func (s *scan) filtered() bool {
+	return len(s.wanted) > 0 || s.since != math.MinInt64 || s.until != math.MaxInt64
+}
+
+// runRecords walks over the records, where the query has a filter only over those of blocks that may match.
 func (s *scan) runRecords() error {
 	it := s.v.snap.walk([]byte{prefixRecord}, !s.q.Asc)
 	defer it.Close()
-	it.Seek(recordKey(s.first()))
-	for it.Valid() && !s.full() {
-		seq := seqOf(it.Item().Key())
-		if seq < s.lo || seq > s.hi {
+	if !s.filtered() {
+		return s.walkRecords(it, s.lo, s.hi)
+	}
+	blocks := s.v.snap.walk([]byte{prefixBlock}, !s.q.Asc)
+	defer blocks.Close()
+	for blocks.Seek(blockKey(blockOf(s.first()))); blocks.Valid() && !s.full(); blocks.Next() {
+		n := uint64(seqOf(blocks.Item().Key()))
+		if n < blockOf(s.lo) || n > blockOf(s.hi) {
 			return nil
 		}
-		skip, err := s.passOver(seq)
+		if err := s.tick(); err != nil {
+			return err
+		}
+		pass := false
+		err := blocks.Item().Value(func(b []byte) (err error) { pass, err = s.passBlock(b); return err })
 		if err != nil {
 			return err
 		}
-		if skip {
-			next, ok := s.afterBlock(seq)
-			if !ok {
-				return nil
-			}
-			it.Seek(recordKey(next))
+		if !pass {
 			continue
+		}
+		lo, hi := event.Seq(n*blockEvents), event.Seq(n*blockEvents+blockEvents-1)
+		if err := s.walkRecords(it, max(lo, s.lo), min(hi, s.hi)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walkRecords looks at the records from lo to hi, in the direction of the query, until the page is full.
+func (s *scan) walkRecords(it *badger.Iterator, lo, hi event.Seq) error {
+	from := lo
+	if !s.q.Asc {
+		from = hi
+	}
+	for it.Seek(recordKey(from)); it.Valid() && !s.full(); it.Next() {
+		if seq := seqOf(it.Item().Key()); seq < lo || seq > hi {
+			return nil
+		}
+		if err := s.tick(); err != nil {
+			return err
 		}
 		if err := s.try(it.Item()); err != nil {
 			return err
 		}
-		it.Next()
 	}
 	return nil
 }
@@ -162,75 +191,65 @@ func (s *scan) first() event.Seq {
 	return s.hi
 }
 
-// afterBlock is the first event number beyond the block of seq, in the direction of the walk; false if there is none.
-func (s *scan) afterBlock(seq event.Seq) (event.Seq, bool) {
-	b := blockOf(seq)
-	if s.q.Asc {
-		return event.Seq((b + 1) * blockEvents), true
-	}
-	if b == 0 {
-		return 0, false
-	}
-	return event.Seq(b*blockEvents - 1), true
-}
-
-// passOver says whether the block of seq cannot hold a match.
-func (s *scan) passOver(seq event.Seq) (bool, error) {
-	if err := s.tick(); err != nil {
+// passBlock says whether an encoded block may hold a match.
+func (s *scan) passBlock(b []byte) (bool, error) {
+	from, to, bits, err := viewBlock(b)
+	if err != nil || to < s.since || from >= s.until {
 		return false, err
 	}
-	if len(s.wanted) == 0 && s.since == math.MinInt64 && s.until == math.MaxInt64 {
-		return false, nil
+	for _, h := range s.wanted {
+		if !bits.has(h) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// passOver says whether the block of seq cannot hold a match; it remembers the last block.
+func (s *scan) passOver(seq event.Seq) (bool, error) {
+	if err := s.tick(); err != nil || !s.filtered() {
+		return false, err
 	}
 	n := blockOf(seq)
 	if s.block == n+1 {
 		return s.skip, nil
 	}
 	v, err := s.v.snap.get(blockKey(n))
-	if err != nil {
+	if v == nil || err != nil {
 		return false, err
 	}
-	s.block, s.skip = n+1, false
-	if v == nil {
-		return false, nil
-	}
-	b, err := decodeBlock(n, v)
-	if err != nil {
-		return false, err
-	}
-	s.skip = b.to < s.since || b.from >= s.until || slices.ContainsFunc(s.wanted, func(h uint64) bool { return !b.has(h) })
-	return s.skip, nil
+	pass, err := s.passBlock(v)
+	s.block, s.skip = n+1, !pass
+	return s.skip, err
 }
 
 // try adds the event of an r| entry if it matches.
 func (s *scan) try(entry *badger.Item) error {
 	return entry.Value(func(b []byte) error {
-		it, err := decodeItem(b)
-		if err != nil {
-			return err
+		marker, body, ok := viewItem(b)
+		if !ok {
+			return errCodec
 		}
-		if !s.match(it) {
+		v, ok := viewBody(body)
+		if !ok {
+			return errCodec
+		}
+		if marker || !s.match(&v) {
 			return nil
 		}
-		it, err = decodeItem(bytes.Clone(b))
+		it, err := decodeItem(bytes.Clone(b))
 		s.found = append(s.found, it)
 		return err
 	})
 }
 
-func (s *scan) match(it *item) bool {
-	if it.marker || it.received < s.since || it.received >= s.until {
-		return false
-	}
+// match compares all that blocks and state lists leave open.
+func (s *scan) match(v *bodyView) bool {
 	q := s.q
-	if len(q.States) > 0 && !slices.Contains(q.States, it.state) || len(q.Reasons) > 0 && !slices.Contains(q.Reasons, it.reason) {
-		return false
-	}
-	if len(s.wanted) == 0 {
-		return true
-	}
-	v, _ := viewBody(it.body)
-	return (q.Source == "" || string(v.source) == q.Source) &&
+	return v.received >= s.since && v.received < s.until &&
+		(len(q.States) == 0 || slices.Contains(q.States, v.state)) &&
+		(len(q.Reasons) == 0 || slices.Contains(q.Reasons, v.reason)) &&
+		(q.Source == "" || string(v.source) == q.Source) &&
 		(q.Type == "" || string(v.typ) == q.Type) &&
 		(q.Resource == "" || string(v.resource) == q.Resource) &&
 		(q.EventID == "" || string(v.eventID) == q.EventID) &&
@@ -269,7 +288,10 @@ func (s *scan) runStates() error {
 		if err != nil {
 			return err
 		}
-		if it != nil && s.match(it) {
+		if it == nil || it.marker {
+			continue
+		}
+		if v, _ := viewBody(it.body); s.match(&v) {
 			s.found = append(s.found, it)
 		}
 	}
@@ -320,7 +342,7 @@ func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]eve
 		it, err := v.snap.item(seqOf(walk.Item().Key()))
 		if err == nil && it != nil && it.state == event.Pending && !it.marker {
 			var r event.Record
-			if r, err = e.record(it); err == nil {
+			if r, err = e.record(it, noteCount{}); err == nil {
 				out = append(out, r)
 			}
 		}
@@ -332,142 +354,4 @@ func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]eve
 		}
 	}
 	return out, nil
-}
-
-// Checkpoint implements journal.Journal.
-func (e *Engine) Checkpoint(ctx context.Context, source string) (journal.Checkpoint, error) {
-	cp := journal.Checkpoint{Source: source}
-	if err := e.settle(ctx); err != nil {
-		return cp, err
-	}
-	e.mu.RLock()
-	v, err := e.viewLocked()
-	var last, lastDelivered event.Seq
-	if c := e.counts[source]; c != nil {
-		last, lastDelivered = c.last, c.lastDelivered
-		for k, n := range c.n {
-			r := event.Record{State: k.state, Reason: k.reason}
-			switch {
-			case k.state == event.Pending:
-				cp.Pending += n
-			case r.DeadLetter():
-				cp.Failed += n
-			}
-		}
-	}
-	e.mu.RUnlock()
-	if err != nil {
-		return cp, err
-	}
-	defer v.release()
-	if err := e.fillCheckpoint(ctx, v, &cp, last, lastDelivered); err != nil {
-		if ctx.Err() != nil {
-			return cp, ctx.Err()
-		}
-		return cp, e.indexError(err)
-	}
-	return cp, nil
-}
-
-func (e *Engine) fillCheckpoint(ctx context.Context, v *view, cp *journal.Checkpoint, last, lastDelivered event.Seq) error {
-	if last == 0 {
-		return nil
-	}
-	open, err := e.unsettled(ctx, v, cp)
-	if err != nil {
-		return err
-	}
-	below := event.Seq(math.MaxInt64)
-	if len(open) > 0 {
-		below = open[0]
-	}
-	it, err := v.settledBefore(ctx, cp.Source, below, nil)
-	if err != nil {
-		return err
-	}
-	if it != nil {
-		cp.Seq = it.id.Seq()
-		if cp.Record, err = e.record(it); err != nil {
-			return err
-		}
-	}
-	if len(open) > 0 {
-		newest, err := v.settledBefore(ctx, cp.Source, math.MaxInt64, open)
-		if err != nil {
-			return err
-		}
-		if newest != nil {
-			n, _ := slices.BinarySearch(open, newest.id.Seq())
-			cp.Holes = int64(n)
-		}
-	}
-	if it, err = v.snap.item(lastDelivered); err != nil || it == nil || it.marker {
-		return err
-	}
-	cp.LastDelivered, err = e.record(it)
-	return err
-}
-
-// unsettled lists the source's events that a checkpoint must not pass, in order, and notes the oldest pending one.
-func (e *Engine) unsettled(ctx context.Context, v *view, cp *journal.Checkpoint) ([]event.Seq, error) {
-	if cp.Pending+cp.Failed == 0 {
-		return nil, nil
-	}
-	var open []event.Seq
-	for _, st := range [...]event.State{event.Pending, event.Failed} {
-		walk := v.snap.walk([]byte{prefixState, byte(st)}, false)
-		for walk.Rewind(); walk.Valid(); walk.Next() {
-			seq := seqOf(walk.Item().Key())
-			it, err := v.snap.item(seq)
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				walk.Close()
-				return nil, err
-			}
-			if it == nil || it.marker {
-				continue
-			}
-			body, _ := viewBody(it.body)
-			if r := (event.Record{State: it.state, Reason: it.reason}); string(body.source) != cp.Source || r.Settled() {
-				continue
-			}
-			open = append(open, seq)
-			if at := fromNanos(it.received); st == event.Pending && (cp.OldestPending.IsZero() || at.Before(cp.OldestPending)) {
-				cp.OldestPending = at
-			}
-		}
-		walk.Close()
-	}
-	slices.Sort(open)
-	return open, nil
-}
-
-// settledBefore is the newest event of a source below a number that is not in open.
-func (v *view) settledBefore(ctx context.Context, source string, below event.Seq, open []event.Seq) (*item, error) {
-	q := &journal.Query{Source: source, MaxSeq: max(below, 1) - 1, Limit: 1}
-	if q.MaxSeq == 0 {
-		return nil, nil
-	}
-	for {
-		s, err := newScan(q)
-		if err != nil {
-			return nil, err
-		}
-		s.v, s.ctx = v, ctx
-		if err := s.run(); err != nil || len(s.found) == 0 {
-			return nil, err
-		}
-		for _, it := range s.found {
-			seq := it.id.Seq()
-			if _, ok := slices.BinarySearch(open, seq); !ok {
-				return it, nil
-			}
-			if q.MaxSeq = seq - 1; q.MaxSeq == 0 {
-				return nil, nil
-			}
-		}
-		q.Limit = min(q.Limit*8, maxPage)
-	}
 }

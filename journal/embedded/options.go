@@ -49,6 +49,7 @@ const (
 	defaultSegment     = 64 << 20
 	firstSegment       = 4 << 20 // segments of a new journal double from here
 	bubbleSegment      = 1 << 20
+	smallSegment       = 1 << 20 // on a volume that is nearly full
 	minSegment         = 4096
 	flushInterval      = 500 * time.Millisecond // the overlay is written to the index this long after its first entry …
 	flushWeight        = 4 << 20                // … or when it weighs this much;

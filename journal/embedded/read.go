@@ -57,14 +57,14 @@ func (e *Engine) Get(ctx context.Context, id event.ID, withPayload bool) (event.
 		return event.Record{}, nil, err
 	}
 	for try := 0; ; try++ {
-		it, err := e.live(id)
+		it, notes, err := e.live(id)
 		if err != nil {
 			return event.Record{}, nil, e.indexError(err)
 		}
 		if it == nil {
 			return event.Record{}, nil, journal.ErrNotFound
 		}
-		r, err := e.record(it)
+		r, err := e.record(it, notes)
 		if err != nil {
 			return event.Record{}, nil, e.indexError(err)
 		}
@@ -109,7 +109,7 @@ func (e *Engine) Attempts(ctx context.Context, id event.ID) ([]event.Attempt, er
 	if err := e.usable(ctx); err != nil {
 		return nil, err
 	}
-	it, err := e.live(id)
+	it, notes, err := e.live(id)
 	if err != nil {
 		return nil, e.indexError(err)
 	}
@@ -129,7 +129,7 @@ func (e *Engine) Attempts(ctx context.Context, id event.ID) ([]event.Attempt, er
 		out = append(out, a)
 	}
 	if it.state == event.Pending && it.reason == event.Delivering {
-		r, err := e.record(it)
+		r, err := e.record(it, notes)
 		if err != nil {
 			return nil, e.indexError(err)
 		}

@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"sync"
 	"time"
 
@@ -46,6 +45,9 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 			return 0, err
 		}
 	}
+	if err := e.ageSegment(ctx, at); err != nil {
+		return due.n, err
+	}
 	carried := 0
 	if due.n < limit {
 		if carried, err = e.clean(ctx, at, limit-due.n); err != nil {
@@ -69,6 +71,31 @@ func (e *Engine) moveHorizon(ctx context.Context, to int64) error {
 		return w.emit(&frame{kind: kindHorizon, body: body, bodySum: checksum(body)}, &p, nil)
 	})
 }
+
+// ageSegment begins a new segment if the active one has been written to for long: what it holds can only go once it is not
+// active any more.
+func (e *Engine) ageSegment(ctx context.Context, now int64) error {
+	if e.wal.active().created > now-max(int64(e.opts.Retention.Payload/8), int64(minSegmentAge)) {
+		return nil
+	}
+	return e.call(ctx, journal.Written, func(w *writer) error {
+		if w.e.wal.offset == segmentHeadSize {
+			return nil
+		}
+		defer w.at(now)()
+		return w.rotate()
+	})
+}
+
+// at sets the writer's clock to a later time until the function it returns is called.
+func (w *writer) at(now int64) (reset func()) {
+	before := w.now
+	w.now = max(w.now, now)
+	return func() { w.now = before }
+}
+
+// minSegmentAge bounds how often a quiet journal begins a new segment.
+const minSegmentAge = 10 * time.Minute
 
 // due are the events whose time has come, as a walk over a snapshot found them.
 type due struct {
@@ -117,6 +144,7 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 		}
 		if first {
 			e.sweeper.low, first = it.id.Seq(), false
+			e.index.lowBlock.Store(blockOf(e.sweeper.low))
 		}
 		if it.received > young {
 			break
@@ -230,194 +258,4 @@ func (w *writer) forget(k kind, g group, found []*item) error {
 	body = appendSection(body, secSeqs, appendSeqs(nil, p.seqs))
 	f := frame{kind: k, prevState: g.state.state, prevReason: g.state.reason, body: body, bodySum: checksum(body)}
 	return w.emit(&f, &p, nil)
-}
-
-// clean carries forward what is still needed of the oldest segment, at most limit items a call, and deletes the segment
-// when nothing is.
-func (e *Engine) clean(ctx context.Context, now int64, limit int) (int, error) {
-	old, next := e.wal.oldest()
-	if old == nil || next.created > now-int64(e.opts.Retention.Payload) {
-		return 0, nil
-	}
-	s := &e.sweeper
-	if s.cleaning != old.number {
-		s.cleaning, s.cleanAt, s.cleanLSN = old.number, segmentHeadSize, old.firstLSN
-	}
-	data, err := old.load(nil)
-	if err != nil {
-		return 0, err
-	}
-	c := cleaner{e: e, segment: old, scan: newScanner(data, old.generation, s.cleanAt, s.cleanLSN), end: next.firstLSN}
-	if err := c.collect(ctx, limit); err != nil {
-		return 0, err
-	}
-	if len(c.found) > 0 {
-		if err := e.call(ctx, journal.Synced, c.write); err != nil {
-			return 0, err
-		}
-	}
-	s.cleanAt, s.cleanLSN = c.scan.at, c.scan.lsn
-	if c.scan.lsn < c.end {
-		return max(c.n, limit), nil // there is more to do
-	}
-	if err := e.drop(ctx, old); err != nil {
-		return c.n, err
-	}
-	s.cleaning = 0
-	return max(c.n, limit), nil // look at the next segment
-}
-
-// drop deletes the oldest segment: what replaces it is on disk first, and in the index, and the ledger knows.
-func (e *Engine) drop(ctx context.Context, s *segment) error {
-	if _, err := e.Commit(ctx, nil, journal.Synced); err != nil {
-		return err
-	}
-	if err := e.settle(ctx); err != nil {
-		return err
-	}
-	if err := e.awaitSynced(e.published()); err != nil {
-		return err
-	}
-	e.syncs.ledger.Lock()
-	defer e.syncs.ledger.Unlock()
-	state := e.ledger.state
-	state.lowest = s.number + 1
-	err := e.ledger.write(state)
-	if err == nil {
-		err = e.ledger.file.Sync()
-	}
-	if err == nil {
-		err = e.wal.dropOldest()
-	}
-	if err != nil {
-		return e.fail(err)
-	}
-	return nil
-}
-
-// published is the number of the last frame that readers see.
-func (e *Engine) published() uint64 {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.active.last.lsn
-}
-
-// A cleaner looks at the frames of a segment for what has its home there and is still needed.
-type cleaner struct {
-	e       *Engine
-	segment *segment
-	scan    *scanner
-	end     uint64
-	n       int
-	found   []func(*writer) error
-}
-
-// errScan: a frame that was whole once is not any more.
-var errScan = errors.New("a frame does not match its checksum")
-
-func (c *cleaner) collect(ctx context.Context, limit int) error {
-	for c.scan.lsn < c.end && c.n < limit {
-		f, _, ok := c.scan.next()
-		var p parts
-		if ok {
-			p, ok = parseParts(f.body)
-		}
-		if !ok {
-			return c.e.fail(damaged(c.segment.path, errScan.Error()))
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if f.kind == kindAccept || f.kind == kindCarry {
-			c.add(func(w *writer) error { return w.carry(f.id, c.segment.number) })
-		}
-		if p.resource != nil {
-			key := p.resource.ResourceKey
-			c.add(func(w *writer) error { return w.carryResource(key, c.segment.number) })
-		}
-		if f.kind == kindMeta {
-			c.add(func(w *writer) error { return w.carryMeta(p.metaKey, c.segment.number) })
-		}
-	}
-	return nil
-}
-
-func (c *cleaner) add(fn func(*writer) error) {
-	c.n++
-	c.found = append(c.found, fn)
-}
-
-func (c *cleaner) write(w *writer) error {
-	for _, fn := range c.found {
-		if err := fn(w); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// carry writes an event again, whole, if its home is the segment that goes.
-func (w *writer) carry(id event.ID, home uint64) error {
-	it, err := w.item(id.Seq())
-	if err != nil || it == nil || it.removed || it.id != id || it.base != home {
-		return err
-	}
-	f := frame{kind: kindCarry, id: it.id, rev: it.rev, dups: it.dups, conflicts: it.conflicts}
-	p := parts{keys: it.keys, claimed: it.claimed, record: it.body, marker: it.marker}
-	b := appendSection(nil, secRecord, it.body)
-	b = appendKeySection(b, secKeys, it.keys[:it.claimed])
-	b = appendKeySection(b, secAliases, it.keys[it.claimed:])
-	if it.marker {
-		b = appendSection(b, secMarker, nil)
-	} else {
-		if p.attempts, err = w.e.attempts(it); err != nil {
-			return err
-		}
-		for _, a := range p.attempts {
-			b = appendSection(b, secAttempt, a)
-		}
-	}
-	if it.payloadKept(w.horizon) {
-		payload, err := w.e.wal.read(it.payload.segment, it.payload.offset-4, it.payload.size+4)
-		if err != nil {
-			return err
-		}
-		// Bytes that are damaged already are carried as they are, with their checksum: a read tells.
-		p.payloadAt, p.payload = len(b)+5, payload
-		b = appendSection(b, secPayload, payload)
-		f.flags |= flagPayload
-	}
-	f.body, f.bodySum = b, checksum(b)
-	return w.emit(&f, &p, it)
-}
-
-func (w *writer) carryResource(k event.ResourceKey, home uint64) error {
-	r, ok := w.stage.resources[k]
-	if !ok {
-		var err error
-		if r, err = w.e.resource(k); err != nil {
-			return err
-		}
-	}
-	if r.segment != home {
-		return nil
-	}
-	b := appendResourceSection(nil, &r.state)
-	return w.emit(&frame{kind: kindCursor, body: b, bodySum: checksum(b)}, &parts{resource: &r.state}, nil)
-}
-
-func (w *writer) carryMeta(key string, home uint64) error {
-	m, ok := w.stage.metas[key]
-	if !ok {
-		var err error
-		if m, err = w.e.meta(key); err != nil {
-			return err
-		}
-	}
-	if m.value == nil || m.segment != home {
-		return nil
-	}
-	b := appendSection(nil, secMetaKey, []byte(key))
-	b = appendSection(b, secMetaValue, m.value)
-	return w.emit(&frame{kind: kindMeta, body: b, bodySum: checksum(b)}, &parts{metaKey: key, metaValue: m.value}, nil)
 }

@@ -97,24 +97,44 @@ func (e *Engine) owner(k event.Key) (event.Seq, error) {
 	return v.owner(k)
 }
 
-// live is an event's item if it still has a record; nil if not.
-func (e *Engine) live(id event.ID) (*item, error) {
-	it, err := e.item(id.Seq())
-	if err != nil || it == nil || it.removed || it.marker || it.id != id {
-		return nil, err
+// live is an event's item if it still has a record, nil if not, and the notes that are on their way to the log and hence
+// not in the item yet.
+func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
+	seq := id.Seq()
+	e.mu.RLock()
+	n = e.noted(id)
+	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
+		var v *view
+		v, err = e.viewLocked()
+		e.mu.RUnlock()
+		if err != nil {
+			return nil, n, err
+		}
+		it, err = v.snap.item(seq)
+		v.release()
+	} else {
+		e.mu.RUnlock()
 	}
-	return it, nil
+	if err != nil || it == nil || it.removed || it.marker || it.id != id {
+		return nil, n, err
+	}
+	return it, n, nil
 }
 
-// record decodes an item as readers see it, with the notes that are still on their way to the log.
-func (e *Engine) record(it *item) (event.Record, error) {
+// noted are the notes about an event that are not in its item yet. mu must be held.
+func (e *Engine) noted(id event.ID) noteCount {
+	a, b := e.notes[id], e.notesTaken[id]
+	return noteCount{a.duplicates + b.duplicates, a.conflicts + b.conflicts}
+}
+
+// record decodes an item as readers see it, n being the notes as of when the item was found.
+func (e *Engine) record(it *item, n noteCount) (event.Record, error) {
 	e.mu.RLock()
 	horizon := e.horizon
-	a, b := e.notes[it.id], e.notesTaken[it.id]
 	e.mu.RUnlock()
 	r, err := it.record(horizon)
-	r.Duplicates += a.duplicates + b.duplicates
-	r.Conflicts += a.conflicts + b.conflicts
+	r.Duplicates += n.duplicates
+	r.Conflicts += n.conflicts
 	return r, err
 }
 

@@ -17,6 +17,7 @@ type wal struct {
 	dir      string
 	limit    int64 // size of a full-grown segment
 	syncFile func(*os.File) error
+	free     func(dir string) (uint64, error)
 
 	mu   sync.Mutex
 	segs []*segment // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
@@ -48,8 +49,11 @@ type prepared struct {
 	err  error
 }
 
-func newWAL(dir string, limit int64, syncFile func(*os.File) error) *wal {
-	return &wal{dir: dir, limit: limit, syncFile: syncFile, wanted: make(chan int64, 1), prepared: make(chan *prepared, 1)}
+func newWAL(o *Options) *wal {
+	return &wal{
+		dir: filepath.Join(o.Dir, nameLog), limit: o.SegmentSize, syncFile: o.syncFile, free: o.free,
+		wanted: make(chan int64, 1), prepared: make(chan *prepared, 1),
+	}
 }
 
 // prepare makes segment files until stop is closed.
@@ -68,6 +72,9 @@ func (w *wal) prepare(stop <-chan struct{}) {
 // that looks like a part of the log.
 func (w *wal) make(size int64) *prepared {
 	path := filepath.Join(w.dir, "next")
+	if free, err := w.free(w.dir); err == nil { // a small volume is not filled with zeros
+		size = min(size, max(int64(free/8), smallSegment))
+	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return &prepared{err: err}
@@ -78,9 +85,9 @@ func (w *wal) make(size int64) *prepared {
 	return &prepared{path: path, file: f, size: size}
 }
 
-// nextSize is the size of the segment after the active one: they double up to the limit.
+// nextSize is the size of the segment after the active one: they grow up to the limit with what is written.
 func (w *wal) nextSize() int64 {
-	return min(w.limit, max(firstSegment, 2*w.size))
+	return min(w.limit, max(firstSegment, 4*w.offset))
 }
 
 // askAhead has the next segment prepared once the active one is half full.

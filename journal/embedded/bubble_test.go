@@ -1,0 +1,141 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// TestInABubble: days pass in milliseconds, and nothing is left running at the end.
+func TestInABubble(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		e, err := Open(Options{Dir: dir, Sync: true, InBubble: true, Log: quiet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- e.Run(context.Background()) }()
+		r := accept(t, e, journal.Synced, sample(1)).Record
+		pending := accept(t, e, journal.Synced, sample(2)).Record
+		deliver(t, e, journal.Synced, r)
+		time.Sleep(100 * time.Hour)
+		if _, err := e.Sweep(context.Background(), time.Now(), 100); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := e.Get(context.Background(), r.ID, true); !errors.Is(err, journal.ErrNoPayload) {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Hour)
+		if _, err := e.Sweep(context.Background(), time.Now(), 100); err != nil {
+			t.Fatal(err)
+		}
+		if !accept(t, e, journal.Synced, sample(1)).Accepted || accept(t, e, journal.Synced, sample(2)).Accepted {
+			t.Fatal("the dedup window")
+		}
+		if rs, err := e.Pending(context.Background(), 0, 10); err != nil || len(rs) != 2 || rs[0].ID != pending.ID {
+			t.Fatal(rs, err)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	e, err := Open(Options{Dir: t.TempDir(), Sync: true, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	accept(t, e, journal.Written, sample(1))
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Accept(context.Background(), []journal.Accept{sample(2)}, journal.Written); !errors.Is(err, journal.ErrClosed) {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCloseWithoutRun(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Log: quiet}
+	e, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written)
+		waiting <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waiting; !errors.Is(err, journal.ErrClosed) {
+		t.Fatal(err)
+	}
+	if err := e.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	start(t, o)
+}
+
+func TestTmpfsIsRefused(t *testing.T) {
+	name, _, err := Filesystem("/dev/shm")
+	if err != nil || name != "tmpfs" {
+		t.Skip("no tmpfs at /dev/shm")
+	}
+	if _, err := Open(Options{Dir: "/dev/shm/hooktender-test-never-made", Log: quiet}); err == nil {
+		t.Fatal("opened a journal in memory")
+	}
+}
+
+// TestFilterNeverHidesAKey: with the filter complete, rebuilt and restarted, every key is found.
+func TestFilterNeverHidesAKey(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Sync: true}
+	e := start(t, o)
+	const n = 3000
+	for round := range 3 {
+		for i := range n {
+			if i%1000 == 0 {
+				if err := e.settle(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a := sample(round*n + i)
+			a.Payload = nil
+			if !accept(t, e, journal.Written, a).Accepted {
+				t.Fatalf("event %d of round %d is new", i, round)
+			}
+		}
+		for i := range (round + 1) * n {
+			a := sample(i)
+			a.Payload = nil
+			if accept(t, e, journal.Written, a).Accepted {
+				t.Fatalf("event %d was forgotten in round %d (filter complete: %v)", i, round, e.filters.now.Load() != nil)
+			}
+		}
+		if f := e.filters.now.Load(); f == nil || !f.absent(event.MakeKey(event.KeyEvent, "nobody")) {
+			t.Fatal("the filter is not in use")
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		e = start(t, o)
+	}
+}
