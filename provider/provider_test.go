@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,17 @@ import (
 
 // unsigned are the rows that say nothing of signatures: generic ones, and those known for their challenge only.
 var unsigned = []string{"none", "custom", "adobe-sign", "adobe-io", "cloudevents", "mailchimp", "worldline", "strava", "websub"}
+
+func TestThePackedRowsAreTheRows(t *testing.T) {
+	want, err := os.ReadFile("providers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := rows()
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("providers.yaml.gz is stale (run: go generate ./provider): %v", err)
+	}
+}
 
 func TestEveryRowIsSound(t *testing.T) {
 	for _, p := range All() {
