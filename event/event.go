@@ -299,7 +299,7 @@ func (p *Payload) Size() int {
 type Record struct {
 	ID  ID
 	Seq Seq    // assigned by the journal
-	Rev uint64 // changes with every commit; compared by the next one
+	Rev uint64 // grows with every commit, over all events; compared by the next one
 
 	Source   string
 	Provider string // preset that verified it

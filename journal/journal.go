@@ -74,7 +74,8 @@ type Verdict struct {
 
 // Transition replaces the record of an event, if nobody else did since it was read.
 type Transition struct {
-	// Record is the complete new value. Record.Rev must be the revision that was read; the journal assigns the next.
+	// Record is the complete new value. Record.Rev must be the revision that was read; the journal assigns the next. Of any two
+	// commits, to whatever events, the later has the higher revision.
 	Record event.Record
 	// Attempt, if not nil, is stored under Record.ID and Attempt.N (replacing what is there).
 	Attempt *event.Attempt
@@ -215,6 +216,7 @@ type Stats struct {
 	SyncNanos     int64     // time spent in them
 	CoversSince   time.Time // the log remembers everything received since
 	OldestSegment time.Time
+	LastRev       uint64 // of the commits that reads see, none has a higher revision
 }
 
 // Observer hears of every record after it was written, in commit order per event, from one goroutine. It must not block,

@@ -337,7 +337,7 @@ func (e *Engine) Stats() journal.Stats {
 	s := journal.Stats{
 		Groups: e.groups.Load(), Items: e.items.Load(),
 		Syncs: e.syncs.count.Load(), SyncNanos: e.syncs.nanos.Load(),
-		Bytes: e.wal.bytes(),
+		Bytes: e.wal.bytes(), LastRev: e.published(),
 	}
 	select {
 	case <-e.closing:

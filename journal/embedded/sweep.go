@@ -225,7 +225,7 @@ func (w *writer) expire(found *item, now int64) error {
 	body := p.record(nil, &r)
 	p.to = len(body)
 	f := frame{
-		kind: kindCommit, id: old.id, rev: old.rev + 1, prevState: from.state, prevReason: from.reason,
+		kind: kindCommit, id: old.id, prevState: from.state, prevReason: from.reason,
 		dups: old.dups, conflicts: old.conflicts,
 	}
 	var x parts

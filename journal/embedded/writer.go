@@ -207,7 +207,6 @@ func (w *writer) store(a *acceptItem) error {
 	w.nextSeq++
 	a.frame.kind = kindAccept
 	a.frame.id = event.MakeID(fromNanos(a.received), seq, w.e.opts.Salt())
-	a.frame.rev = 1
 	a.frame.dups, a.frame.conflicts = r.Duplicates, r.Conflicts
 	if err := w.emit(&a.frame, &a.parts, nil); err != nil {
 		return err
@@ -239,7 +238,7 @@ func (w *writer) commit(o *op, c *commitItem) error {
 	}
 	from := stateReason{old.state, old.reason}
 	c.frame.kind = kindCommit
-	c.frame.id, c.frame.rev = old.id, old.rev+1
+	c.frame.id = old.id
 	c.frame.prevState, c.frame.prevReason = from.state, from.reason
 	c.frame.dups, c.frame.conflicts = old.dups, old.conflicts
 	if old.payloadKept(w.horizon) {
@@ -273,6 +272,9 @@ func (w *writer) emit(f *frame, p *parts, old *item) error {
 		}
 	}
 	f.lsn, f.synced = l.lsn+1, w.e.syncs.synced.Load()
+	if f.kind == kindAccept || f.kind == kindCommit {
+		f.rev = f.lsn // so revisions grow over all events, and the stream of changes can be resumed after one
+	}
 	at := l.reserve()
 	if err := l.append(f); err != nil {
 		return err

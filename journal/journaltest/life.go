@@ -21,6 +21,7 @@ func observerInOrder(t *testing.T, f Factory) {
 	}
 	var mu sync.Mutex
 	last := map[event.ID]seen{}
+	newest := uint64(0)
 	n := 0
 	x := f(t, Config{Observer: func(old event.State, _ event.Reason, now *event.Record) {
 		mu.Lock()
@@ -30,6 +31,10 @@ func observerInOrder(t *testing.T, f Factory) {
 			t.Errorf("event %v: from %v after %+v, revision %d", now.ID, old, before, now.Rev)
 		}
 		last[now.ID] = seen{now.State, now.Rev}
+		if now.Rev <= newest {
+			t.Errorf("event %v: revision %d after %d: revisions do not grow over all events", now.ID, now.Rev, newest)
+		}
+		newest = now.Rev
 	}})
 	var wg sync.WaitGroup
 	for w := range 8 {
@@ -46,6 +51,9 @@ func observerInOrder(t *testing.T, f Factory) {
 	mu.Lock()
 	before := n
 	mu.Unlock()
+	if rev := x.Journal.Stats().LastRev; rev < newest {
+		t.Errorf("the newest revision that reads see is %d, after %d", rev, newest)
+	}
 	if before != 8*20*3 {
 		t.Fatalf("the observer heard %d changes of %d", before, 8*20*3)
 	}
