@@ -1,131 +1,373 @@
+//go:build linux
+
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
+	"errors"
 	"fmt"
-	"io"
 	"net"
-	"slices"
+	"runtime"
 	"strconv"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 )
 
-const secret = "bench-secret-0123456789abcdef"
-
-// load sends signed events with unique ids over a fixed number of connections, each as fast as it is answered.
-type load struct {
-	o    options
-	run0 int64
-	next atomic.Int64
-	sent atomic.Int64 // answered 2xx
+// work is what one target gets in one round.
+type work struct {
+	connections int
+	body        int
+	duration    time.Duration
+	rate        float64 // requests per second, by the clock; 0 = each connection as fast as it is answered
+	duplicates  float64 // share of requests that repeat an event that was answered before
+	path        string  // "" = the target's
 }
 
-func newLoad(o options) *load { return &load{o: o, run0: time.Now().UnixNano()} }
+// result is what the senders saw.
+type result struct {
+	latency  histogram // at a rate: from the intended start
+	answered uint64
+	fresh    uint64 // of them with a new id: so many have to arrive
+	took     time.Duration
+}
 
-// run loads one target for d.
-func (l *load) run(ctx context.Context, t *target, d time.Duration) (sample, error) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	var wg sync.WaitGroup
-	latencies := make([][]time.Duration, l.o.connections)
-	errs := make([]error, l.o.connections)
-	cpu, began := cpuSeconds(t.pid), time.Now()
-	for i := range l.o.connections {
-		wg.Go(func() { latencies[i], errs[i] = l.connection(ctx, t) })
+// A load sends signed events. It runs in one thread over epoll, and a request is a patch of a prepared text and one write: it takes little of
+// the machine, and the same for every target. Not safe for concurrent use.
+type load struct {
+	run0 uint32
+	next uint64 // number of the next event
+}
+
+func newLoad(run uint32) *load { return &load{run0: run} }
+
+// sender is one connection.
+type sender struct {
+	fd      int
+	buf     []byte // the request
+	sent    int    // bytes of it that are written
+	in      [4096]byte
+	have    int
+	began   time.Time
+	waiting bool
+	number  uint64
+	repeat  bool
+	last    []uint64 // some of the numbers that were answered
+}
+
+// driver is one run of a load.
+type driver struct {
+	l       *load
+	w       work
+	form    *requestForm
+	t       *target
+	epoll   int
+	senders []*sender
+	byFD    map[int32]*sender
+	idle    []*sender // at a rate: a queue, the longest idle first
+	busy    int
+	every   float64
+	due     float64 // repeats owed
+	end     time.Time
+	res     result
+}
+
+// run sends to one target until the time is over and everything is answered. Any answer but a 2xx is an error.
+func (l *load) run(ctx context.Context, t *target, w work) (result, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	path := t.path
+	if w.path != "" {
+		path = w.path
 	}
-	wg.Wait()
-	took, used := time.Since(began).Seconds(), cpuSeconds(t.pid)-cpu
-	for _, err := range errs {
+	d := &driver{l: l, w: w, t: t, form: newRequestForm(path, l.run0, w.body, time.Now()), byFD: map[int32]*sender{}}
+	defer d.close()
+	if err := d.connect(); err != nil {
+		return result{}, err
+	}
+	began := time.Now()
+	d.end = began.Add(w.duration)
+	var err error
+	if w.rate > 0 {
+		err = d.byClock(ctx, began)
+	} else {
+		err = d.closed(ctx)
+	}
+	d.res.took = time.Since(began)
+	if err == nil && d.res.answered == 0 {
+		err = errors.New("no request was answered")
+	}
+	return d.res, err
+}
+
+func (d *driver) connect() (err error) {
+	if d.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	for range d.w.connections {
+		fd, err := dialRaw(d.t.addr)
 		if err != nil {
-			return sample{}, err
+			return err
+		}
+		s := &sender{fd: fd, buf: bytes.Clone(d.form.text)}
+		d.senders, d.byFD[int32(fd)] = append(d.senders, s), s
+		if err := watch(d.epoll, fd); err != nil {
+			return err
 		}
 	}
-	all := slices.Concat(latencies...)
-	if len(all) == 0 {
-		return sample{}, fmt.Errorf("no request was answered")
-	}
-	slices.Sort(all)
-	n := float64(len(all))
-	return sample{rps: n / took, cpu: used / n, p50: all[len(all)/2], p99: all[len(all)*99/100]}, nil
+	return nil
 }
 
-func (l *load) connection(ctx context.Context, t *target) ([]time.Duration, error) {
-	c, err := net.Dial("tcp", t.addr)
+func (d *driver) close() {
+	for _, s := range d.senders {
+		_ = syscall.Close(s.fd)
+	}
+	_ = syscall.Close(d.epoll)
+}
+
+// dialRaw connects and gives the socket, non-blocking and without Nagle's delay.
+func dialRaw(addr string) (int, error) {
+	c, err := net.Dial("tcp4", addr)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer c.Close()
-	r := bufio.NewReaderSize(c, 4096)
-	sign := hmac.New(sha256.New, []byte(secret))
-	var buf, body []byte
-	var out []time.Duration
-	for ctx.Err() == nil {
-		id := fmt.Sprintf("evt_%x_%d", l.run0, l.next.Add(1))
-		body = append(body[:0], `{"id":"`...)
-		body = append(body, id...)
-		body = append(body, `","type":"invoice.paid","resource":"`...)
-		body = append(body, id...)
-		body = append(body, `","padding":"`...)
-		for len(body) < l.o.body-2 {
-			body = append(body, 'x')
-		}
-		body = append(body, `"}`...)
-		ts := strconv.FormatInt(time.Now().Unix(), 10)
-		sign.Reset()
-		_, _ = io.WriteString(sign, ts+".")
-		_, _ = sign.Write(body)
-		buf = append(buf[:0], "POST "+t.path+" HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nX-Event-Id: "+id+"\r\nX-Timestamp: "+ts+"\r\nX-Signature: sha256="...)
-		buf = hex.AppendEncode(buf, sign.Sum(nil))
-		buf = append(buf, "\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"...)
-		buf = append(buf, body...)
-		began := time.Now()
-		if _, err := c.Write(buf); err != nil {
-			return out, err
-		}
-		status, err := readAnswer(r)
-		if err != nil {
-			return out, err
-		}
-		if status < 200 || status > 299 {
-			return out, fmt.Errorf("answered %d", status)
-		}
-		out = append(out, time.Since(began))
-		l.sent.Add(1)
-	}
-	return out, nil
+	return rawSocket(c.(*net.TCPConn))
 }
 
-// readAnswer reads one answer with Content-Length.
-func readAnswer(r *bufio.Reader) (status int, err error) {
-	length := 0
-	for first := true; ; first = false {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return 0, err
+// rawSocket gives a copy of the descriptor that the runtime's poller knows nothing of.
+func rawSocket(c *net.TCPConn) (int, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	fd, dupErr := 0, error(nil)
+	if err := raw.Control(func(p uintptr) {
+		if fd, dupErr = syscall.Dup(int(p)); dupErr == nil {
+			syscall.CloseOnExec(fd)
+			dupErr = syscall.SetNonblock(fd, true)
 		}
-		line = bytes.TrimRight(line, "\r\n")
+	}); err != nil {
+		return 0, err
+	}
+	return fd, dupErr
+}
+
+// watch asks for edges: one call for the life of the connection.
+func watch(epoll, fd int) error {
+	const edge = 1 << 31
+	return syscall.EpollCtl(epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | edge, Fd: int32(fd)})
+}
+
+// closed lets every connection send again as soon as it is answered.
+func (d *driver) closed(ctx context.Context) error {
+	now := time.Now()
+	for _, s := range d.senders {
+		if err := d.send(s, now); err != nil {
+			return err
+		}
+	}
+	return d.loop(ctx, func(s *sender, now time.Time) error {
+		if now.Before(d.end) {
+			return d.send(s, now)
+		}
+		return nil
+	}, func(time.Time) (time.Duration, error) { return time.Second, nil })
+}
+
+// byClock begins a request every 1/rate, on whichever connection is free. Where none is, the request waits, and its latency counts from when it should have begun.
+func (d *driver) byClock(ctx context.Context, began time.Time) error {
+	interval := time.Duration(float64(time.Second) / d.w.rate)
+	d.idle = append(d.idle, d.senders...)
+	next := began
+	return d.loop(ctx, func(s *sender, _ time.Time) error {
+		d.idle = append(d.idle, s)
+		return nil
+	}, func(now time.Time) (time.Duration, error) {
+		for next.Before(d.end) && !now.Before(next) && len(d.idle) > 0 {
+			s := d.idle[0]
+			d.idle = d.idle[1:]
+			if err := d.send(s, next); err != nil {
+				return 0, err
+			}
+			next = next.Add(interval)
+		}
 		switch {
-		case first:
-			if len(line) < 12 {
-				return 0, fmt.Errorf("answer begins with %q", line)
+		case !next.Before(d.end):
+			return -1, nil
+		case len(d.idle) == 0:
+			return time.Second, nil
+		}
+		return max(next.Sub(now), 0), nil
+	})
+}
+
+// loop waits for answers and hands each to answered; begin sends what is due and says how long to wait at most (negative: nothing more will be sent).
+// It ends when nothing is sent any more and all is answered.
+func (d *driver) loop(ctx context.Context, answered func(*sender, time.Time) error, begin func(time.Time) (time.Duration, error)) error {
+	var events [256]syscall.EpollEvent
+	late := d.end.Add(30 * time.Second)
+	for {
+		now := time.Now()
+		wait, err := begin(now)
+		if err != nil {
+			return err
+		}
+		if d.busy == 0 && (wait < 0 || !now.Before(d.end)) {
+			return nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case now.After(late):
+			return fmt.Errorf("%d requests have no answer after 30 s", d.busy)
+		case wait < 0:
+			wait = time.Second
+		}
+		n, err := epollWait(d.epoll, events[:], wait)
+		if err != nil {
+			return err
+		}
+		for _, ev := range events[:n] {
+			s := d.byFD[ev.Fd]
+			if !s.waiting {
+				continue
 			}
-			if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-				return 0, err
+			if s.sent < len(s.buf) {
+				if err := s.flush(); err != nil {
+					return err
+				}
 			}
-		case len(line) == 0:
-			_, err = r.Discard(length)
-			return status, err
-		case len(line) > 15 && bytes.EqualFold(line[:15], []byte("content-length:")):
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[15:]))); err != nil {
-				return 0, err
+			done, err := s.read()
+			if err != nil {
+				return err
+			}
+			if done {
+				now := time.Now()
+				d.note(s, now)
+				if err := answered(s, now); err != nil {
+					return err
+				}
 			}
 		}
 	}
+}
+
+// note records an answer.
+func (d *driver) note(s *sender, now time.Time) {
+	s.waiting = false
+	d.busy--
+	d.res.latency.add(now.Sub(s.began))
+	d.res.answered++
+	if s.repeat {
+		return
+	}
+	d.res.fresh++
+	d.t.remember(s.number)
+}
+
+// send begins a request.
+func (d *driver) send(s *sender, began time.Time) error {
+	d.due += d.w.duplicates
+	s.repeat = false
+	if d.due >= 1 && len(d.t.answered) > 0 {
+		d.due--
+		s.repeat, s.number = true, d.t.recall()
+	} else {
+		s.number = d.l.next
+		d.l.next++
+	}
+	d.form.write(s.buf, s.number)
+	s.began, s.sent, s.have, s.waiting = began, 0, 0, true
+	d.busy++
+	return s.flush()
+}
+
+func (s *sender) flush() error {
+	for s.sent < len(s.buf) {
+		n, err := rawWrite(s.fd, s.buf[s.sent:])
+		switch {
+		case err == syscall.EAGAIN:
+			return nil
+		case err != 0:
+			return fmt.Errorf("send: %w", err)
+		}
+		s.sent += n
+	}
+	return nil
+}
+
+var headEnd = []byte("\r\n\r\n")
+
+// read takes what has come and says whether the answer is complete.
+func (s *sender) read() (bool, error) {
+	for {
+		n, err := rawRead(s.fd, s.in[s.have:])
+		switch {
+		case err == syscall.EAGAIN:
+			return false, nil
+		case err != 0:
+			return false, fmt.Errorf("read: %w", err)
+		case n == 0:
+			return false, errors.New("the connection was closed in place of an answer")
+		}
+		s.have += n
+		in := s.in[:s.have]
+		i := bytes.Index(in, headEnd)
+		if i < 0 {
+			if s.have == len(s.in) {
+				return false, errors.New("the head of an answer is too long")
+			}
+			continue
+		}
+		status, length, bad := answerHead(in[:i+2])
+		if bad != nil {
+			return false, bad
+		}
+		if i+4+length > len(s.in) {
+			return false, errors.New("an answer is too long")
+		}
+		if s.have < i+4+length {
+			continue
+		}
+		if status < 200 || status > 299 {
+			return false, fmt.Errorf("answered %s", in)
+		}
+		return true, nil
+	}
+}
+
+// answerHead reads the status and Content-Length.
+func answerHead(head []byte) (status, length int, err error) {
+	if len(head) < 12 {
+		return 0, 0, fmt.Errorf("answer begins with %q", head)
+	}
+	if status, err = strconv.Atoi(string(head[9:12])); err != nil {
+		return 0, 0, err
+	}
+	v, ok := headValue(head, "content-length:")
+	if !ok {
+		return 0, 0, fmt.Errorf("answer without Content-Length: %q", head)
+	}
+	n, ok := decimal(v)
+	if !ok {
+		return 0, 0, fmt.Errorf("Content-Length %q", v)
+	}
+	return status, int(n), nil
+}
+
+// headValue gives the value of a field. name is in lower case and ends with a colon.
+func headValue(head []byte, name string) ([]byte, bool) {
+	for len(head) > 0 {
+		i := bytes.IndexByte(head, '\n')
+		if i < 0 {
+			i = len(head) - 1
+		}
+		line := head[:i+1]
+		head = head[i+1:]
+		if len(line) > len(name) && line[0]|0x20 == name[0] && line[len(name)-1] == ':' && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			return bytes.TrimSpace(line[len(name):]), true
+		}
+	}
+	return nil, false
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // processes are the children of this run; stop ends exactly these.
@@ -19,90 +22,123 @@ type processes struct {
 	cmds []*exec.Cmd
 }
 
-// start starts a child and waits (≤ 15 s) until it listens on addr.
-func (p *processes) start(addr string, env []string, name string, args ...string) (int, error) {
+// start starts a child and waits (≤ 60 s) until it listens on addr.
+func (p *processes) start(addr string, env []string, name string, args ...string) (*exec.Cmd, error) {
 	cmd := exec.Command(name, args...)
 	var stderr bytes.Buffer
 	cmd.Env, cmd.Stderr, cmd.Dir = append(os.Environ(), env...), &stderr, p.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	p.cmds = append(p.cmds, cmd)
-	for range 1500 {
+	for range 6000 {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			_ = c.Close()
-			return cmd.Process.Pid, nil
+			return cmd, nil
+		}
+		if !running(cmd.Process.Pid) {
+			break
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return 0, fmt.Errorf("%s does not listen on %s: %s", filepath.Base(name), addr, stderr.String())
+	p.end(cmd)
+	return nil, fmt.Errorf("%s does not listen on %s: %s", filepath.Base(name), addr, stderr.String())
 }
 
+// running says whether a child has not ended yet (a zombie has).
+func running(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	i := bytes.LastIndexByte(raw, ')')
+	return i+2 < len(raw) && raw[i+2] != 'Z'
+}
+
+// stop ends all children.
 func (p *processes) stop() {
 	for _, c := range p.cmds {
 		_ = c.Process.Signal(syscall.SIGTERM)
 	}
-	for _, c := range p.cmds {
-		done := make(chan struct{})
-		go func() { _ = c.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(15 * time.Second):
-			_ = c.Process.Kill()
-			<-done
+	for len(p.cmds) > 0 {
+		p.end(p.cmds[0])
+	}
+}
+
+// end ends one child: SIGTERM, and SIGKILL after 15 s.
+func (p *processes) end(c *exec.Cmd) {
+	for i := range p.cmds {
+		if p.cmds[i] == c {
+			p.cmds = append(p.cmds[:i], p.cmds[i+1:]...)
+			break
 		}
 	}
+	_ = c.Process.Signal(syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() { _ = c.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(15 * time.Second):
+		_ = c.Process.Kill()
+		<-done
+	}
 }
 
-// startNginx starts nginx as a plain proxy and gives the pid of its worker.
-func startNginx(p *processes, nginx, addr, sink string) (int, error) {
-	conf := filepath.Join(p.dir, "nginx.conf")
-	text := fmt.Sprintf(`daemon off; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr error;
-events { worker_connections 1024; }
-http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-  client_body_buffer_size 64k; keepalive_requests 100000000;
-  upstream sink { server %[3]s; keepalive 128; keepalive_requests 100000000; }
-  server { listen %[2]s; location / { proxy_pass http://sink; proxy_http_version 1.1; proxy_set_header Connection ""; } } }
-`, p.dir, addr, sink)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		return 0, err
-	}
-	master, err := p.start(addr, nil, nginx, "-c", conf, "-e", "stderr")
-	if err != nil {
-		return 0, err
-	}
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", master, master))
-	if err != nil {
-		return master, nil
-	}
-	fields := strings.Fields(string(raw))
-	if len(fields) == 0 {
-		return master, nil
-	}
-	return strconv.Atoi(fields[0])
+// usage is what a process has used so far.
+type usage struct {
+	cpu     float64 // seconds, user and system
+	written int64   // bytes that went to the disk's queue
 }
 
-// cpuSeconds is the CPU time that a process has used (user and system), from /proc.
+func usageOf(pid int) usage { return usage{cpu: cpuSeconds(pid), written: writtenBytes(pid)} }
+
+// cpuSeconds is the CPU time that a process has used, all threads, to the nanosecond: its CPU clock.
 func cpuSeconds(pid int) float64 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	var ts syscall.Timespec
+	clock := ^pid<<3 | 2 // CPUCLOCK_SCHED of a process
+	if _, _, err := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&ts)), 0); err != 0 {
 		return 0
 	}
-	i := bytes.LastIndexByte(raw, ')')
-	f := strings.Fields(string(raw[i+1:]))
-	user, _ := strconv.ParseFloat(f[11], 64)
-	system, _ := strconv.ParseFloat(f[12], 64)
-	return (user + system) / 100 // USER_HZ
+	return float64(ts.Sec) + float64(ts.Nsec)*1e-9
+}
+
+// writtenBytes is what a process has had written to disk; 0 where the kernel does not say.
+func writtenBytes(pid int) int64 {
+	return field(fmt.Sprintf("/proc/%d/io", pid), "write_bytes:")
+}
+
+// anonymousBytes is the resident memory of a process that is its own, without mapped files.
+func anonymousBytes(pid int) int64 {
+	return field(fmt.Sprintf("/proc/%d/status", pid), "RssAnon:") << 10
 }
 
 // residentBytes is the resident memory of a process.
-func residentBytes(pid int) int64 {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+func residentBytes(pid int) int64 { return field(fmt.Sprintf("/proc/%d/status", pid), "VmRSS:") << 10 }
+
+// field reads the first number after a name in a file of /proc.
+func field(path, name string) int64 {
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
-	f := strings.Fields(string(raw))
-	pages, _ := strconv.ParseInt(f[1], 10, 64)
-	return pages * int64(os.Getpagesize())
+	for line := range strings.Lines(string(raw)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			if f := strings.Fields(rest); len(f) > 0 {
+				n, _ := strconv.ParseInt(f[0], 10, 64)
+				return n
+			}
+		}
+	}
+	return 0
+}
+
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
 }

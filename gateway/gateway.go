@@ -105,7 +105,8 @@ func (g *Gateway) openJournal(cfg *config.Config) error {
 		return fmt.Errorf("data_dir: %w", err)
 	}
 	o := embedded.Options{Dir: cfg.DataDir, Sync: cfg.Journal.Sync == "always", MinFree: uint64(cfg.Journal.MinFree), Memory: cfg.Journal.Memory,
-		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: g.log, Observer: g.observe}
+		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: g.log, Observer: g.observe,
+		Synced: g.metrics.Journal.Sync.Observe, Grouped: g.metrics.Journal.GroupSize.ObserveN}
 	if g.opts.Journal != nil {
 		g.opts.Journal(&o)
 	}

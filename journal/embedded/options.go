@@ -26,6 +26,10 @@ type Options struct {
 	Retention journal.Retention
 	// Observer hears of every record after it was written; may be nil. The record it is given is valid during the call only.
 	Observer journal.Observer
+	// Synced is told how long each fsync of the log took, Grouped how many items each group commit had. From one goroutine each, at once and
+	// without blocking; may be nil.
+	Synced  func(time.Duration)
+	Grouped func(items int64)
 	// Log takes what an operator should know; default slog.Default.
 	Log *slog.Logger
 	// SegmentSize is the size of a log segment in bytes; default 64 MiB (the first segments of a journal are smaller), in a

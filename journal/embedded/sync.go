@@ -101,8 +101,12 @@ func (e *Engine) syncOnce(all bool) {
 	s.mu.Unlock()
 	start := time.Now()
 	err := e.wal.sync()
+	took := time.Since(start)
 	s.count.Add(1)
-	s.nanos.Add(int64(time.Since(start)))
+	s.nanos.Add(int64(took))
+	if synced := e.opts.Synced; synced != nil {
+		synced(took)
+	}
 	if err == nil {
 		err = e.reached(target)
 	}

@@ -106,6 +106,9 @@ func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
 	w.e.wal.askAhead()
 	w.e.groups.Add(1)
 	w.e.items.Add(items)
+	if grouped := w.e.opts.Grouped; grouped != nil && items > 0 {
+		grouped(items)
+	}
 	if observe := w.e.opts.Observer; observe != nil {
 		for _, o := range w.observed {
 			observe(o.old.state, o.old.reason, o.record)
