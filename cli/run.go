@@ -83,6 +83,8 @@ func startError(err error) error {
 		return err
 	case errors.Is(err, journal.ErrDamaged):
 		return fail(exitJournal, "%w\n  nothing was changed; restore the file from a copy and start again", err)
+	case errors.Is(err, syscall.EIO), errors.Is(err, journal.ErrFailed):
+		return fail(exitJournal, "%w\n  the disk fails; the journal was not opened", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, journal.ErrFull):
 		return fail(exitJournal, "%w\n  the disk is full; nothing was changed", err)
 	}

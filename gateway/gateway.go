@@ -69,11 +69,11 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 		o.Listen = proxy.Listen
 	}
 	g = &Gateway{log: o.Log, opts: o, cfg: cfg, metrics: metrics.New()}
-	defer func() {
+	defer func(begun *Gateway) { // g is nil where New returns an error
 		if err != nil {
-			g.abandon()
+			begun.abandon()
 		}
-	}()
+	}(g)
 	if err = g.openJournal(cfg); err != nil {
 		return nil, err
 	}

@@ -2,13 +2,21 @@ package gateway_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hooktender/hooktender/config"
+	"github.com/hooktender/hooktender/gateway"
 	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
 )
 
 const secret = "bubble-secret-0123456789"
@@ -75,6 +83,33 @@ func (b bubble) must(err error) {
 	b.t.Helper()
 	if err != nil {
 		b.t.Fatal(err)
+	}
+}
+
+// A start that is refused, by a damaged journal or a port that is taken, says why. It once ended in a panic.
+func TestRefusedStartSaysWhy(t *testing.T) {
+	parse := func(dir, public string) *config.Config {
+		t.Helper()
+		cfg, err := config.Parse("refused.yaml", fmt.Appendf(nil, "version: 1\nlisten: %q\nadmin: {listen: \"127.0.0.1:0\"}\ndata_dir: %q\njournal: {min_free: 0}\n%s", public, dir, sources), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "FORMAT"), []byte("something else"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := gateway.New(parse(dir, "127.0.0.1:0"), gateway.Options{}); !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), "FORMAT") {
+		t.Errorf("with a damaged journal: %v", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := gateway.New(parse(t.TempDir(), l.Addr().String()), gateway.Options{}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("on a port that is taken: %v", err)
 	}
 }
 

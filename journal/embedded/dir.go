@@ -87,8 +87,11 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
 		return nil, err
 	}
-	if err := syncDir(filepath.Dir(o.Dir)); err != nil {
+	switch err := syncDir(filepath.Dir(o.Dir)); {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTSUP): // not ours, or of another kind
 		o.Log.Debug("the directory above the journal cannot be synced", "err", err)
+	case err != nil:
+		return nil, fmt.Errorf("the directory above the journal: %w", err)
 	}
 	lock, err = os.OpenFile(filepath.Join(o.Dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
