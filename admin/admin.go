@@ -131,6 +131,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{Options: o, started: now(), stopping: make(chan struct{})}
 	s.hosts = hostSet(o.AllowedHosts)
 	s.routes = s.table()
+	s.SetDebug(o.Debug)
 	s.idem.journal = o.Journal
 	return s, s.SetTokens(o.Tokens)
 }

@@ -92,7 +92,7 @@ func (s *Server) debugRoutes() []route {
 		}
 	}
 	row := func(path string, h http.HandlerFunc) route {
-		return route{method: http.MethodGet, path: split(path), scope: api.ScopeAdmin, handle: wrap(h)}
+		return route{method: http.MethodGet, path: split(path), scope: api.ScopeAdmin, debug: true, handle: wrap(h)}
 	}
 	rows := []route{
 		row("/debug/pprof/", pprof.Index), row("/debug/pprof/cmdline", pprof.Cmdline), row("/debug/pprof/profile", pprof.Profile),

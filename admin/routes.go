@@ -16,6 +16,7 @@ type route struct {
 	path   []string
 	scope  string // "" = any caller
 	open   bool   // needs no token
+	debug  bool   // there only while debugging is switched on
 	action string // of the audit line; "" = no mutation
 	handle func(*call) error
 }
@@ -70,10 +71,7 @@ func (s *Server) table() []route {
 	if s.Gatherer != nil {
 		rows = append(rows, open("/metrics", s.metrics()))
 	}
-	if s.Debug {
-		rows = append(rows, s.debugRoutes()...)
-	}
-	return rows
+	return append(rows, s.debugRoutes()...)
 }
 
 // split cuts a path into its segments; a trailing slash is an empty last segment.
@@ -110,7 +108,7 @@ func (s *Server) find(r *http.Request) (*route, []string, *problem) {
 	var allow []string
 	for i := range s.routes {
 		args, ok := s.routes[i].match(segments)
-		if !ok {
+		if !ok || s.routes[i].debug && !s.debug.Load() {
 			continue
 		}
 		if s.routes[i].method == method {

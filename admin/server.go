@@ -37,6 +37,7 @@ type Server struct {
 	logins  loginLimit
 	idem    answers
 	waiting atomic.Int64
+	debug   atomic.Bool // see SetDebug
 	public  atomic.Bool // the listener is reachable from other hosts
 
 	stopOnce sync.Once
@@ -63,6 +64,9 @@ func (s *Server) SetTokens(tokens []Token) error {
 	s.tokens.Store(&kept)
 	return nil
 }
+
+// SetDebug switches /debug/pprof on or off, on reload.
+func (s *Server) SetDebug(on bool) { s.debug.Store(on) }
 
 // Serve answers on l until ctx ends, then finishes what is in flight (at most 5 s; waits and streams end at once), closes l and returns
 // nil. Any other error is the listener's, or ErrOpen.

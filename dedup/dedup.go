@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -20,7 +21,7 @@ const shards = 64
 // Index is the cache and the claims. It is safe for concurrent use.
 type Index struct {
 	log    Log
-	window time.Duration
+	window atomic.Int64 // time.Duration
 	count  func(tier string, hit bool)
 	shard  [shards]shard
 }
@@ -47,18 +48,34 @@ type known struct {
 
 // New makes an index. window is the dedup retention; observe is told of every look-up (tier "lru" or "log") and may be nil.
 func New(cfg Config, log Log, window time.Duration, observe func(tier string, hit bool)) (*Index, error) {
-	x := &Index{log: log, window: window, count: observe}
+	x := &Index{log: log, count: observe}
+	x.window.Store(int64(window))
 	if x.count == nil {
 		x.count = func(string, bool) {}
 	}
 	for i := range x.shard {
-		c, err := lru.New[event.Key, known](max(1, cfg.Cache/shards))
+		c, err := lru.New[event.Key, known](perShard(cfg))
 		if err != nil {
 			return nil, fmt.Errorf("dedup cache: %w", err)
 		}
 		x.shard[i] = shard{known: c, claims: map[event.Key]*Claim{}}
 	}
 	return x, nil
+}
+
+func perShard(cfg Config) int { return max(1, cfg.Cache/shards) }
+
+// Reconfigure changes the size of the cache and the window, on reload. What is in the cache goes by a shorter window at once.
+func (x *Index) Reconfigure(cfg Config, window time.Duration) {
+	shorter := time.Duration(x.window.Swap(int64(window))) > window
+	for i := range x.shard {
+		s := &x.shard[i]
+		s.mu.Lock()
+		if s.known.Resize(perShard(cfg)); shorter {
+			s.known.Purge() // the journal knows what these were, and judges by the new window
+		}
+		s.mu.Unlock()
+	}
 }
 
 func (x *Index) at(k event.Key) *shard { return &x.shard[k[0]%shards] }
@@ -189,10 +206,11 @@ func (x *Index) Missed() { x.count("log", false) }
 
 // Remember fills the cache with a fate that is durable and can no longer change. Call it only after the commit.
 func (x *Index) Remember(keys []event.Key, r *event.Record) {
-	e := known{id: r.ID, expires: r.ReceivedAt.Add(x.window).Unix(), digest: digest(&r.BodySHA256), state: r.State, reason: r.Reason}
+	e := known{id: r.ID, digest: digest(&r.BodySHA256), state: r.State, reason: r.Reason}
 	for _, k := range keys {
 		s := x.at(k)
 		s.mu.Lock()
+		e.expires = r.ReceivedAt.Add(time.Duration(x.window.Load())).Unix() // read with the lock held: see Reconfigure
 		s.known.Add(k, e)
 		s.mu.Unlock()
 	}

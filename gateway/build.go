@@ -152,6 +152,9 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 		g.metrics.Reloaded(false)
 		return nil, errors.Join(err, g.apply(old))
 	}
+	g.engine.SetRetention(next.Retention)
+	g.index.Reconfigure(next.Dedup, next.Retention.Dedup)
+	g.admin.SetDebug(next.Admin.Debug)
 	g.mu.Lock()
 	g.cfg = next
 	g.mu.Unlock()

@@ -253,9 +253,17 @@ func (g *Gateway) longestTimeout() time.Duration {
 	return longest
 }
 
+// sweepPause is a minute, or less where something is kept so shortly that a minute more would matter.
+func (g *Gateway) sweepPause() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := &g.cfg.Retention
+	return min(time.Minute, max(time.Second, min(r.Dedup, r.Payload, r.Record, r.DeadLetter)/8))
+}
+
 // sweep applies retention: often a little, and at once again while there is more to do.
 func (g *Gateway) sweep(ctx context.Context) {
-	t := time.NewTimer(time.Minute)
+	t := time.NewTimer(g.sweepPause())
 	defer t.Stop()
 	for {
 		select {
@@ -267,11 +275,11 @@ func (g *Gateway) sweep(ctx context.Context) {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			g.log.Error("retention", "error", err)
-			t.Reset(time.Minute)
+			t.Reset(g.sweepPause())
 		case n >= 1000:
 			t.Reset(10 * time.Millisecond)
 		default:
-			t.Reset(time.Minute)
+			t.Reset(g.sweepPause())
 		}
 	}
 }

@@ -92,6 +92,7 @@ type visit struct {
 	aliases []event.Key
 	payload event.Payload
 	known   bool // the journal has been asked about its keys
+	other   bool // a redelivery whose body is not the one that failed
 	keybuf  [3]event.Key
 	aliasb  [1]event.Key
 }
@@ -166,10 +167,10 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 		}
 		return reply{}, false
 	case s.Observe:
-		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check)
+		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check.String())
 		return reply{}, false
 	}
-	p.log.Info("rejected", "source", s.Name, "check", verdict.Check, "peer", v.req.Peer.String())
+	p.log.Info("rejected", "source", s.Name, "check", verdict.Check.String(), "peer", v.req.Peer.String())
 	return reply{status: s.statuses.Rejected, outcome: "rejected"}, true
 }
 
@@ -309,12 +310,8 @@ func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
 	v.rec.Type, v.rec.Resource, v.rec.Version = fresh.Type, fresh.Resource, fresh.Version
 	v.rec.Verified, v.rec.SignedAt, v.rec.Origin = fresh.Verified, fresh.SignedAt, fresh.Origin
 	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = fresh.BodyBytes, fresh.BodySHA256, true
-	if conflict {
-		v.rec.Conflicts++
-		p.log.Warn("conflict: same id, other body", "source", v.src.Name, "id", old.ID.String(), "event_id", old.EventID)
-		if v.src.onConflict != nil {
-			v.src.onConflict()
-		}
+	if v.other = conflict; conflict {
+		p.conflict(v, old.ID)
 	}
 }
 
@@ -347,7 +344,9 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 	if dedup.Final(&h.Record) && len(v.keys) > 0 {
 		p.index.Remember(v.keys, &h.Record)
 	}
-	return v.src.reply(&h)
+	r := v.src.reply(&h)
+	r.conflict = v.other
+	return r
 }
 
 // ifKnown looks an event up that was not taken: a duplicate has its answer all the same.

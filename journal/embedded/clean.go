@@ -12,7 +12,7 @@ import (
 // when nothing is.
 func (e *Engine) clean(ctx context.Context, now int64, limit int) (int, error) {
 	old, next := e.wal.oldest()
-	if old == nil || next.created > now-int64(e.opts.Retention.Payload) {
+	if old == nil || next.created > now-int64(e.retention.Load().Payload) {
 		return 0, nil
 	}
 	s := &e.sweeper

@@ -52,6 +52,7 @@ type Engine struct {
 
 	groups, items atomic.Int64
 	full          atomic.Bool
+	retention     atomic.Pointer[journal.Retention]
 
 	life     sync.Mutex
 	running  bool

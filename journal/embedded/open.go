@@ -46,6 +46,7 @@ func newEngine(o Options, lock *os.File) *Engine {
 		opts: o, lock: lock, active: newLayer(), counts: counters{}, nextSeq: 1,
 		failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	e.retention.Store(&e.opts.Retention)
 	e.wal = newWAL(&e.opts)
 	e.queue.wake = make(chan struct{}, 1)
 	e.syncs.wake = make(chan struct{}, 1)

@@ -85,18 +85,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	o.SegmentSize = max(o.SegmentSize, minSegment)
-	d := journal.DefaultRetention()
-	for _, f := range [...]struct {
-		v *time.Duration
-		d time.Duration
-	}{
-		{&o.Retention.Dedup, d.Dedup}, {&o.Retention.Payload, d.Payload},
-		{&o.Retention.Record, d.Record}, {&o.Retention.DeadLetter, d.DeadLetter},
-	} {
-		if *f.v == 0 {
-			*f.v = f.d
-		}
-	}
+	o.Retention = withDefaultRetention(o.Retention)
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -116,4 +105,18 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	return o, nil
+}
+
+// withDefaultRetention puts the default where a field is 0.
+func withDefaultRetention(r journal.Retention) journal.Retention {
+	d := journal.DefaultRetention()
+	for _, f := range [...]struct {
+		v *time.Duration
+		d time.Duration
+	}{{&r.Dedup, d.Dedup}, {&r.Payload, d.Payload}, {&r.Record, d.Record}, {&r.DeadLetter, d.DeadLetter}} {
+		if *f.v == 0 {
+			*f.v = f.d
+		}
+	}
+	return r
 }

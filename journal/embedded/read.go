@@ -44,7 +44,7 @@ func (e *Engine) Lookup(ctx context.Context, keys []event.Key) ([]event.Fate, er
 		if err != nil {
 			return nil, e.indexError(err)
 		}
-		if it != nil && it.remembered(now, e.opts.Retention.Dedup) {
+		if it != nil && it.remembered(now, e.retention.Load().Dedup) {
 			fates[i] = it.fate()
 		}
 	}
@@ -351,7 +351,7 @@ func (e *Engine) Stats() journal.Stats {
 	} else {
 		s.Full = e.full.Load()
 	}
-	s.CoversSince = time.Unix(0, max(e.born, nanos(e.opts.Now())-int64(e.opts.Retention.Dedup))).UTC()
+	s.CoversSince = time.Unix(0, max(e.born, nanos(e.opts.Now())-int64(e.retention.Load().Dedup))).UTC()
 	s.OldestSegment = e.wal.oldestCreated()
 	return s
 }

@@ -33,7 +33,7 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 		return 0, err
 	}
 	at := nanos(now)
-	if err := e.moveHorizon(ctx, at-int64(e.opts.Retention.Payload)); err != nil {
+	if err := e.moveHorizon(ctx, at-int64(e.retention.Load().Payload)); err != nil {
 		return 0, err
 	}
 	due, err := e.findDue(ctx, at, limit)
@@ -75,7 +75,7 @@ func (e *Engine) moveHorizon(ctx context.Context, to int64) error {
 // ageSegment begins a new segment if the active one has been written to for long: what it holds can only go once it is not
 // active any more.
 func (e *Engine) ageSegment(ctx context.Context, now int64) error {
-	if e.wal.active().created > now-max(int64(e.opts.Retention.Payload/8), int64(minSegmentAge)) {
+	if e.wal.active().created > now-max(int64(e.retention.Load().Payload/8), int64(minSegmentAge)) {
 		return nil
 	}
 	return e.call(ctx, journal.Written, func(w *writer) error {
@@ -128,7 +128,7 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 		return nil, err
 	}
 	defer v.release()
-	r := &e.opts.Retention
+	r := e.retention.Load()
 	young := now - int64(min(r.Dedup, r.Record, r.DeadLetter))
 	walk := v.snap.walk([]byte{prefixRecord}, false)
 	defer walk.Close()
@@ -258,4 +258,11 @@ func (w *writer) forget(k kind, g group, found []*item) error {
 	body = appendSection(body, secSeqs, appendSeqs(nil, p.seqs))
 	f := frame{kind: k, prevState: g.state.state, prevReason: g.state.reason, body: body, bodySum: checksum(body)}
 	return w.emit(&f, &p, nil)
+}
+
+// SetRetention replaces what Options.Retention said (fields that are 0 mean the default); the next Sweep goes by it. What an earlier, shorter
+// retention has dropped does not come back.
+func (e *Engine) SetRetention(r journal.Retention) {
+	r = withDefaultRetention(r)
+	e.retention.Store(&r)
 }

@@ -191,7 +191,7 @@ func (w *writer) known(a *acceptItem) (*item, int, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		if it != nil && it.remembered(w.now, w.e.opts.Retention.Dedup) {
+		if it != nil && it.remembered(w.now, w.e.retention.Load().Dedup) {
 			return it, i, nil
 		}
 	}
