@@ -123,7 +123,8 @@ func (g *Gateway) build(cfg *config.Config) error {
 		return err
 	}
 	g.pipeline = proxy.NewPipeline(g.engine, g.index, g.recovery, g.log)
-	g.server = proxy.NewServer(proxy.ServerConfig{}, g.pipeline, g.log)
+	g.pipeline.OnNowhere(g.metrics.Source("").Requests("not_found").Inc)
+	g.server = proxy.NewServer(proxy.ServerConfig{OnRefused: g.refused}, g.pipeline, g.log)
 	if err = g.apply(cfg); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"net/http"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -53,6 +54,22 @@ func (g *Gateway) watch(s *proxy.Source) {
 	}
 	s.OnConflict = m.Conflicts.Inc
 	s.OnVerify = g.metrics.Provider(s.Provider).Verify.Observe
+}
+
+// refused counts what the server answers before a source sees it.
+func (g *Gateway) refused(target []byte, status int) {
+	outcome := "malformed"
+	switch status {
+	case http.StatusRequestTimeout:
+		outcome = "timeout"
+	case http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
+		outcome = "too_large"
+	case http.StatusTooManyRequests:
+		outcome = "rate_limited"
+	case http.StatusServiceUnavailable:
+		outcome = "unavailable"
+	}
+	g.metrics.Source(g.pipeline.SourceAt(target)).Requests(outcome).Inc()
 }
 
 // gauges are asked when somebody reads /metrics.

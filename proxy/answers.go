@@ -109,7 +109,10 @@ func (p *Pipeline) answer(v *visit, r reply, a *Answer) {
 	} else {
 		p.write(v, &r, a)
 	}
-	if v.src != nil && v.src.OnAnswer != nil {
+	switch {
+	case v.src == nil && p.nowhere != nil:
+		p.nowhere()
+	case v.src != nil && v.src.OnAnswer != nil:
 		v.src.OnAnswer(counted(&r), time.Since(v.began))
 	}
 }

@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -25,6 +26,7 @@ type Pipeline struct {
 	recovery *recovery.Recovery
 	log      *slog.Logger
 	draining atomic.Bool
+	nowhere  func() // see OnNowhere
 }
 
 type table struct {
@@ -64,6 +66,18 @@ func (p *Pipeline) SetSources(sources []*Source) {
 		}
 	}
 	p.table.Store(t)
+}
+
+// OnNowhere is told of each request for a path that no source has, for metrics. Set it before the first request.
+func (p *Pipeline) OnNowhere(f func()) { p.nowhere = f }
+
+// SourceAt gives the name of the source that a raw request target belongs to; "" = none.
+func (p *Pipeline) SourceAt(target []byte) string {
+	path, _, _ := bytes.Cut(target, []byte("?"))
+	if s, _ := p.table.Load().find(path); s != nil {
+		return s.Name
+	}
+	return ""
 }
 
 // Drain makes every further request a 503.

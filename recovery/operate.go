@@ -58,6 +58,7 @@ func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, for
 	case why == SkipNeedsForce:
 		return ReplayResult{}, ErrNeedsForce
 	case why != "":
+		r.countReplay("skipped")
 		return ReplayResult{Why: why}, nil
 	}
 	return ReplayResult{Started: true, ReplayID: replay}, nil

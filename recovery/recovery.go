@@ -310,5 +310,6 @@ func (r *Recovery) Observe(old event.State, oldReason event.Reason, rec *event.R
 	if s != nil {
 		s.count(old, oldReason, rec)
 	}
+	r.countIfReplayed(old, rec)
 	r.hub.changed(old, oldReason, rec)
 }

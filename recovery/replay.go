@@ -238,6 +238,7 @@ func (r *Recovery) runJob(j *job) {
 	err := r.each(ctx, j, func(rec *event.Record, id string) error {
 		r.drainEnded(j, listener)
 		if rec == nil {
+			r.countReplay("skipped")
 			j.skip(nil, id, SkipUnknownEvent)
 			return nil
 		}
@@ -278,6 +279,7 @@ func (r *Recovery) sendOne(ctx context.Context, j *job, rec *event.Record) error
 		j.mu.Lock()
 		delete(j.waiting, rec.ID)
 		j.mu.Unlock()
+		r.countReplay("skipped")
 		j.skip(rec, rec.EventID, why)
 		return nil
 	}
@@ -307,22 +309,36 @@ func (r *Recovery) ended(j *job, rec *event.Record) {
 		return
 	}
 	delete(j.waiting, rec.ID)
-	result := "failed"
 	switch {
 	case rec.State == event.Rejected && rec.Reason == event.Stale:
 		j.Replay.Skipped++
-		result = "skipped"
 		if len(j.Replay.Skips) < maxSkips {
 			j.Replay.Skips = append(j.Replay.Skips, skip(rec, rec.EventID, SkipSuperseded))
 		}
 	case rec.State == event.Replayed:
 		j.Replay.Replayed++
-		result = "replayed"
 	default:
 		j.Replay.Failed++
 	}
+}
+
+// countReplay tells metrics how an event of a replay, of one or of many, has ended: replayed, failed or skipped.
+func (r *Recovery) countReplay(result string) {
 	if r.measure.Replay != nil {
 		r.measure.Replay(result)
+	}
+}
+
+// countIfReplayed is countReplay for a change of a record, if that ends a replay of it.
+func (r *Recovery) countIfReplayed(old event.State, rec *event.Record) {
+	switch {
+	case rec.NextTrigger != event.TriggerReplay || rec.ReplayID == "" || old != event.Pending || rec.State == event.Pending:
+	case rec.State == event.Replayed:
+		r.countReplay("replayed")
+	case rec.State == event.Rejected && rec.Reason == event.Stale:
+		r.countReplay("skipped")
+	default:
+		r.countReplay("failed")
 	}
 }
 
