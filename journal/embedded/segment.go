@@ -140,9 +140,10 @@ func (s *segment) readHead() (blank bool, err error) {
 	return false, nil
 }
 
-// zeroFill writes size zero bytes to a new file and waits for the disk.
+// zeroFill writes size zero bytes to a new file and waits for the disk. It writes page by page: what is written at once becomes one large
+// folio of the page cache, and every small write into that would count (and, with some file systems, be written) as the whole of it.
 func zeroFill(f *os.File, size int64) error {
-	zeros := make([]byte, min(size, 1<<20))
+	zeros := make([]byte, min(size, 4096))
 	for at := int64(0); at < size; {
 		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at)
 		if err != nil {
