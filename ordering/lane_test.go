@@ -62,6 +62,8 @@ func TestJudge(t *testing.T) {
 		{"max_jump, beyond", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "5", nil, "", "16", Jump},
 		{"max_jump, 2^63-1 and more", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "5", nil, "", "9223372036854775808", Jump},
 		{"max_jump, first of a resource", func(c *Config) { stalePolicy(c); c.MaxJump = 10 }, "", nil, "", "1000", Pass},
+		{"in_sequence, what fills the gap passes what is held", sequence, "1", []string{"3", "4"}, "", "2", Pass},
+		{"in_sequence, what fills the gap while it is retried", sequence, "1", []string{"2", "3"}, "", "2", Turn},
 		{"in_sequence, first seen", sequence, "", nil, "", "7", Pass},
 		{"in_sequence, next", sequence, "4", nil, "", "5", Pass},
 		{"in_sequence, behind a gap", sequence, "4", nil, "", "6", Hold},

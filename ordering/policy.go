@@ -78,6 +78,9 @@ func inTurn(l *Lane, _ Version) Decision {
 func inSequence(l *Lane, v Version) Decision {
 	next := l.expected()
 	if !next.Known() || !next.Less(v) {
+		if l.flying == nil && len(l.waiting) > 0 && v.Less(l.waiting[0].Version) {
+			return Pass // what fills the gap finds room in a full lane: nothing else can empty it
+		}
 		return inTurn(l, v)
 	}
 	if l.flying != nil && !l.flying.Version.Less(next) {
