@@ -21,9 +21,9 @@ import (
 type Finder interface {
 	// Find gives the record of an id, ours or the sender's. Errors: journal.ErrNotFound, recovery.ErrUnknownSource, *recovery.AmbiguousError.
 	Find(ctx context.Context, source, id string) (event.Record, error)
-	// Await is Find that returns once until says yes, or when ctx ends: then the record as it is, or journal.ErrNotFound. It also waits for
-	// ids that have not been received yet.
-	Await(ctx context.Context, source, id string, until func(*event.Record) bool) (event.Record, error)
+	// Watch tells of changes of an event, also of one that has not been received yet: woken gets a value after each that until says yes to.
+	// stop must be called once.
+	Watch(source, id string, until func(*event.Record) bool) (woken <-chan struct{}, stop func())
 	// Changes calls emit, from one goroutine, for every change of state or reason after cursor ("" = from now on) until ctx ends or emit
 	// fails. journal.ErrBadCursor comes before the first emit.
 	Changes(ctx context.Context, cursor string, emit func(cursor string, rec *event.Record) error) error
@@ -50,7 +50,8 @@ type Operator interface {
 type Replayer interface {
 	// StartReplay begins a job and returns at once; a dry run is complete when it returns.
 	StartReplay(ctx context.Context, spec recovery.ReplaySpec) (recovery.Replay, error)
-	Replays(ctx context.Context) ([]recovery.Replay, error)
+	// Replays lists the newest first, at most limit after the one with the id after; journal.ErrBadCursor if there is none of that id.
+	Replays(ctx context.Context, after string, limit int) (list []recovery.Replay, next string, err error)
 	// Replay and CancelReplay return recovery.ErrUnknownReplay for an id that is none.
 	Replay(ctx context.Context, id string) (recovery.Replay, error)
 	CancelReplay(ctx context.Context, id string) (recovery.Replay, error)
@@ -128,7 +129,7 @@ func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{Options: o, started: now(), stopping: make(chan struct{})}
+	s := &Server{Options: o, started: now(), stopping: make(chan struct{}), life: context.Background()}
 	s.hosts = hostSet(o.AllowedHosts)
 	s.routes = s.table()
 	s.SetDebug(o.Debug)

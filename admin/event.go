@@ -4,18 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
-	"time"
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
 )
-
-// maxWait bounds a wait; a longer one is as long.
-const maxWait = 60 * time.Second
 
 func (s *Server) getEvent(c *call) error {
 	v, err := c.query("source", "wait", "until")
@@ -26,52 +21,12 @@ func (s *Server) getEvent(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, source, id := c.r.Context(), v.Get("source"), c.args[0]
-	var rec event.Record
+	source, id := v.Get("source"), c.args[0]
 	if wait > 0 {
-		rec, err = s.await(c, source, id, wait, until)
-	} else {
-		rec, err = s.Core.Find(ctx, source, id)
+		return s.await(c, source, id, wait, until)
 	}
-	if err != nil {
-		return s.notFound(err)
-	}
-	return c.answer(http.StatusOK, s.show(&rec))
-}
-
-func waitParams(v url.Values) (time.Duration, func(*event.Record) bool, error) {
-	until := (*event.Record).Terminal
-	switch name := v.Get("until"); name {
-	case "", "terminal":
-	case "delivered":
-		until = func(r *event.Record) bool { return r.State == event.Delivered || r.State == event.Replayed }
-	default:
-		return 0, nil, fail(http.StatusBadRequest, "until must be terminal or delivered")
-	}
-	if !v.Has("wait") {
-		return 0, until, nil
-	}
-	wait, err := time.ParseDuration(v.Get("wait"))
-	if err != nil || wait < 0 {
-		return 0, nil, fail(http.StatusBadRequest, "wait must be a duration, as in 30s")
-	}
-	return min(wait, maxWait), until, nil
-}
-
-func (s *Server) await(c *call, source, id string, wait time.Duration, until func(*event.Record) bool) (event.Record, error) {
-	if !s.enter() {
-		return event.Record{}, fail(http.StatusServiceUnavailable, "too many calls wait already").retry(time.Second)
-	}
-	defer s.leave()
-	// The bounds on slow peers are for those who do not listen; this one does.
-	rc := http.NewResponseController(c.w)
-	_ = rc.SetReadDeadline(time.Time{})
-	_ = rc.SetWriteDeadline(now().Add(wait + writeTimeout))
-	ctx, stop := s.untilStop(c.r.Context())
-	defer stop()
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	return s.Core.Await(ctx, source, id, until)
+	rec, err := s.Core.Find(c.r.Context(), source, id)
+	return s.found(c.w, &rec, err)
 }
 
 // notFound adds to a 404 of an event what a sender needs to know.

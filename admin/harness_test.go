@@ -16,7 +16,7 @@ import (
 type port struct {
 	*admintest.Gateway
 	t        *testing.T
-	contract *contract
+	contract *admintest.Contract
 	token    string
 }
 
@@ -32,7 +32,7 @@ func start(t *testing.T, change func(*admin.Options)) *port {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.contract = readContract(t, raw)
+	p.contract = admintest.ReadContract(t, raw)
 	return p
 }
 
@@ -82,7 +82,7 @@ func (p *port) do(method, path, body string, header ...string) answer {
 	}
 	_ = json.Unmarshal(a.body, &a.object)
 	if method != http.MethodHead {
-		if why := p.contract.check(method, req.URL.EscapedPath(), a.status, a.header.Get("Content-Type"), a.body); why != "" {
+		if why := p.contract.Check(method, req.URL.EscapedPath(), a.status, a.header.Get("Content-Type"), a.body); why != "" {
 			p.t.Errorf("%s %s ← %d: the answer breaks the description: %s\n%.600s", method, path, a.status, why, a.body)
 		}
 	}

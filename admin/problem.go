@@ -44,6 +44,7 @@ var statuses = []struct {
 	{recovery.ErrNotDeadLetter, http.StatusConflict},
 	{recovery.ErrNeedsForce, http.StatusConflict},
 	{recovery.ErrBusy, http.StatusConflict},
+	{recovery.ErrManyReplays, http.StatusServiceUnavailable},
 	{journal.ErrBadCursor, http.StatusBadRequest},
 	{journal.ErrFull, http.StatusServiceUnavailable},
 	{journal.ErrFailed, http.StatusServiceUnavailable},

@@ -41,7 +41,7 @@ var listParams = []string{"source", "state", "reason", "type", "resource", "sinc
 
 // listQuery makes a journal query of the parameters of a list.
 func listQuery(v url.Values) (journal.Query, error) {
-	q := journal.Query{Source: v.Get("source"), Type: v.Get("type"), Resource: v.Get("resource"), Cursor: v.Get("cursor"), Limit: defaultLimit}
+	q := journal.Query{Source: v.Get("source"), Type: v.Get("type"), Resource: v.Get("resource"), Cursor: v.Get("cursor")}
 	var err error
 	if q.States, err = states(commas(v.Get("state"))); err != nil {
 		return q, err
@@ -62,14 +62,19 @@ func listQuery(v url.Values) (journal.Query, error) {
 	default:
 		return q, fail(http.StatusBadRequest, fmt.Sprintf("order must be asc or desc, not %q", order))
 	}
-	if v.Has("limit") {
-		n, err := strconv.Atoi(v.Get("limit"))
-		if err != nil || n < 1 || n > maxLimit {
-			return q, fail(http.StatusBadRequest, fmt.Sprintf("limit must be a number from 1 to %d", maxLimit))
-		}
-		q.Limit = n
+	q.Limit, err = limitParam(v)
+	return q, err
+}
+
+func limitParam(v url.Values) (int, error) {
+	if !v.Has("limit") {
+		return defaultLimit, nil
 	}
-	return q, nil
+	n, err := strconv.Atoi(v.Get("limit"))
+	if err != nil || n < 1 || n > maxLimit {
+		return 0, fail(http.StatusBadRequest, fmt.Sprintf("limit must be a number from 1 to %d", maxLimit))
+	}
+	return n, nil
 }
 
 func commas(s string) []string {

@@ -122,14 +122,19 @@ func filterQuery(f *api.Filter) (*journal.Query, error) {
 }
 
 func (s *Server) listReplays(c *call) error {
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	jobs, err := s.Core.Replays(c.r.Context())
+	v, err := c.query("limit", "cursor")
 	if err != nil {
 		return err
 	}
-	page := api.Page[api.Replay]{Data: []api.Replay{}}
+	limit, err := limitParam(v)
+	if err != nil {
+		return err
+	}
+	jobs, next, err := s.Core.Replays(c.r.Context(), v.Get("cursor"), limit)
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Replay]{Data: []api.Replay{}, NextCursor: api.Text(next)}
 	for i := range jobs {
 		page.Data = append(page.Data, showReplay(&jobs[i]))
 	}

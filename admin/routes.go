@@ -10,7 +10,7 @@ import (
 	"github.com/hooktender/hooktender/admin/api"
 )
 
-// route is one row of the API. A segment "{}" of its path matches any one segment, unescaped, which becomes an argument.
+// route is one row of the API. A segment "{name}" of its path matches any one segment, unescaped, which becomes an argument.
 type route struct {
 	method string
 	path   []string
@@ -44,21 +44,21 @@ func (s *Server) table() []route {
 	}
 	rows := []route{
 		get("/v1/events", api.ScopeEventsRead, s.listEvents),
-		get("/v1/events/{}", api.ScopeEventsRead, s.getEvent),
-		get("/v1/events/{}/attempts", api.ScopeEventsRead, s.getAttempts),
-		get("/v1/events/{}/payload", api.ScopePayloadsRead, s.getPayload),
-		post("/v1/events/{}/replay", api.ScopeReplayWrite, "replay", s.replayEvent),
-		post("/v1/events/{}/resolve", api.ScopeReplayWrite, "resolve", s.resolveEvent),
-		post("/v1/events/{}/discard", api.ScopeReplayWrite, "discard", s.discardEvent),
+		get("/v1/events/{id}", api.ScopeEventsRead, s.getEvent),
+		get("/v1/events/{id}/attempts", api.ScopeEventsRead, s.getAttempts),
+		get("/v1/events/{id}/payload", api.ScopePayloadsRead, s.getPayload),
+		post("/v1/events/{id}/replay", api.ScopeReplayWrite, "replay", s.replayEvent),
+		post("/v1/events/{id}/resolve", api.ScopeReplayWrite, "resolve", s.resolveEvent),
+		post("/v1/events/{id}/discard", api.ScopeReplayWrite, "discard", s.discardEvent),
 		post("/v1/replays", api.ScopeReplayWrite, "start_replay", s.startReplay),
 		get("/v1/replays", api.ScopeEventsRead, s.listReplays),
-		get("/v1/replays/{}", api.ScopeEventsRead, s.getReplay),
-		post("/v1/replays/{}/cancel", api.ScopeReplayWrite, "cancel_replay", s.cancelReplay),
+		get("/v1/replays/{id}", api.ScopeEventsRead, s.getReplay),
+		post("/v1/replays/{id}/cancel", api.ScopeReplayWrite, "cancel_replay", s.cancelReplay),
 		get("/v1/checkpoints", api.ScopeEventsRead, s.listCheckpoints),
-		get("/v1/resources/{}/{}", api.ScopeEventsRead, s.getResource),
+		get("/v1/resources/{source}/{resource}", api.ScopeEventsRead, s.getResource),
 		get("/v1/sources", api.ScopeEventsRead, s.listSources),
-		post("/v1/sources/{}/pause", api.ScopeAdmin, "pause", s.pauseSource),
-		post("/v1/sources/{}/resume", api.ScopeAdmin, "resume", s.resumeSource),
+		post("/v1/sources/{name}/pause", api.ScopeAdmin, "pause", s.pauseSource),
+		post("/v1/sources/{name}/resume", api.ScopeAdmin, "resume", s.resumeSource),
 		get("/v1/upstreams", api.ScopeEventsRead, s.listUpstreams),
 		get("/v1/stream", api.ScopeEventsRead, s.stream),
 		get("/v1/whoami", "", s.whoami),
@@ -83,7 +83,7 @@ func (t *route) match(segments []string) (args []string, ok bool) {
 		return nil, false
 	}
 	for i, want := range t.path {
-		if want != "{}" {
+		if !strings.HasPrefix(want, "{") {
 			if segments[i] != want {
 				return nil, false
 			}
@@ -185,11 +185,22 @@ func (s *Server) admit(t *route, c *call) error {
 }
 
 // answer writes v as JSON.
-func (c *call) answer(status int, v any) error {
+func (c *call) answer(status int, v any) error { return answer(c.w, status, v) }
+
+func answer(w http.ResponseWriter, status int, v any) error {
 	body, err := api.Encode(v)
 	if err != nil {
 		return err
 	}
-	send(c.w, status, "application/json", body)
+	send(w, status, "application/json", body)
 	return nil
+}
+
+// Routes lists what is served, as "METHOD /path"; a segment that varies is {name}.
+func (s *Server) Routes() []string {
+	var out []string
+	for i := range s.routes {
+		out = append(out, s.routes[i].method+" /"+strings.Join(s.routes[i].path, "/"))
+	}
+	return out
 }

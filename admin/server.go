@@ -21,7 +21,6 @@ const (
 	stopTimeout   = 5 * time.Second
 	maxHeader     = 16 << 10
 	maxBody       = 4 << 20 // of a mutation
-	maxWaiting    = 1024    // waits and streams at the same time
 )
 
 // now is the clock.
@@ -36,12 +35,15 @@ type Server struct {
 	tokens  atomic.Pointer[[]Token]
 	logins  loginLimit
 	idem    answers
-	waiting atomic.Int64
 	debug   atomic.Bool // see SetDebug
 	public  atomic.Bool // the listener is reachable from other hosts
+	waits   places
+	streams places
 
 	stopOnce sync.Once
-	stopping chan struct{} // closed when waits and streams must end
+	stopping chan struct{}   // closed when waits and streams must end
+	detached sync.WaitGroup  // waits that have taken over their connection
+	life     context.Context // of what outlives its request
 }
 
 // SetTokens replaces the tokens, on reload. Calls under way keep what they had. ErrOpen if none are left on a listener beyond loopback.
@@ -96,6 +98,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close()
 	}
+	s.detached.Wait() // they have been told; each writes one answer
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("admin port: %w", err)
 	}
@@ -114,17 +117,6 @@ func (s *Server) untilStop(ctx context.Context) (context.Context, context.Cancel
 	}()
 	return ctx, cancel
 }
-
-// enter takes one of the places for waits and streams; leave gives it back. False: all are taken.
-func (s *Server) enter() bool {
-	if s.waiting.Add(1) > maxWaiting {
-		s.waiting.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (s *Server) leave() { s.waiting.Add(-1) }
 
 func loopback(a net.Addr) bool {
 	switch a := a.(type) {

@@ -35,10 +35,10 @@ func (s *Server) stream(c *call) error {
 	if err := s.checkSource(c.r.Context(), source); err != nil {
 		return err
 	}
-	if !s.enter() {
+	if !s.streams.enter(maxStreams) {
 		return fail(http.StatusServiceUnavailable, "too many calls wait already").retry(time.Second)
 	}
-	defer s.leave()
+	defer s.streams.leave()
 	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	ctx, stop := s.untilStop(c.r.Context())
 	defer stop()

@@ -65,7 +65,7 @@ func next(t *testing.T, p *port, lines <-chan string) (id, record string) {
 				}
 			case "":
 				if record != "" {
-					if why := p.contract.check("GET", "/v1/events/x", 200, "application/json", []byte(record)); why != "" {
+					if why := p.contract.Check("GET", "/v1/events/x", 200, "application/json", []byte(record)); why != "" {
 						t.Error(why)
 					}
 					return id, record

@@ -82,17 +82,7 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 			return rec, why, "", nil
 		}
 		waited := rec.State == event.Pending
-		if rec.State != event.Failed || rec.Reason == event.Resolved || rec.Reason == event.Discarded {
-			rec.PriorState, rec.PriorReason = rec.State, rec.Reason
-		}
-		if waited {
-			rec.PriorState, rec.PriorReason = 0, 0
-		}
-		prior, why := rec.PriorState, rec.PriorReason
-		s.reopen(&rec)
-		rec.PriorState, rec.PriorReason = prior, why
-		rec.State, rec.Reason, rec.NextTrigger = event.Pending, event.Queued, event.TriggerReplay
-		rec.ReplayID, rec.Forced = replay, force
+		s.again(&rec, replay, force)
 		out, err := r.journal.Commit(ctx, []journal.Transition{{Record: rec}}, journal.Synced)
 		if err != nil {
 			return rec, "", "", err
@@ -100,13 +90,30 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 		if !out[0].Applied {
 			continue
 		}
-		if waited {
-			s.unlist(&rec)
-		}
-		s.requeue(&out[0].Record, nil)
+		s.launch(&out[0].Record, waited)
 		return out[0].Record, "", replay, nil
 	}
 	return event.Record{}, "", "", ErrBusy
+}
+
+// again makes of a record the begin of a fresh run of attempts under a replay's id. What had ended keeps what it was, to fall back to.
+func (s *Source) again(rec *event.Record, replay string, force bool) {
+	prior, why, settled := event.State(0), event.NoReason, rec.Resolution
+	if rec.State != event.Pending && !rec.DeadLetter() && rec.Reason != event.Returned {
+		prior, why = rec.State, rec.Reason
+	}
+	s.reopen(rec)
+	rec.PriorState, rec.PriorReason, rec.Resolution = prior, why, settled
+	rec.State, rec.Reason, rec.NextTrigger = event.Pending, event.Queued, event.TriggerReplay
+	rec.ReplayID, rec.Forced = replay, force
+}
+
+// launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane.
+func (s *Source) launch(rec *event.Record, waited bool) {
+	if waited {
+		s.unlist(rec)
+	}
+	s.requeue(rec, nil)
 }
 
 // unlist takes a waiting event out of its lane.

@@ -3,11 +3,8 @@ package recovery
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
-	"sort"
 	"sync"
 	"time"
 
@@ -15,8 +12,7 @@ import (
 	"github.com/hooktender/hooktender/journal"
 )
 
-// jobs are the replays of many. What a job needs to go on after a restart is in the journal under "replay/<id>"; what it has done is in the
-// records (ReplayID), so that nothing is sent twice.
+// jobs are the replays of many.
 type jobs struct {
 	mu   sync.Mutex
 	all  map[string]*job
@@ -25,86 +21,141 @@ type jobs struct {
 }
 
 const (
-	maxSkips = 1000 // skips that a job lists
-	maxJobs  = 1000 // finished jobs that are remembered
+	maxSkips   = 1000 // skips that a job lists
+	maxJobs    = 1000 // jobs that are remembered; so many may run
+	maxDryRuns = 100  // of these, dry runs
 )
 
+// ErrManyReplays: as many replays run as are remembered.
+var ErrManyReplays = errors.New("too many replays are running")
+
+// job is a replay of many. What it needs to go on after a restart is in the journal (replay_store.go); what it has done is in the records
+// (ReplayID), so that nothing is sent twice.
 type job struct {
-	mu      sync.Mutex
-	Replay  Replay
-	Spec    ReplaySpec
-	MaxSeq  event.Seq // events received later do not belong to it
+	mu     sync.Mutex
+	Replay Replay // Skips is empty once they are stored and the job has ended
+	Spec   ReplaySpec
+	MaxSeq event.Seq // events received later do not belong to it
+	After  event.Seq // nor do those up to here
+	ids    int       // parts stored of Spec.IDs
+	skips  int       // parts stored of Replay.Skips
+
+	storing sync.Mutex // so that what is stored last is newest
 	cancel  chan struct{}
 	stopped bool
-	resumed bool              // it was running when the process ended
-	waiting map[event.ID]bool // sent and not ended
+	resumed bool // it was running when the process ended
 }
 
 func (j *jobs) init() { j.all, j.stop = map[string]*job{}, make(chan struct{}) }
 func (j *jobs) halt() { j.once.Do(func() { close(j.stop) }) }
 
-// StartReplay begins a replay of many, or, with DryRun, only counts. Errors: ErrUnknownSource, journal.ErrBadCursor, or the journal's.
+// StartReplay begins a replay of many, or, with DryRun, only counts. Errors: ErrUnknownSource, ErrManyReplays, journal.ErrBadCursor, or the
+// journal's.
 func (r *Recovery) StartReplay(ctx context.Context, spec ReplaySpec) (Replay, error) {
 	if spec.Filter != nil && spec.Filter.Source != "" && r.Source(spec.Filter.Source) == nil {
 		return Replay{}, ErrUnknownSource
 	}
-	j := &job{Spec: spec, cancel: make(chan struct{}), waiting: map[event.ID]bool{}}
+	j := &job{Spec: spec, cancel: make(chan struct{})}
 	j.Replay = Replay{ID: newReplayID(), Name: spec.Name, State: "running", DryRun: spec.DryRun, CreatedAt: time.Now(), Actor: spec.Actor, Reason: spec.Reason}
-	newest, err := r.journal.List(ctx, journal.Query{Limit: 1})
+	if err := r.bound(ctx, j); err != nil {
+		return Replay{}, err
+	}
+	if spec.DryRun {
+		return r.dryRun(ctx, j)
+	}
+	err := r.each(ctx, j, func(*event.Record, string) error { j.Replay.Total++; return nil })
 	if err != nil {
 		return Replay{}, err
+	}
+	if err := r.admit(ctx, j); err != nil {
+		return Replay{}, err
+	}
+	r.begin(func() { r.runJob(j) })
+	return j.view(), nil
+}
+
+// bound fixes which events the job can hold, so that neither time nor a restart changes it.
+func (r *Recovery) bound(ctx context.Context, j *job) error {
+	newest, err := r.journal.List(ctx, journal.Query{Limit: 1})
+	if err != nil {
+		return err
 	}
 	if len(newest.Records) > 0 {
 		j.MaxSeq = newest.Records[0].Seq
 	}
-	plan, err := r.plan(ctx, j)
-	if err != nil {
-		return Replay{}, err
+	switch {
+	case j.Spec.FromCursor != "":
+		j.After, err = journal.ParseCursor(j.Spec.FromCursor)
+	case j.Spec.FromCheckpoint:
+		var cp journal.Checkpoint
+		cp, err = r.journal.Checkpoint(ctx, j.Spec.Filter.Source)
+		j.After = cp.Seq
 	}
-	j.Replay.Total = plan.Total
-	if spec.DryRun {
-		plan.ID, plan.Name, plan.Actor, plan.Reason, plan.DryRun = j.Replay.ID, spec.Name, spec.Actor, spec.Reason, true
-		plan.State, plan.CreatedAt, plan.FinishedAt = "done", j.Replay.CreatedAt, time.Now()
-		return plan, nil
-	}
-	if err := r.keep(ctx, j, journal.Synced); err != nil {
-		return Replay{}, err
-	}
-	r.launch(j)
-	return j.view(), nil
+	return err
 }
 
-func (r *Recovery) launch(j *job) {
+// admit stores a new job and makes it known, then drops the oldest ended ones beyond the bound.
+func (r *Recovery) admit(ctx context.Context, j *job) error {
 	r.jobs.mu.Lock()
-	r.jobs.all[j.Replay.ID] = j
-	r.forgetOld()
+	drop, room := r.surplus()
+	if room {
+		r.jobs.all[j.Replay.ID] = j
+	}
 	r.jobs.mu.Unlock()
-	r.begin(func() { r.runJob(j) })
-}
-
-// forgetOld drops the oldest finished jobs beyond maxJobs. The caller holds jobs.mu.
-func (r *Recovery) forgetOld() {
-	for len(r.jobs.all) > maxJobs {
-		var oldest *job
-		for _, j := range r.jobs.all {
-			v := j.view()
-			if v.State != "running" && (oldest == nil || v.CreatedAt.Before(oldest.view().CreatedAt)) {
-				oldest = j
-			}
-		}
-		if oldest == nil {
-			return
-		}
-		delete(r.jobs.all, oldest.Replay.ID)
-		if err := r.journal.MetaPut(context.Background(), "replay/"+oldest.Replay.ID, nil, journal.Written); err != nil {
-			return
+	if !room {
+		return ErrManyReplays
+	}
+	if err := r.storeNew(ctx, j); err != nil {
+		r.jobs.mu.Lock()
+		delete(r.jobs.all, j.Replay.ID)
+		r.jobs.mu.Unlock()
+		return err
+	}
+	for _, old := range drop {
+		if err := r.forget(old); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-// plan walks the selection and counts what would happen.
-func (r *Recovery) plan(ctx context.Context, j *job) (Replay, error) {
-	out := Replay{SkippedBy: map[string]int64{}}
+// surplus takes out what must go before one more is admitted; no room: all are running. The caller holds jobs.mu.
+func (r *Recovery) surplus() (drop []*job, room bool) {
+	var ended, dry []*job
+	for _, j := range r.jobs.all {
+		switch v := j.view(); {
+		case v.DryRun:
+			dry = append(dry, j)
+		case v.State != "running":
+			ended = append(ended, j)
+		}
+	}
+	oldest := func(a, b *job) int { return a.Replay.CreatedAt.Compare(b.Replay.CreatedAt) } // it never changes
+	slices.SortFunc(ended, oldest)
+	slices.SortFunc(dry, oldest)
+	take := func(from []*job, n int) {
+		n = min(max(n, 0), len(from))
+		drop = append(drop, from[:n]...)
+	}
+	take(dry, len(dry)-maxDryRuns+1)
+	dry = dry[len(drop):]
+	if over := len(r.jobs.all) - len(drop) - maxJobs + 1; over > 0 {
+		take(dry, over)
+		take(ended, over-len(dry))
+	}
+	if len(r.jobs.all)-len(drop) >= maxJobs {
+		return nil, false
+	}
+	for _, j := range drop {
+		delete(r.jobs.all, j.Replay.ID)
+	}
+	return drop, true
+}
+
+// dryRun walks the selection and counts what would happen.
+func (r *Recovery) dryRun(ctx context.Context, j *job) (Replay, error) {
+	out := &j.Replay
+	out.SkippedBy = map[string]int64{}
 	err := r.each(ctx, j, func(rec *event.Record, id string) error {
 		out.Total++
 		why := SkipUnknownEvent
@@ -115,21 +166,32 @@ func (r *Recovery) plan(ctx context.Context, j *job) (Replay, error) {
 			out.WouldReplay++
 			return nil
 		}
-		out.Skipped++
 		out.SkippedBy[why]++
-		if len(out.Skips) < maxSkips {
-			out.Skips = append(out.Skips, skip(rec, id, why))
-		}
+		out.skip(rec, id, why)
 		return nil
 	})
-	return out, err
+	if err != nil {
+		return Replay{}, err
+	}
+	out.State, out.FinishedAt = "done", time.Now()
+	whole := *out
+	if err := r.admit(ctx, j); err != nil {
+		return Replay{}, err
+	}
+	return whole, nil
 }
 
-func skip(rec *event.Record, id, why string) Skip {
-	if rec == nil {
-		return Skip{ID: "", EventID: id, Why: why}
+// skip counts an event that is left out, and lists it while there is room.
+func (v *Replay) skip(rec *event.Record, id, why string) {
+	v.Skipped++
+	if len(v.Skips) >= maxSkips {
+		return
 	}
-	return Skip{ID: rec.ID.String(), EventID: rec.EventID, Why: why}
+	s := Skip{EventID: id, Why: why}
+	if rec != nil {
+		s.ID, s.EventID = rec.ID.String(), rec.EventID
+	}
+	v.Skips = append(v.Skips, s)
 }
 
 // each calls f for every event of the selection, oldest first. A record that this job has started before is always part of it.
@@ -141,14 +203,9 @@ func (r *Recovery) each(ctx context.Context, j *job, f func(rec *event.Record, i
 	if j.Spec.Filter != nil {
 		q = *j.Spec.Filter
 	}
-	q.Asc, q.Limit, q.Cursor, q.MaxSeq = true, 500, j.Spec.FromCursor, j.MaxSeq
-	after := event.Seq(0)
-	if j.Spec.FromCheckpoint {
-		cp, err := r.journal.Checkpoint(ctx, q.Source)
-		if err != nil {
-			return err
-		}
-		after = cp.Seq
+	q.Asc, q.Limit, q.MaxSeq, q.Cursor = true, 500, j.MaxSeq, ""
+	if j.After > 0 {
+		q.Cursor = journal.CursorAfter(j.After)
 	}
 	want := wanted(&q, j.resumed)
 	for {
@@ -158,7 +215,7 @@ func (r *Recovery) each(ctx context.Context, j *job, f func(rec *event.Record, i
 		}
 		for i := range page.Records {
 			rec := &page.Records[i]
-			if rec.ReplayID != j.Replay.ID && (rec.Seq <= after || !want(rec)) {
+			if rec.ReplayID != j.Replay.ID && !want(rec) {
 				continue
 			}
 			if err := f(rec, rec.EventID); err != nil {
@@ -167,6 +224,9 @@ func (r *Recovery) each(ctx context.Context, j *job, f func(rec *event.Record, i
 		}
 		if q.Cursor = page.Next; q.Cursor == "" {
 			return nil
+		}
+		if r.jobStopped(j) {
+			return errJobStopped
 		}
 	}
 }
@@ -189,238 +249,42 @@ func wanted(q *journal.Query, resumed bool) func(*event.Record) bool {
 	}
 }
 
+// eachID finds the events of a list of ids. Only their ids are held meanwhile; a record is read when it is its turn.
 func (r *Recovery) eachID(ctx context.Context, j *job, f func(*event.Record, string) error) error {
 	source := ""
 	if j.Spec.Filter != nil {
 		source = j.Spec.Filter.Source
 	}
-	var found []*event.Record
+	var found []event.ID
+	seen := map[event.ID]bool{}
 	for _, id := range j.Spec.IDs {
 		rec, err := r.Find(ctx, source, id)
-		var several *AmbiguousError
+		_, several := errors.AsType[*AmbiguousError](err)
 		switch {
-		case errors.Is(err, journal.ErrNotFound), errors.As(err, &several):
+		case errors.Is(err, journal.ErrNotFound), several:
 			if err := f(nil, id); err != nil {
 				return err
 			}
 		case err != nil:
 			return err
-		case !slices.ContainsFunc(found, func(x *event.Record) bool { return x.ID == rec.ID }):
-			found = append(found, &rec)
+		case !seen[rec.ID]:
+			seen[rec.ID] = true
+			found = append(found, rec.ID)
 		}
 	}
-	slices.SortFunc(found, func(a, b *event.Record) int { return cmp.Compare(a.Seq, b.Seq) })
-	for _, rec := range found {
-		if err := f(rec, rec.EventID); err != nil {
+	slices.SortFunc(found, func(a, b event.ID) int { return cmp.Compare(a.Seq(), b.Seq()) })
+	for _, id := range found {
+		rec, _, err := r.journal.Get(ctx, id, false)
+		if errors.Is(err, journal.ErrNotFound) {
+			err = f(nil, id.String())
+		} else if err == nil {
+			err = f(&rec, rec.EventID)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-var errJobStopped = errors.New("replay stopped")
-
-// runJob sends what the selection holds, at the job's rate, then waits until all of it has ended.
-func (r *Recovery) runJob(j *job) {
-	ctx := r.ctx
-	listener := &stream{ready: make(chan struct{}, 1)}
-	r.hub.listeners.Add(1)
-	r.hub.mu.Lock()
-	r.hub.streams[listener] = struct{}{}
-	r.hub.mu.Unlock()
-	defer func() {
-		r.hub.mu.Lock()
-		delete(r.hub.streams, listener)
-		r.hub.mu.Unlock()
-		r.hub.listeners.Add(-1)
-	}()
-	began, n := time.Now(), 0
-	err := r.each(ctx, j, func(rec *event.Record, id string) error {
-		r.drainEnded(j, listener)
-		if rec == nil {
-			r.countReplay("skipped")
-			j.skip(nil, id, SkipUnknownEvent)
-			return nil
-		}
-		if j.Spec.Rate > 0 && rec.ReplayID != j.Replay.ID {
-			if !r.sleep(j, time.Until(began.Add(time.Duration(float64(n)/j.Spec.Rate*float64(time.Second))))) {
-				return errJobStopped
-			}
-			n++
-		}
-		return r.sendOne(ctx, j, rec)
-	})
-	if err == nil {
-		err = r.waitEnded(j, listener)
-	}
-	r.finishJob(j, err)
-}
-
-// sendOne starts one event of the job and counts what it is.
-func (r *Recovery) sendOne(ctx context.Context, j *job, rec *event.Record) error {
-	select {
-	case <-j.cancel:
-		return errJobStopped
-	case <-r.jobs.stop:
-		return errJobStopped
-	default:
-	}
-	j.mu.Lock()
-	j.waiting[rec.ID] = true
-	j.mu.Unlock()
-	now, why, _, err := r.replay(ctx, rec.ID, j.Replay.ID, j.Spec.Force)
-	if err != nil && !errors.Is(err, journal.ErrNotFound) && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrUnknownSource) {
-		return err
-	}
-	if err != nil {
-		why = SkipUnknownEvent
-	}
-	if why != "" {
-		j.mu.Lock()
-		delete(j.waiting, rec.ID)
-		j.mu.Unlock()
-		r.countReplay("skipped")
-		j.skip(rec, rec.EventID, why)
-		return nil
-	}
-	j.mu.Lock()
-	j.Replay.Sent++
-	j.mu.Unlock()
-	if now.State != event.Pending || now.ReplayID != j.Replay.ID {
-		r.ended(j, &now)
-	}
-	return nil
-}
-
-func (j *job) skip(rec *event.Record, id, why string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.Replay.Skipped++
-	if len(j.Replay.Skips) < maxSkips {
-		j.Replay.Skips = append(j.Replay.Skips, skip(rec, id, why))
-	}
-}
-
-// ended counts an event of the job that has come to its end.
-func (r *Recovery) ended(j *job, rec *event.Record) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if !j.waiting[rec.ID] || rec.ReplayID == j.Replay.ID && rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
-		return
-	}
-	delete(j.waiting, rec.ID)
-	switch {
-	case rec.State == event.Rejected && rec.Reason == event.Stale:
-		j.Replay.Skipped++
-		if len(j.Replay.Skips) < maxSkips {
-			j.Replay.Skips = append(j.Replay.Skips, skip(rec, rec.EventID, SkipSuperseded))
-		}
-	case rec.State == event.Replayed:
-		j.Replay.Replayed++
-	default:
-		j.Replay.Failed++
-	}
-}
-
-// countReplay tells metrics how an event of a replay, of one or of many, has ended: replayed, failed or skipped.
-func (r *Recovery) countReplay(result string) {
-	if r.measure.Replay != nil {
-		r.measure.Replay(result)
-	}
-}
-
-// countIfReplayed is countReplay for a change of a record, if that ends a replay of it.
-func (r *Recovery) countIfReplayed(old event.State, rec *event.Record) {
-	switch {
-	case rec.NextTrigger != event.TriggerReplay || rec.ReplayID == "" || old != event.Pending || rec.State == event.Pending:
-	case rec.State == event.Replayed:
-		r.countReplay("replayed")
-	case rec.State == event.Rejected && rec.Reason == event.Stale:
-		r.countReplay("skipped")
-	default:
-		r.countReplay("failed")
-	}
-}
-
-// drainEnded takes in the changes that have come since the last call.
-func (r *Recovery) drainEnded(j *job, s *stream) {
-	r.hub.mu.Lock()
-	batch, lost := s.buffer, s.lost
-	s.buffer, s.lost = nil, false
-	r.hub.mu.Unlock()
-	for i := range batch {
-		r.ended(j, &batch[i])
-	}
-	if !lost {
-		return
-	}
-	j.mu.Lock()
-	ids := make([]event.ID, 0, len(j.waiting))
-	for id := range j.waiting {
-		ids = append(ids, id)
-	}
-	j.mu.Unlock()
-	for _, id := range ids {
-		if rec, _, err := r.journal.Get(r.ctx, id, false); err == nil && rec.ReplayID == j.Replay.ID {
-			r.ended(j, &rec)
-		}
-	}
-}
-
-func (r *Recovery) waitEnded(j *job, s *stream) error {
-	for {
-		r.drainEnded(j, s)
-		j.mu.Lock()
-		left := len(j.waiting)
-		j.mu.Unlock()
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-s.ready:
-		case <-j.cancel:
-			return errJobStopped
-		case <-r.jobs.stop:
-			return errJobStopped
-		}
-	}
-}
-
-func (r *Recovery) sleep(j *job, d time.Duration) bool {
-	if d <= 0 {
-		return true
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-j.cancel:
-	case <-r.jobs.stop:
-	}
-	return false
-}
-
-// finishJob writes how the job ended; one that the end of the process stopped goes on at the next start.
-func (r *Recovery) finishJob(j *job, err error) {
-	j.mu.Lock()
-	switch {
-	case err == nil:
-		j.Replay.State = "done"
-	case j.stopped:
-		j.Replay.State = "cancelled"
-	case errors.Is(err, errJobStopped), errors.Is(err, context.Canceled), errors.Is(err, journal.ErrClosed):
-		j.mu.Unlock()
-		return
-	default:
-		j.Replay.State = "failed"
-		r.log.Error("replay failed", "replay", j.Replay.ID, "error", err)
-	}
-	j.Replay.FinishedAt = time.Now()
-	j.mu.Unlock()
-	if err := r.keep(context.Background(), j, journal.Synced); err != nil {
-		r.log.Error("replay not stored", "replay", j.Replay.ID, "error", err)
-	}
 }
 
 func (j *job) view() Replay {
@@ -431,98 +295,72 @@ func (j *job) view() Replay {
 	return out
 }
 
-// keep writes the job to the journal. Values are bounded: the list of skips is cut to what fits.
-func (r *Recovery) keep(ctx context.Context, j *job, d journal.Durability) error {
-	v := j.view()
-	for n := len(v.Skips); ; n /= 2 {
-		v.Skips = v.Skips[:n]
-		raw, err := json.Marshal(struct {
-			Replay Replay
-			Spec   ReplaySpec
-			MaxSeq event.Seq
-		}{v, j.Spec, j.MaxSeq})
-		if err != nil {
-			return err
-		}
-		if len(raw) <= 60<<10 {
-			return r.journal.MetaPut(ctx, "replay/"+v.ID, raw, d)
-		}
-		if n == 0 {
-			return fmt.Errorf("replay %s: too many ids to remember (%d bytes)", v.ID, len(raw))
-		}
-	}
-}
-
-// loadReplays brings back the jobs; those that were running start again, and find in the records what they have sent.
-func (r *Recovery) loadReplays(ctx context.Context) error {
-	entries, err := r.journal.MetaList(ctx, "replay/")
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		j := &job{cancel: make(chan struct{}), waiting: map[event.ID]bool{}}
-		var st struct {
-			Replay Replay
-			Spec   ReplaySpec
-			MaxSeq event.Seq
-		}
-		if err := json.Unmarshal(e.Value, &st); err != nil {
-			r.log.Error("stored replay not readable", "key", e.Key, "error", err)
-			continue
-		}
-		j.Replay, j.Spec, j.MaxSeq = st.Replay, st.Spec, st.MaxSeq
-		if j.Replay.State != "running" {
-			r.jobs.mu.Lock()
-			r.jobs.all[j.Replay.ID] = j
-			r.jobs.mu.Unlock()
-			continue
-		}
-		j.resumed = true
-		j.Replay.Sent, j.Replay.Replayed, j.Replay.Failed, j.Replay.Skipped, j.Replay.Skips = 0, 0, 0, 0, nil
-		r.launch(j)
-	}
-	return nil
-}
-
-// Replays lists the jobs, newest first.
-func (r *Recovery) Replays(context.Context) ([]Replay, error) {
+// Replays lists jobs, newest first: at most limit of those before the one with the id after ("" = from the newest on). next is the id to go
+// on after, "" at the end.
+func (r *Recovery) Replays(ctx context.Context, after string, limit int) (list []Replay, next string, err error) {
 	r.jobs.mu.Lock()
-	defer r.jobs.mu.Unlock()
-	out := make([]Replay, 0, len(r.jobs.all))
+	all := make([]*job, 0, len(r.jobs.all))
 	for _, j := range r.jobs.all {
-		out = append(out, j.view())
+		all = append(all, j)
 	}
-	sort.Slice(out, func(i, j int) bool {
-		return cmp.Or(out[j].CreatedAt.Compare(out[i].CreatedAt), cmp.Compare(out[i].ID, out[j].ID)) < 0
+	r.jobs.mu.Unlock()
+	slices.SortFunc(all, func(a, b *job) int {
+		return cmp.Or(b.Replay.CreatedAt.Compare(a.Replay.CreatedAt), cmp.Compare(a.Replay.ID, b.Replay.ID)) // neither ever changes
 	})
-	return out, nil
+	if after != "" {
+		i := slices.IndexFunc(all, func(j *job) bool { return j.Replay.ID == after })
+		if i < 0 {
+			return nil, "", journal.ErrBadCursor
+		}
+		all = all[i+1:]
+	}
+	for i, j := range all {
+		if i == limit {
+			return list, list[i-1].ID, nil
+		}
+		v, err := r.whole(ctx, j)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, v)
+	}
+	return list, "", nil
 }
 
 // Replay gives one job; ErrUnknownReplay.
-func (r *Recovery) Replay(_ context.Context, id string) (Replay, error) {
-	r.jobs.mu.Lock()
-	j := r.jobs.all[id]
-	r.jobs.mu.Unlock()
+func (r *Recovery) Replay(ctx context.Context, id string) (Replay, error) {
+	j := r.job(id)
 	if j == nil {
 		return Replay{}, ErrUnknownReplay
 	}
-	return j.view(), nil
+	return r.whole(ctx, j)
 }
 
-// CancelReplay stops a job: what it has sent goes on, nothing more is sent. A job that has ended stays as it is. ErrUnknownReplay.
-func (r *Recovery) CancelReplay(_ context.Context, id string) (Replay, error) {
+func (r *Recovery) job(id string) *job {
 	r.jobs.mu.Lock()
-	j := r.jobs.all[id]
-	r.jobs.mu.Unlock()
+	defer r.jobs.mu.Unlock()
+	return r.jobs.all[id]
+}
+
+// CancelReplay stops a job: what it has sent goes on, and is counted as it ends; nothing more is sent, also not after a restart. A job that
+// has ended stays as it is. ErrUnknownReplay.
+func (r *Recovery) CancelReplay(ctx context.Context, id string) (Replay, error) {
+	j := r.job(id)
 	if j == nil {
 		return Replay{}, ErrUnknownReplay
 	}
 	j.mu.Lock()
-	if j.Replay.State == "running" && !j.stopped {
+	cancelled := j.Replay.State == "running" && !j.stopped
+	if cancelled {
 		j.stopped = true
 		j.Replay.State, j.Replay.FinishedAt = "cancelled", time.Now()
 		close(j.cancel)
 	}
 	j.mu.Unlock()
-	return j.view(), nil
+	if cancelled {
+		if err := r.store(ctx, j); err != nil {
+			return Replay{}, err
+		}
+	}
+	return r.whole(ctx, j)
 }

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -8,34 +9,49 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
-// hub tells those who wait that a record has changed. The journal's observer feeds it; with nobody waiting that costs one atomic load.
+// hub tells those who wait that a record has changed. The journal's observer feeds it, in order of revision; with nobody waiting that costs
+// one atomic load.
 type hub struct {
-	listeners atomic.Int64
+	listeners atomic.Int64 // waiters and followers, and one more while changes are kept
 	mu        sync.Mutex
-	byID      map[string]map[chan struct{}]struct{} // our id, or the sender's
-	streams   map[*stream]struct{}
+	byID      map[string]map[*waiting]struct{} // our id, or the sender's
+	followers map[*follower]struct{}
+	keeping   bool
+	ring      []event.Record // the latest changes of state or reason, while somebody follows and a while after
+	first     int            // the oldest in ring, once it is full
+	floor     uint64         // changes up to this revision are not in ring
+	left      time.Time      // when the last follower left
 	done      chan struct{}
 	once      sync.Once
 }
 
-// stream is one follower of all changes. It holds the changes that it has not read yet, at most streamBuffer; one that falls behind is
-// told to start over from the journal.
-type stream struct {
-	buffer []event.Record
-	lost   bool
-	ready  chan struct{} // capacity 1
+// waiting is one call that waits for an event.
+type waiting struct {
+	source string // "" = any
+	until  func(*event.Record) bool
+	woken  chan struct{} // capacity 1
 }
 
-const streamBuffer = 4096
+// follower is one reader of all changes. last is its own: the revision up to which it has read.
+type follower struct {
+	last  uint64
+	ready chan struct{} // capacity 1
+}
+
+const (
+	ringSize = 8192            // changes kept
+	keepFor  = 2 * time.Minute // after the last follower left: a reader whose connection broke finds what it missed
+)
 
 func (h *hub) init() {
-	h.byID = map[string]map[chan struct{}]struct{}{}
-	h.streams = map[*stream]struct{}{}
+	h.byID = map[string]map[*waiting]struct{}{}
+	h.followers = map[*follower]struct{}{}
 	h.done = make(chan struct{})
 }
 
@@ -47,44 +63,101 @@ func (h *hub) changed(old event.State, oldReason event.Reason, rec *event.Record
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, key := range [...]string{rec.ID.String(), rec.EventID} {
-		for ch := range h.byID[key] {
-			select {
-			case ch <- struct{}{}:
-			default:
-			}
-		}
+	if len(h.byID) > 0 {
+		h.wake(rec.EventID, rec)
+		h.wake(rec.ID.String(), rec)
 	}
-	if old == rec.State && oldReason == rec.Reason {
+	if !h.keeping || old == rec.State && oldReason == rec.Reason {
 		return
 	}
-	for s := range h.streams {
-		if len(s.buffer) >= streamBuffer {
-			s.buffer, s.lost = nil, true
-		}
-		if !s.lost {
-			s.buffer = append(s.buffer, *rec)
-		}
-		select {
-		case s.ready <- struct{}{}:
-		default:
+	if len(h.followers) == 0 && time.Since(h.left) > keepFor {
+		h.keeping, h.ring, h.first = false, nil, 0
+		h.listeners.Add(-1)
+		return
+	}
+	if len(h.ring) < ringSize {
+		h.ring = append(h.ring, *rec)
+	} else {
+		h.floor = h.ring[h.first].Rev
+		h.ring[h.first] = *rec
+		h.first = (h.first + 1) % ringSize
+	}
+	for f := range h.followers {
+		signal(f.ready)
+	}
+}
+
+func (h *hub) wake(id string, rec *event.Record) {
+	for w := range h.byID[id] {
+		if (w.source == "" || w.source == rec.Source) && w.until(rec) {
+			signal(w.woken)
 		}
 	}
 }
 
-// listen asks to be told of changes of an id (ours or a sender's).
-func (h *hub) listen(id string) (ch chan struct{}, stop func()) {
-	ch = make(chan struct{}, 1)
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// follow makes a follower of what changes from now on; reached gives the newest revision that reads of the journal see.
+func (h *hub) follow(reached func() uint64) *follower {
+	f := &follower{ready: make(chan struct{}, 1)}
+	h.listeners.Add(1) // first: whatever is newer than reached says is told
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.followers[f] = struct{}{}
+	f.last = reached()
+	if !h.keeping {
+		h.keeping, h.floor = true, f.last
+		h.listeners.Add(1)
+	}
+	return f
+}
+
+func (h *hub) leave(f *follower) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.followers, f)
+	h.left = time.Now()
+	h.listeners.Add(-1)
+}
+
+// take gives the changes after f.last, and moves it. lost: they are not kept any more; f is left alone.
+func (h *hub) take(f *follower) (batch []event.Record, lost bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f.last < h.floor {
+		return nil, true
+	}
+	n := len(h.ring)
+	at := func(i int) *event.Record { return &h.ring[(h.first+i)%n] }
+	for i := sort.Search(n, func(i int) bool { return at(i).Rev > f.last }); i < n; i++ {
+		batch = append(batch, *at(i))
+	}
+	if len(batch) > 0 {
+		f.last = batch[len(batch)-1].Rev
+	}
+	return batch, false
+}
+
+// Watch tells of changes of an event, by our id or the sender's (source "" = of any source), also of one that was not received yet: woken
+// gets a value after each change that until says yes to. until must be quick and change nothing. stop must be called once.
+func (r *Recovery) Watch(source, id string, until func(*event.Record) bool) (woken <-chan struct{}, stop func()) {
+	h := &r.hub
+	w := &waiting{source: source, until: until, woken: make(chan struct{}, 1)}
 	h.listeners.Add(1)
 	h.mu.Lock()
 	if h.byID[id] == nil {
-		h.byID[id] = map[chan struct{}]struct{}{}
+		h.byID[id] = map[*waiting]struct{}{}
 	}
-	h.byID[id][ch] = struct{}{}
+	h.byID[id][w] = struct{}{}
 	h.mu.Unlock()
-	return ch, func() {
+	return w.woken, func() {
 		h.mu.Lock()
-		delete(h.byID[id], ch)
+		delete(h.byID[id], w)
 		if len(h.byID[id]) == 0 {
 			delete(h.byID, id)
 		}
@@ -164,108 +237,84 @@ func (r *Recovery) sourceNames() []string {
 	return names
 }
 
-// Await gives the record of an id as soon as until says yes to it, or when ctx ends: then the record as it is, or journal.ErrNotFound. It also waits
-// for an id that has not been received yet.
-func (r *Recovery) Await(ctx context.Context, source, id string, until func(*event.Record) bool) (event.Record, error) {
-	ch, stop := r.hub.listen(id)
-	defer stop()
-	for {
-		rec, err := r.Find(context.WithoutCancel(ctx), source, id)
-		if err == nil && until(&rec) {
-			return rec, nil
-		}
-		if err != nil && !errors.Is(err, journal.ErrNotFound) {
-			return rec, err
-		}
-		select {
-		case <-ch:
-		case <-ctx.Done():
-			return rec, err
-		case <-r.hub.done:
-			return rec, err
-		}
-	}
-}
+func (r *Recovery) reached() uint64 { return r.journal.Stats().LastRev }
 
 // Changes calls emit for every change of state or reason after cursor ("" = from now on), until ctx ends or emit fails. A cursor is the
-// revision of a record; where the changes in between are gone, each event that changed since is emitted once, as it is.
+// revision of a record. Where the changes since are not kept any more, each event that changed is emitted once, as it is, in order of its
+// last change. journal.ErrBadCursor, before the first emit, for what is no cursor of this journal.
 func (r *Recovery) Changes(ctx context.Context, cursor string, emit func(cursor string, rec *event.Record) error) error {
-	s := &stream{ready: make(chan struct{}, 1)}
-	r.hub.listeners.Add(1)
-	r.hub.mu.Lock()
-	r.hub.streams[s] = struct{}{}
-	r.hub.mu.Unlock()
-	defer func() {
-		r.hub.mu.Lock()
-		delete(r.hub.streams, s)
-		r.hub.mu.Unlock()
-		r.hub.listeners.Add(-1)
-	}()
-	last := uint64(0)
+	f := r.hub.follow(r.reached)
+	defer r.hub.leave(f)
 	if cursor != "" {
 		n, err := strconv.ParseUint(cursor, 10, 64)
-		if err != nil {
+		if err != nil || n > f.last {
 			return journal.ErrBadCursor
 		}
-		if last, err = r.catchUp(ctx, n, emit); err != nil {
-			return err
-		}
+		f.last = n
 	}
 	for {
-		select {
-		case <-s.ready:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.hub.done:
-			return nil
-		}
-		r.hub.mu.Lock()
-		batch, lost := s.buffer, s.lost
-		s.buffer, s.lost = nil, false
-		r.hub.mu.Unlock()
+		batch, lost := r.hub.take(f)
 		if lost {
-			var err error
-			if last, err = r.catchUp(ctx, last, emit); err != nil {
+			if err := r.catchUp(ctx, f, emit); err != nil {
 				return err
 			}
 			continue
 		}
 		for i := range batch {
-			if batch[i].Rev <= last {
-				continue
-			}
-			last = batch[i].Rev
-			if err := emit(strconv.FormatUint(last, 10), &batch[i]); err != nil {
+			if err := emit(strconv.FormatUint(batch[i].Rev, 10), &batch[i]); err != nil {
 				return err
 			}
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-f.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.hub.done:
+			return nil
 		}
 	}
 }
 
-// catchUp emits every record that changed after rev, in order of the change, and gives the newest revision.
-func (r *Recovery) catchUp(ctx context.Context, rev uint64, emit func(string, *event.Record) error) (uint64, error) {
-	var changed []event.Record
+// catchUp emits, in order of the change, every record that changed after f.last and not since the walk began: those that change later are
+// among the kept changes again. Only ids are held meanwhile, since there may be very many.
+func (r *Recovery) catchUp(ctx context.Context, f *follower, emit func(string, *event.Record) error) error {
+	type change struct {
+		rev uint64
+		id  event.ID
+	}
+	var found []change
+	upTo := r.reached()
 	q := journal.Query{Asc: true, Limit: 500}
 	for {
 		page, err := r.journal.List(ctx, q)
 		if err != nil {
-			return rev, err
+			return err
 		}
 		for i := range page.Records {
-			if page.Records[i].Rev > rev {
-				changed = append(changed, page.Records[i])
+			if rec := &page.Records[i]; rec.Rev > f.last && rec.Rev <= upTo {
+				found = append(found, change{rec.Rev, rec.ID})
 			}
 		}
 		if q.Cursor = page.Next; q.Cursor == "" {
 			break
 		}
 	}
-	sort.Slice(changed, func(i, j int) bool { return changed[i].Rev < changed[j].Rev })
-	for i := range changed {
-		if err := emit(strconv.FormatUint(changed[i].Rev, 10), &changed[i]); err != nil {
-			return rev, err
+	slices.SortFunc(found, func(a, b change) int { return cmp.Compare(a.rev, b.rev) })
+	for _, c := range found {
+		rec, _, err := r.journal.Get(ctx, c.id, false)
+		if errors.Is(err, journal.ErrNotFound) || err == nil && rec.Rev != c.rev {
+			continue
 		}
-		rev = changed[i].Rev
+		if err != nil {
+			return err
+		}
+		if err := emit(strconv.FormatUint(c.rev, 10), &rec); err != nil {
+			return err
+		}
 	}
-	return rev, nil
+	f.last = upTo
+	return nil
 }

@@ -2,7 +2,6 @@ package admintest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -76,19 +75,25 @@ func (c *Core) Find(ctx context.Context, source, id string) (event.Record, error
 	return event.Record{}, &recovery.AmbiguousError{Sources: in}
 }
 
-// Await looks every few milliseconds.
-func (c *Core) Await(ctx context.Context, source, id string, until func(*event.Record) bool) (event.Record, error) {
-	for {
-		rec, err := c.Find(context.WithoutCancel(ctx), source, id)
-		if err == nil && until(&rec) || err != nil && !errors.Is(err, journal.ErrNotFound) {
-			return rec, err
+// Watch looks every few milliseconds.
+func (c *Core) Watch(source, id string, until func(*event.Record) bool) (<-chan struct{}, func()) {
+	woken, stop := make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		for {
+			if rec, err := c.Find(context.Background(), source, id); err == nil && until(&rec) {
+				select {
+				case woken <- struct{}{}:
+				default:
+				}
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-stop:
+				return
+			}
 		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-			return rec, err
-		}
-	}
+	}()
+	return woken, sync.OnceFunc(func() { close(stop) })
 }
 
 // Changes emits what commit has done; a cursor is the number of changes seen.
@@ -287,11 +292,25 @@ func (c *Core) one(job *recovery.Replay, rec *event.Record, spec *recovery.Repla
 	return err
 }
 
-// Replays lists them.
-func (c *Core) Replays(context.Context) ([]recovery.Replay, error) {
+// Replays lists them, newest first.
+func (c *Core) Replays(_ context.Context, after string, limit int) (list []recovery.Replay, next string, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.Clone(c.replays), nil
+	begun := after == ""
+	for _, r := range slices.Backward(c.replays) {
+		switch {
+		case !begun:
+			begun = r.ID == after
+		case len(list) == limit:
+			return list, list[limit-1].ID, nil
+		default:
+			list = append(list, r)
+		}
+	}
+	if !begun {
+		return nil, "", journal.ErrBadCursor
+	}
+	return list, "", nil
 }
 
 // Replay gives one.

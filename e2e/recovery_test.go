@@ -1,0 +1,421 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/client"
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+var (
+	dead    = flag.Int("dead", 300, "dead letters that a replay delivers")
+	waiters = flag.Int("waiters", 300, "calls that wait at the same time")
+	paged   = flag.Int("paged", 500, "events that are paged through while more arrive")
+)
+
+// api is a client of the gateway's admin port.
+func (g *gatewayProcess) api() *client.Client {
+	c, err := client.New("http://"+g.admin, "")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return c
+}
+
+// send delivers one custom event and wants the outcome.
+func (g *gatewayProcess) send(source, id, resource, version, want string) {
+	g.t.Helper()
+	if status, outcome := g.post(g.t.Context(), "/"+source, hooktest.Custom(secret, hooktest.CustomBody(id, "order.paid", resource, version), time.Now())); outcome != want {
+		g.t.Fatalf("%s: %d %q, want %q", id, status, outcome, want)
+	}
+}
+
+// sendMany sends n events from several senders at once.
+func (g *gatewayProcess) sendMany(source string, n int, name func(int) (id, resource string), want string) {
+	g.t.Helper()
+	var wg sync.WaitGroup
+	bad := make(chan string, n)
+	for w := range 16 {
+		wg.Go(func() {
+			for i := w; i < n; i += 16 {
+				id, resource := name(i)
+				if status, outcome := g.post(g.t.Context(), "/"+source, hooktest.Custom(secret, hooktest.CustomBody(id, "order.paid", resource, "1"), time.Now())); outcome != want {
+					bad <- fmt.Sprintf("%s: %d %q, want %q", id, status, outcome, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(bad) > 0 {
+		g.t.Fatalf("%d of %d: %s", len(bad), n, <-bad)
+	}
+}
+
+func (g *gatewayProcess) await(what string, d time.Duration, ok func() bool) {
+	g.t.Helper()
+	for end := time.Now().Add(d); !ok(); {
+		if time.Now().After(end) {
+			g.t.Fatalf("%s: not within %s", what, d)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// ended waits for the end of a replay.
+func (g *gatewayProcess) ended(id string, d time.Duration) api.Replay {
+	g.t.Helper()
+	var job api.Replay
+	g.await("replay "+id, d, func() bool {
+		var err error
+		job, err = g.api().ReplayStatus(g.t.Context(), id)
+		return err == nil && job.State != api.ReplayRunning
+	})
+	return job
+}
+
+func sources(addr, rest string) string {
+	return fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 3s, breaker: {failures: 1000000}}}\nsources:\n%s", addr, rest)
+}
+
+const refusing = "delivery: {mode: hybrid, upstream: app, retry: {base: 20ms, max_attempts: 2}}"
+
+// refuse makes the consumer refuse for good until told otherwise.
+func refuse(c *hooktest.Consumer) {
+	c.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 422} })
+}
+
+// A bulk replay delivers every dead letter exactly once, in the order of each resource, though nothing else orders them.
+func TestABulkReplayDeliversEachDeadLetterOnceAndInOrder(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	refuse(c)
+	lanes := max(1, *dead/10)
+	g.sendMany("s", *dead, func(i int) (string, string) { return fmt.Sprintf("e%06d", i), fmt.Sprintf("r%d", i%lanes) }, "failed")
+	var order []string // as received
+	for e, err := range g.api().AllEvents(t.Context(), client.Query{Source: "s", Asc: true, Limit: 500}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		order = append(order, string(e.EventID))
+	}
+	c.Plan(nil)
+	before := len(c.Seen())
+	plan, err := g.api().StartReplay(t.Context(), api.ReplaySpec{Filter: &api.Filter{Source: "s", State: api.Names{"failed"}}, DryRun: true})
+	if err != nil || plan.WouldReplay == nil || *plan.WouldReplay != int64(*dead) {
+		t.Fatalf("%+v %v", plan, err)
+	}
+	began := time.Now()
+	job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{Name: "all", Filter: &api.Filter{Source: "s", State: api.Names{"failed"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job = g.ended(job.ID, time.Minute)
+	took := time.Since(began)
+	t.Logf("%d replayed in %s: %.0f/s", job.Replayed, took.Round(time.Millisecond), float64(job.Replayed)/took.Seconds())
+	if job.State != "done" || job.Total != int64(*dead) || job.Sent != job.Total || job.Replayed != job.Total || job.Failed+job.Skipped.Total != 0 {
+		t.Errorf("%+v", job)
+	}
+	times, last := map[string]int{}, map[string]int{}
+	for _, s := range c.Seen()[before:] {
+		id, i := s.Header.Get("Hooktender-Event-Id"), 0
+		times[id]++
+		i = slices.Index(order, id)
+		var body struct{ Resource string }
+		_ = json.Unmarshal(s.Body, &body)
+		if n, seen := last[body.Resource]; seen && i < n {
+			t.Errorf("%s came after a later one of %s", id, body.Resource)
+		}
+		last[body.Resource] = i
+		if s.Header.Get("Hooktender-Replay") != job.ID || s.Header.Get("Idempotency-Key") != "s:"+id {
+			t.Errorf("%s: replay %q, key %q", id, s.Header.Get("Hooktender-Replay"), s.Header.Get("Idempotency-Key"))
+		}
+	}
+	if len(times) != *dead {
+		t.Errorf("%d of %d came", len(times), *dead)
+	}
+	for id, n := range times {
+		if n != 1 {
+			t.Errorf("%s came %d times", id, n)
+		}
+	}
+}
+
+// A replay that a SIGKILL interrupts goes on by itself and sends nothing twice without a mark.
+func TestAReplayGoesOnAfterAKill(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	refuse(c)
+	g.sendMany("s", 200, func(i int) (string, string) { return fmt.Sprintf("e%03d", i), "r" + strconv.Itoa(i) }, "failed")
+	c.Plan(nil)
+	before := len(c.Seen())
+	var ids []string
+	for i := range 200 {
+		ids = append(ids, fmt.Sprintf("e%03d", i))
+	}
+	ids = append(ids, "never-received")
+	job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{IDs: ids, Rate: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.await("a third of them", 30*time.Second, func() bool { return len(c.Seen()) > before+60 })
+	g.kill()
+	g.launch()
+	job = g.ended(job.ID, time.Minute)
+	if job.State != "done" || job.Replayed != 200 || job.Total != 201 || job.Skipped.Total != 1 || len(job.Skips) != 1 || job.Skips[0].Why != "not_found" {
+		t.Errorf("%+v", job)
+	}
+	times := map[string]int{}
+	for _, s := range c.Seen()[before:] {
+		id := s.Header.Get("Hooktender-Event-Id")
+		if times[id]++; times[id] > 1 && s.Header.Get("Hooktender-Redelivered") != "possible" {
+			t.Errorf("%s came again unmarked", id)
+		}
+	}
+	if len(times) != 200 {
+		t.Errorf("%d came", len(times))
+	}
+}
+
+// A cancelled replay sends nothing more, also not after a restart; what it had sent ends and is counted.
+func TestACancelledReplayStaysCancelled(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	refuse(c)
+	g.sendMany("s", 50, func(i int) (string, string) { return fmt.Sprintf("e%03d", i), "r" }, "failed")
+	c.Plan(nil)
+	job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{Filter: &api.Filter{State: api.Names{"failed"}}, Rate: 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.await("some of them", 30*time.Second, func() bool { j, err := g.api().ReplayStatus(t.Context(), job.ID); return err == nil && j.Sent > 2 })
+	if job, err = g.api().CancelReplay(t.Context(), job.ID); err != nil || job.State != "cancelled" || job.FinishedAt.IsZero() {
+		t.Fatalf("%+v %v", job, err)
+	}
+	g.await("what was sent", 10*time.Second, func() bool {
+		job, err = g.api().ReplayStatus(t.Context(), job.ID)
+		return err == nil && job.Replayed == job.Sent
+	})
+	g.kill()
+	before := len(c.Seen())
+	g.launch()
+	g.send("s", "later", "x", "1", "delivered")
+	if now, err := g.api().ReplayStatus(t.Context(), job.ID); err != nil || now.State != "cancelled" || now.Sent != job.Sent {
+		t.Errorf("%+v %v", now, err)
+	}
+	if n := len(c.Seen()) - before; n != 1 {
+		t.Errorf("%d requests after the restart", n)
+	}
+}
+
+// A hundred people replay one event at the same time, by two ways: it is delivered once.
+func TestAHundredReplaysOfOneEventDeliverItOnce(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	refuse(c)
+	g.send("s", "e1", "r", "1", "failed")
+	c.Plan(nil)
+	before := len(c.Seen())
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	started := 0
+	for i := range 100 {
+		wg.Go(func() {
+			if i%2 == 0 {
+				res, err := g.api().Replay(t.Context(), "s", "e1", api.ReplayRequest{})
+				if err != nil || res.Result != "started" && res.Why != "still_pending" && res.Why != "already_delivered" {
+					t.Errorf("%+v %v", res, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if res.Result == "started" {
+					started++
+				}
+				return
+			}
+			job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{IDs: []string{"e1"}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			job = g.ended(job.ID, time.Minute)
+			mu.Lock()
+			defer mu.Unlock()
+			started += int(job.Sent)
+			if job.Sent+job.Skipped.Total != 1 {
+				t.Errorf("%+v", job)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(c.Seen()) - before; n != 1 || started != 1 {
+		t.Errorf("%d deliveries, %d started", n, started)
+	}
+}
+
+// Thousands wait, each for another event that has not been received; each hears of its own at once, and all of them cost little.
+func TestManyWaitersCostLittle(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	c.Plan(nil)
+	for i := range 200 {
+		g.send("s", "warm"+strconv.Itoa(i), "r", "1", "delivered")
+	}
+	before := g.rss()
+	tr := &http.Transport{MaxConnsPerHost: 0}
+	defer tr.CloseIdleConnections()
+	hc := &http.Client{Transport: tr}
+	type woken struct {
+		id string
+		at time.Time
+	}
+	heard := make(chan woken, *waiters)
+	var ready sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	limit := make(chan struct{}, 64)
+	for i := range *waiters {
+		ready.Add(1)
+		limit <- struct{}{}
+		go func() {
+			id := "w" + strconv.Itoa(i)
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.admin+"/v1/events/"+id+"?source=s&wait=60s&until=delivered", nil)
+			time.AfterFunc(20*time.Millisecond, func() { ready.Done(); <-limit })
+			resp, err := hc.Do(req)
+			if err != nil {
+				heard <- woken{"failed: " + err.Error(), time.Now()}
+				return
+			}
+			defer resp.Body.Close()
+			var e api.Event
+			if json.NewDecoder(resp.Body).Decode(&e) != nil || e.State != "delivered" || string(e.EventID) != id {
+				id = fmt.Sprintf("%s: %d %s", id, resp.StatusCode, e.State)
+			}
+			heard <- woken{id, time.Now()}
+		}()
+	}
+	ready.Wait()
+	g.await("all of them wait", time.Minute, func() bool { return g.connections() >= *waiters })
+	extra := g.rss() - before
+	var worst time.Duration
+	var late int
+	sent := map[string]time.Time{}
+	for i := range *waiters {
+		id := "w" + strconv.Itoa(i)
+		g.send("s", id, "r"+id, "1", "delivered")
+		sent[id] = time.Now()
+	}
+	for range *waiters {
+		w := <-heard
+		at, ok := sent[w.id]
+		if !ok {
+			t.Fatal(w.id)
+		}
+		d := w.at.Sub(at)
+		worst = max(worst, d)
+		if d > 100*time.Millisecond {
+			late++
+		}
+	}
+	t.Logf("%d waiters: %.1f MiB extra, the slowest was woken %s after its event", *waiters, float64(extra)/(1<<20), worst.Round(time.Millisecond))
+	if extra > 40<<20 {
+		t.Errorf("%d MiB extra", extra>>20)
+	}
+	if late > *waiters/100 { // the machine is shared
+		t.Errorf("%d were woken later than 100 ms", late)
+	}
+}
+
+// rss is the gateway's resident memory.
+func (g *gatewayProcess) rss() int64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.cmd.Process.Pid))
+	if err != nil {
+		g.t.Skip("no /proc here")
+	}
+	for line := range strings.Lines(string(raw)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(v)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// connections counts the gateway's sockets.
+func (g *gatewayProcess) connections() int {
+	dir := fmt.Sprintf("/proc/%d/fd", g.cmd.Process.Pid)
+	entries, _ := os.ReadDir(dir)
+	n := 0
+	for _, e := range entries {
+		if to, _ := os.Readlink(dir + "/" + e.Name()); strings.HasPrefix(to, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// Pages are stable: nothing is missed and nothing comes twice while events arrive.
+func TestPagesMissNothingWhileEventsArrive(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	c.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+		switch {
+		case bytes.Contains(s.Body, []byte(`3"`)):
+			return hooktest.Answer{Status: 500}
+		case bytes.Contains(s.Body, []byte(`7"`)):
+			return hooktest.Answer{Status: 400}
+		}
+		return hooktest.Answer{}
+	})
+	for w := range *paged {
+		g.post(t.Context(), "/s", hooktest.Custom(secret, hooktest.CustomBody("p"+strconv.Itoa(w), "x", "r"+strconv.Itoa(w), "1"), time.Now()))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	arrived := 0
+	wg.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for i := 0; ctx.Err() == nil; i++ {
+			g.post(ctx, "/s", hooktest.Custom(secret, hooktest.CustomBody("late"+strconv.Itoa(i), "x", "l"+strconv.Itoa(i), "1"), time.Now()))
+			arrived++
+			<-tick.C
+		}
+	})
+	for _, asc := range []bool{false, true} {
+		times := map[string]int{}
+		for e, err := range g.api().AllEvents(t.Context(), client.Query{Source: "s", Asc: asc, Limit: 100}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if times[string(e.EventID)]++; asc && len(times) >= *paged+50 {
+				break // an ascending walk meets what arrives, for ever
+			}
+		}
+		for i := range *paged {
+			if n := times["p"+strconv.Itoa(i)]; n != 1 {
+				t.Errorf("asc %v: p%d came %d times", asc, i, n)
+			}
+		}
+		for id, n := range times {
+			if n != 1 {
+				t.Errorf("asc %v: %s came %d times", asc, id, n)
+			}
+		}
+	}
+	cancel()
+	wg.Wait()
+	t.Logf("%d arrived meanwhile", arrived)
+}

@@ -1,0 +1,375 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+const (
+	jobWindow = 4096 // events of one job that are sent and have not ended, or wait for such a one: new events keep their place in the queues
+	jobBatch  = 256  // events that one commit starts
+)
+
+var errJobStopped = errors.New("replay stopped")
+
+// runner sends what a job has selected. It belongs to one goroutine.
+type runner struct {
+	r       *Recovery
+	j       *job
+	changes *follower
+	began   time.Time
+	paced   int                               // events that the rate has let go
+	batch   []event.Record                    // to be started next
+	waiting map[event.ID]event.ResourceKey    // sent and not ended
+	lines   map[event.ResourceKey]*resumeLine // resources with an event that has not ended
+	held    int                               // events in lines that wait for the one before
+}
+
+// resumeLine is what waits behind an event of the same resource where no lane keeps the order.
+type resumeLine struct{ next []event.Record }
+
+// runJob sends what the selection holds, at the job's rate and in the order of each resource, then waits until all of it has ended.
+func (r *Recovery) runJob(j *job) {
+	w := &runner{r: r, j: j, changes: r.hub.follow(r.reached), began: time.Now(), waiting: map[event.ID]event.ResourceKey{},
+		lines: map[event.ResourceKey]*resumeLine{}}
+	defer r.hub.leave(w.changes)
+	err := r.each(r.ctx, j, w.take)
+	for err == nil && w.open() > 0 {
+		if err = w.flush(); err == nil {
+			err = w.wait()
+		}
+	}
+	r.finishJob(j, err)
+	if j.wasCancelled() {
+		w.seeOut()
+	}
+}
+
+func (j *job) wasCancelled() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.stopped
+}
+
+// jobStopped says whether the job was cancelled or the process ends.
+func (r *Recovery) jobStopped(j *job) bool {
+	select {
+	case <-j.cancel:
+	case <-r.jobs.stop:
+	default:
+		return false
+	}
+	return true
+}
+
+// open is the number of events that the job has taken and that have not ended.
+func (w *runner) open() int { return len(w.waiting) + w.held + len(w.batch) }
+
+// take sends one event of the selection, or says why not.
+func (w *runner) take(rec *event.Record, id string) error {
+	if w.r.jobStopped(w.j) {
+		return errJobStopped
+	}
+	w.drain()
+	if rec == nil {
+		w.skip(nil, id, SkipUnknownEvent)
+		return nil
+	}
+	if rec.ReplayID == w.j.Replay.ID {
+		return w.resume(rec)
+	}
+	if why := w.r.whySkip(w.r.ctx, rec, w.j.Spec.Force); why != "" {
+		w.skip(rec, id, why)
+		return nil
+	}
+	if err := w.pace(); err != nil {
+		return err
+	}
+	for w.open() >= jobWindow {
+		if err := w.flush(); err != nil {
+			return err
+		}
+		if w.open() < jobWindow {
+			break
+		}
+		if err := w.wait(); err != nil {
+			return err
+		}
+	}
+	w.line(rec)
+	if len(w.batch) >= jobBatch || len(w.waiting) == 0 {
+		return w.flush()
+	}
+	return nil
+}
+
+// pace waits until the rate lets one more go.
+func (w *runner) pace() error {
+	if w.j.Spec.Rate <= 0 {
+		return nil
+	}
+	d := time.Until(w.began.Add(time.Duration(float64(w.paced) / w.j.Spec.Rate * float64(time.Second))))
+	w.paced++
+	if d <= 0 {
+		return nil
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-w.j.cancel:
+	case <-w.r.jobs.stop:
+	}
+	return errJobStopped
+}
+
+// resume takes in an event that the job had sent before the process ended.
+func (w *runner) resume(rec *event.Record) error {
+	w.j.mu.Lock()
+	w.j.Replay.Sent++
+	w.j.mu.Unlock()
+	key := w.key(rec)
+	w.waiting[rec.ID] = key
+	if key.Resource != "" && w.lines[key] == nil {
+		w.lines[key] = &resumeLine{}
+	}
+	now, _, err := w.r.journal.Get(w.r.ctx, rec.ID, false) // it may have ended since the page was read
+	if err != nil {
+		now = *rec
+	}
+	w.ended(&now)
+	return nil
+}
+
+// key is the resource whose order the job must keep by itself; none where a lane does.
+func (w *runner) key(rec *event.Record) event.ResourceKey {
+	s := w.r.Source(rec.Source)
+	if rec.Resource == "" || s == nil || laned(s.cfg.Load().policy, rec) {
+		return event.ResourceKey{}
+	}
+	return event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
+}
+
+// line puts an event into the next batch, or behind the one before it of its resource.
+func (w *runner) line(rec *event.Record) {
+	if key := w.key(rec); key.Resource != "" {
+		if l := w.lines[key]; l != nil {
+			l.next = append(l.next, *rec)
+			w.held++
+			return
+		}
+		w.lines[key] = &resumeLine{}
+	}
+	w.batch = append(w.batch, *rec)
+}
+
+// unline lets the next of a resource go.
+func (w *runner) unline(key event.ResourceKey) {
+	l := w.lines[key]
+	if l == nil {
+		return
+	}
+	if len(l.next) == 0 {
+		delete(w.lines, key)
+		return
+	}
+	w.batch = append(w.batch, l.next[0])
+	l.next = l.next[1:]
+	w.held--
+}
+
+// flush starts the batch with one commit. What has changed since it was read is judged anew, one by one.
+func (w *runner) flush() error {
+	for len(w.batch) > 0 {
+		n := min(len(w.batch), jobBatch)
+		now := w.batch[:n:n]
+		w.batch = w.batch[n:]
+		if err := w.start(now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *runner) start(recs []event.Record) error {
+	ts := make([]journal.Transition, len(recs))
+	waited := make([]bool, len(recs))
+	for i := range recs {
+		rec := recs[i]
+		if s := w.r.Source(rec.Source); s != nil {
+			waited[i] = rec.State == event.Pending
+			s.again(&rec, w.j.Replay.ID, w.j.Spec.Force)
+		} else {
+			rec.Rev = 0 // cannot be applied: told below that the source is gone
+		}
+		ts[i].Record = rec
+	}
+	out, err := w.r.journal.Commit(w.r.ctx, ts, journal.Synced)
+	if err != nil {
+		return err
+	}
+	for i := range out {
+		if !out[i].Applied {
+			if err := w.startOne(&recs[i]); err != nil {
+				return err
+			}
+			continue
+		}
+		rec := &out[i].Record
+		w.sent(rec)
+		w.r.Source(rec.Source).launch(rec, waited[i])
+	}
+	return nil
+}
+
+func (w *runner) sent(rec *event.Record) {
+	w.waiting[rec.ID] = w.key(rec)
+	w.j.mu.Lock()
+	w.j.Replay.Sent++
+	w.j.mu.Unlock()
+}
+
+// startOne starts an event that has changed since it was read.
+func (w *runner) startOne(rec *event.Record) error {
+	now, why, _, err := w.r.replay(w.r.ctx, rec.ID, w.j.Replay.ID, w.j.Spec.Force)
+	switch {
+	case errors.Is(err, journal.ErrNotFound), errors.Is(err, ErrUnknownSource):
+		why = SkipUnknownEvent
+	case errors.Is(err, ErrBusy):
+		why = SkipPending
+	case err != nil:
+		return err
+	}
+	if why != "" {
+		w.skip(rec, rec.EventID, why)
+		w.unline(w.key(rec))
+		return nil
+	}
+	w.sent(&now)
+	return nil
+}
+
+func (w *runner) skip(rec *event.Record, id, why string) {
+	w.j.mu.Lock()
+	w.j.Replay.skip(rec, id, why)
+	w.j.mu.Unlock()
+	w.r.countReplay("skipped")
+}
+
+// countReplay tells metrics how an event of a replay, of one or of many, has ended: replayed, failed or skipped.
+func (r *Recovery) countReplay(result string) {
+	if r.measure.Replay != nil {
+		r.measure.Replay(result)
+	}
+}
+
+// countIfReplayed is countReplay for a change of a record, if that ends a replay of it.
+func (r *Recovery) countIfReplayed(old event.State, rec *event.Record) {
+	switch {
+	case rec.NextTrigger != event.TriggerReplay || rec.ReplayID == "" || old != event.Pending || rec.State == event.Pending:
+	case rec.State == event.Replayed && rec.LastErrKind == "":
+		r.countReplay("replayed")
+	case rec.State == event.Rejected && rec.Reason == event.Stale:
+		r.countReplay("skipped")
+	default:
+		r.countReplay("failed")
+	}
+}
+
+// ended counts an event of the job that has come to its end, and lets the next of its resource go.
+func (w *runner) ended(rec *event.Record) {
+	key, ok := w.waiting[rec.ID]
+	if !ok || rec.ReplayID == w.j.Replay.ID && rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
+		return
+	}
+	delete(w.waiting, rec.ID)
+	w.j.mu.Lock()
+	switch v := &w.j.Replay; {
+	case rec.State == event.Rejected && rec.Reason == event.Stale:
+		v.skip(rec, rec.EventID, SkipSuperseded)
+	case rec.State == event.Replayed && rec.LastErrKind == "": // else it has fallen back to what an earlier replay had made of it
+		v.Replayed++
+	default:
+		v.Failed++
+	}
+	w.j.mu.Unlock()
+	w.unline(key)
+}
+
+// drain takes in the changes that have come since the last call.
+func (w *runner) drain() {
+	batch, lost := w.r.hub.take(w.changes)
+	for i := range batch {
+		w.ended(&batch[i])
+	}
+	if !lost {
+		return
+	}
+	w.changes.last = w.r.reached()
+	ids := make([]event.ID, 0, len(w.waiting))
+	for id := range w.waiting {
+		ids = append(ids, id)
+	}
+	for _, id := range ids {
+		if rec, _, err := w.r.journal.Get(w.r.ctx, id, false); err == nil {
+			w.ended(&rec)
+		} else if errors.Is(err, journal.ErrNotFound) {
+			w.ended(&event.Record{ID: id, State: event.Failed})
+		}
+	}
+}
+
+// wait returns when something has changed; errJobStopped if the job was.
+func (w *runner) wait() error {
+	select {
+	case <-w.changes.ready:
+		w.drain()
+		return nil
+	case <-w.j.cancel:
+	case <-w.r.jobs.stop:
+	}
+	return errJobStopped
+}
+
+// seeOut counts what a cancelled job has sent, until all of it has ended or the process does.
+func (w *runner) seeOut() {
+	w.batch, w.held = nil, 0
+	clear(w.lines)
+	for len(w.waiting) > 0 {
+		select {
+		case <-w.changes.ready:
+			w.drain()
+		case <-w.r.jobs.stop:
+			return
+		}
+	}
+	w.r.finishJob(w.j, nil)
+}
+
+// finishJob writes how the job ended; one that the end of the process stopped goes on at the next start.
+func (r *Recovery) finishJob(j *job, err error) {
+	j.mu.Lock()
+	switch {
+	case j.stopped: // CancelReplay has said so
+	case err == nil:
+		j.Replay.State, j.Replay.FinishedAt = "done", time.Now()
+	case errors.Is(err, errJobStopped), errors.Is(err, context.Canceled), errors.Is(err, journal.ErrClosed):
+		j.mu.Unlock()
+		return
+	default:
+		j.Replay.State, j.Replay.FinishedAt = "failed", time.Now()
+		r.log.Error("replay failed", "replay", j.Replay.ID, "error", err)
+	}
+	j.mu.Unlock()
+	if err := r.store(context.Background(), j); err != nil {
+		r.log.Error("replay not stored", "replay", j.Replay.ID, "error", err)
+	}
+}
