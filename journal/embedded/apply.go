@@ -53,10 +53,16 @@ func (e *Engine) applyLoop(stop <-chan struct{}) {
 		case <-due:
 		case <-a.kick:
 		case <-stop:
-			e.applyOnce()
+			if e.space.roomForIndex() { // else the next start applies the rest
+				e.applyOnce()
+			}
 			return
 		}
 		due = nil
+		if !e.space.roomForIndex() {
+			due = time.After(spaceEvery)
+			continue
+		}
 		if err := e.applyOnce(); err != nil {
 			<-stop
 			return
@@ -76,9 +82,6 @@ func (e *Engine) applyOnce() error {
 	}
 	if err := e.awaitSynced(l.last.lsn); err != nil {
 		return err
-	}
-	if err := e.checkReserve(); err != nil {
-		return e.fail(err)
 	}
 	if err := errors.Join(e.beforeFlush(l), e.flush(l, state)); err != nil {
 		return e.fail(fmt.Errorf("write the index: %w", err))
@@ -206,11 +209,16 @@ func (e *Engine) awaitRoom() {
 		}
 		e.mu.RUnlock()
 		if weight < overlayWeight {
+			e.space.overfull.Store(false)
 			return
 		}
+		e.space.overfull.Store(e.space.indexPaused.Load())
 		e.applier.kickNow()
 		select {
 		case <-e.applier.room:
+		case <-time.After(spaceEvery): // the index may have begun to wait meanwhile
+		case <-e.closing:
+			return
 		case <-e.failed:
 			return
 		}

@@ -28,23 +28,6 @@ const formatVersion = 1
 
 const formatPrefix = "hooktender journal "
 
-// Filesystem gives the name of the file system under dir (or under the nearest existing parent) and the bytes that an
-// unprivileged process can still write there.
-func Filesystem(dir string) (name string, free uint64, err error) {
-	for {
-		var st unix.Statfs_t
-		err := unix.Statfs(dir, &st)
-		if err == nil {
-			return filesystemName(int64(st.Type)), st.Bavail * uint64(st.Bsize), nil
-		}
-		parent := filepath.Dir(dir)
-		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
-			return "", 0, fmt.Errorf("statfs %q: %w", dir, err)
-		}
-		dir = parent
-	}
-}
-
 func filesystemName(magic int64) string {
 	switch uint32(magic) {
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
@@ -76,6 +59,9 @@ func filesystemName(magic int64) string {
 func prepareDir(o *Options) (lock *os.File, err error) {
 	name, _, err := Filesystem(o.Dir)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSpace(o); err != nil {
 		return nil, err
 	}
 	switch {
@@ -153,21 +139,4 @@ func fdatasync(f *os.File) error {
 			return err
 		}
 	}
-}
-
-// checkReserve returns an error if there is less free space than the index must find: it writes through mapped files, and
-// a full disk would end the process there. The reserve lies within MinFree, which alone decides about new events.
-func (e *Engine) checkReserve() error {
-	reserve := min(4*uint64(memtableSize(&e.opts)), e.opts.MinFree/2)
-	if reserve == 0 {
-		return nil
-	}
-	_, free, err := Filesystem(e.opts.Dir)
-	if err != nil {
-		return err
-	}
-	if free < reserve {
-		return fmt.Errorf("%d bytes are free on the volume, %d are needed at least: %w", free, reserve, unix.ENOSPC)
-	}
-	return nil
 }

@@ -32,6 +32,7 @@ type Engine struct {
 	applier applier
 	filters filters
 	sweeper sweeper
+	space   *space
 
 	// mu guards what readers see. The writer changes the active layer and what belongs to it, the applier moves layers.
 	mu         sync.RWMutex
@@ -92,6 +93,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	syncing.Go(func() { e.syncLoop(stopSync) })
 	applying.Go(func() { e.applyLoop(stopApply) })
 	filtering.Go(func() { e.buildFilters(e.closing) })
+	if !e.opts.InBubble {
+		filtering.Go(func() { e.space.guard(e.closing) })
+	}
 	select {
 	case <-ctx.Done():
 		e.beginClose()

@@ -50,6 +50,9 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	if w.err == nil {
 		w.err = ix.dir.Sync() // Badger does not make the names of its new files durable
 	}
+	if w.err == nil {
+		w.err = ix.allocate()
+	}
 	return w.err
 }
 

@@ -33,6 +33,9 @@ type index struct {
 	blocks blockCache
 	arena  []byte
 
+	memtable  int64
+	allocated string // the newest write-ahead file that has its blocks
+
 	lowBlock atomic.Uint64 // no event is left in the blocks below
 	swept    uint64        // the blocks below are deleted
 }
@@ -77,7 +80,11 @@ func memtableSize(o *Options) int64 {
 	if o.InBubble {
 		return 8 << 20
 	}
-	return min(max(o.Memory/4, 8<<20), 64<<20)
+	size := min(max(o.Memory/4, 8<<20), 64<<20)
+	if o.volume > 0 { // a small volume gets small tables
+		size = max(min(size, int64(o.volume/32)), 8<<20)
+	}
+	return size
 }
 
 // openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,
@@ -113,7 +120,11 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &index{db: db, dir: d}, nil
+	ix = &index{db: db, dir: d, memtable: memtableSize(o)}
+	if err := ix.allocate(); err != nil {
+		return nil, errors.Join(err, ix.close())
+	}
+	return ix, nil
 }
 
 func (ix *index) close() error {

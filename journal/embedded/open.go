@@ -31,11 +31,8 @@ func open(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := newEngine(o, lock)
-	err = e.checkReserve()
-	if err == nil {
-		err = e.recover()
-	}
-	if err != nil {
+	e.space.begin()
+	if err := e.recover(); err != nil {
 		return nil, errors.Join(err, e.closeFiles())
 	}
 	return e, nil
@@ -47,7 +44,10 @@ func newEngine(o Options, lock *os.File) *Engine {
 		failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	e.retention.Store(&e.opts.Retention)
+	e.space = newSpace(&e.opts)
 	e.wal = newWAL(&e.opts)
+	e.wal.spare, e.wal.goesOn = e.space.takeBallast, e.space.logGoesOn
+	e.wal.await = func() bool { return e.space.await(e.closing) }
 	e.queue.wake = make(chan struct{}, 1)
 	e.syncs.wake = make(chan struct{}, 1)
 	e.applier = applier{armed: make(chan struct{}, 1), kick: make(chan struct{}, 1), room: make(chan struct{}, 1)}

@@ -42,9 +42,13 @@ type Options struct {
 	// InBubble is for tests in a testing/synctest bubble, with Open called inside it: the index runs without compaction.
 	InBubble bool
 
+	volume uint64 // size of the volume in bytes; 0 = unknown
+
 	// Hooks of this package's tests.
 	syncFile func(*os.File) error                       // in place of fdatasync of the log
-	free     func(dir string) (bytes uint64, err error) // in place of statfs
+	free     func(dir string) (bytes uint64, err error) // in place of statfs, for MinFree
+	// reserveFree is free for the reserve of the index, so that a test of MinFree alone does not stop the index.
+	reserveFree func(dir string) (bytes uint64, err error)
 }
 
 const (
@@ -98,11 +102,18 @@ func (o Options) withDefaults() (Options, error) {
 	if o.syncFile == nil {
 		o.syncFile = fdatasync
 	}
+	statfs := func(dir string) (uint64, error) {
+		_, n, err := Filesystem(dir)
+		return n, err
+	}
 	if o.free == nil {
-		o.free = func(dir string) (uint64, error) {
-			_, n, err := Filesystem(dir)
-			return n, err
-		}
+		o.free = statfs
+	}
+	if o.reserveFree == nil {
+		o.reserveFree = statfs
+	}
+	if v, err := volumeOf(o.Dir); err == nil {
+		o.volume = v.total
 	}
 	return o, nil
 }

@@ -75,7 +75,7 @@ func (e *Engine) moveHorizon(ctx context.Context, to int64) error {
 // ageSegment begins a new segment if the active one has been written to for long: what it holds can only go once it is not
 // active any more.
 func (e *Engine) ageSegment(ctx context.Context, now int64) error {
-	if e.wal.active().created > now-max(int64(e.retention.Load().Payload/8), int64(minSegmentAge)) {
+	if e.space.indexPaused.Load() || e.wal.active().created > now-max(int64(e.retention.Load().Payload/8), int64(minSegmentAge)) {
 		return nil
 	}
 	return e.call(ctx, journal.Written, func(w *writer) error {

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The wal is the log: a row of segments of which the last is written to. Only the writer appends; only the syncer and,
@@ -18,6 +20,9 @@ type wal struct {
 	limit    int64 // size of a full-grown segment
 	syncFile func(*os.File) error
 	free     func(dir string) (uint64, error)
+	spare    func() string // a file of zeros, kept for when the volume is full; "" = none
+	await    func() bool   // waits a while for space; false: do not try again
+	goesOn   func()        // there was space
 
 	mu   sync.Mutex
 	segs []*segment // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
@@ -83,6 +88,23 @@ func (w *wal) make(size int64) *prepared {
 		return &prepared{err: errors.Join(err, f.Close(), os.Remove(path))}
 	}
 	return &prepared{path: path, file: f, size: size}
+}
+
+// adopt makes a spare file of zeros the next segment.
+func (w *wal) adopt(spare string) *prepared {
+	path := filepath.Join(w.dir, "next")
+	if err := os.Rename(spare, path); err != nil {
+		return &prepared{err: err}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return &prepared{err: err}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return &prepared{err: errors.Join(err, f.Close())}
+	}
+	return &prepared{path: path, file: f, size: info.Size()}
 }
 
 // nextSize is the size of the segment after the active one: they grow up to the limit with what is written.
@@ -185,10 +207,21 @@ func (w *wal) rotate(h segmentHead) error {
 		w.wanted <- w.nextSize()
 	}
 	p := <-w.prepared
+	for errors.Is(p.err, unix.ENOSPC) {
+		if path := w.spare(); path != "" {
+			p = w.adopt(path)
+		} else if !w.await() {
+			break
+		} else {
+			w.wanted <- smallSegment
+			p = <-w.prepared
+		}
+	}
 	w.asked = false
 	if p.err != nil {
 		return fmt.Errorf("prepare a segment: %w", p.err)
 	}
+	w.goesOn()
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
 	if err := w.syncLocked(); err != nil {

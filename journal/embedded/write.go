@@ -13,6 +13,9 @@ func (e *Engine) Accept(ctx context.Context, evs []journal.Accept, d journal.Dur
 	if len(evs) == 0 {
 		return nil, e.usable(ctx)
 	}
+	if e.space.refusing() {
+		return nil, journal.ErrFull
+	}
 	o := e.newOp(d)
 	if err := e.prepareAccepts(o, evs); err != nil {
 		return nil, err

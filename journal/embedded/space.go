@@ -1,0 +1,267 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The volume is guarded in three steps, all within MinFree. Below MinFree new events are refused. Below the reserve, which
+// somebody else must have eaten, the index is not written any more, because it writes through mapped files and a full disk
+// would end the process there: the overlay holds what the index lacks. The log goes on in blocks that it has already, and
+// when these are used up and none can be had, in the ballast: files of zeros that become its segments, so that nobody else
+// can take the space meanwhile. Nothing of this is an error: whoever needs space that is not there waits for it.
+type space struct {
+	dir     string
+	minFree uint64
+	reserve uint64
+	segment uint64 // largest size of a ballast file
+	free    func(dir string) (uint64, error)
+	log     interface {
+		Warn(string, ...any)
+		Info(string, ...any)
+	}
+
+	mu      sync.Mutex
+	ballast []string // its files
+
+	indexPaused atomic.Bool // the index waits for space
+	logPaused   atomic.Bool // the log does: no segment could be prepared
+	overfull    atomic.Bool // the overlay cannot take more until the index goes on
+}
+
+const (
+	nameBallast  = "ballast"
+	maxBallast   = 256 << 20
+	ballastFiles = 4
+	guardEvery   = time.Second
+	spaceEvery   = 100 * time.Millisecond // how often whoever waits for space looks again
+)
+
+// volume is what statfs says of the file system under a directory, or under its nearest existing parent.
+type volume struct {
+	name        string
+	total, free uint64 // bytes; free is what an unprivileged process can still write
+}
+
+func volumeOf(dir string) (volume, error) {
+	for {
+		var st unix.Statfs_t
+		err := unix.Statfs(dir, &st)
+		if err == nil {
+			return volume{filesystemName(int64(st.Type)), st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}, nil
+		}
+		parent := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
+			return volume{}, fmt.Errorf("statfs %q: %w", dir, err)
+		}
+		dir = parent
+	}
+}
+
+// Filesystem gives the name of the file system under dir (or under the nearest existing parent) and the bytes that an
+// unprivileged process can still write there.
+func Filesystem(dir string) (name string, free uint64, err error) {
+	v, err := volumeOf(dir)
+	return v.name, v.free, err
+}
+
+func newSpace(o *Options) *space {
+	return &space{dir: o.Dir, minFree: o.MinFree, reserve: reserveOf(o), segment: uint64(o.SegmentSize), free: o.reserveFree, log: o.Log}
+}
+
+// reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
+// what compaction makes of it.
+func reserveOf(o *Options) uint64 { return min(4*uint64(memtableSize(o)), o.MinFree/2) }
+
+// checkSpace is asked before anything in the directory is changed. The ballast of the last run counts as free.
+func checkSpace(o *Options) error {
+	reserve := reserveOf(o)
+	if reserve == 0 {
+		return nil
+	}
+	free, err := o.reserveFree(o.Dir)
+	if err != nil {
+		return err
+	}
+	if free+ballastSize(o.Dir) < reserve {
+		return fmt.Errorf("%d bytes are free on the volume, %d are needed at least to open the journal: %w", free, reserve, unix.ENOSPC)
+	}
+	return nil
+}
+
+// ballastSize is what the ballast in a journal's directory occupies.
+func ballastSize(dir string) (n uint64) {
+	for _, path := range ballastIn(dir) {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			n += uint64(st.Blocks) * 512
+		}
+	}
+	return n
+}
+
+func ballastIn(dir string) []string {
+	names, _ := filepath.Glob(filepath.Join(dir, nameBallast, "*"+ballastSuffix)) // the pattern is well-formed
+	return names
+}
+
+const ballastSuffix = ".zero"
+
+// begin takes over what the last run left, and gives it back to the volume where it is needed to open the index.
+func (s *space) begin() {
+	s.ballast = ballastIn(s.dir)
+	for s.scarce() && len(s.ballast) > 0 {
+		path := s.takeBallast()
+		s.log.Warn("the volume is nearly full: a ballast file is given up to open the journal", "file", path)
+		if err := os.Remove(path); err != nil {
+			s.log.Warn("the ballast file cannot be removed", "error", err)
+		}
+	}
+}
+
+// scarce says whether there is less than the reserve.
+func (s *space) scarce() bool {
+	if s.reserve == 0 {
+		return false
+	}
+	free, err := s.free(s.dir)
+	return err == nil && free < s.reserve // unknown: what is written will tell
+}
+
+// takeBallast gives the caller one of the ballast's files; "" if none is left.
+func (s *space) takeBallast() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ballast) == 0 {
+		return ""
+	}
+	path := s.ballast[len(s.ballast)-1]
+	s.ballast = s.ballast[:len(s.ballast)-1]
+	return path
+}
+
+// guard sets the ballast up, and again when there is plenty of space, until stop is closed.
+func (s *space) guard(stop <-chan struct{}) {
+	t := time.NewTicker(guardEvery)
+	defer t.Stop()
+	for {
+		if err := s.refill(); err != nil {
+			s.log.Warn("the ballast cannot be set up", "error", err)
+		}
+		select {
+		case <-t.C:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// refill makes one missing ballast file, if MinFree and as much again as the ballast are free.
+func (s *space) refill() error {
+	size := min(min(s.minFree/4, maxBallast)/ballastFiles, s.segment)
+	s.mu.Lock()
+	have := len(s.ballast)
+	s.mu.Unlock()
+	if have >= ballastFiles || size < minSegment {
+		return nil
+	}
+	v, err := volumeOf(s.dir)
+	if err != nil || v.name == "tmpfs" || v.free < s.minFree+2*ballastFiles*size {
+		return err
+	}
+	dir := filepath.Join(s.dir, nameBallast)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, "*"+ballastSuffix)
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = zeroFrom(f, 0, int64(size))
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	s.mu.Lock()
+	s.ballast = append(s.ballast, f.Name())
+	s.mu.Unlock()
+	return nil
+}
+
+// refusing says that new events cannot even be looked at: the writer waits for space.
+func (s *space) refusing() bool { return s.logPaused.Load() || s.overfull.Load() }
+
+// roomForIndex says whether the index may be written now, and logs when that changes.
+func (s *space) roomForIndex() bool {
+	scarce := s.scarce()
+	if s.indexPaused.Swap(scarce) == scarce {
+		return !scarce
+	}
+	if scarce {
+		s.log.Warn("the volume is full: the index waits for space, the log goes on as long as it has room", "reserve_bytes", s.reserve)
+	} else {
+		s.log.Info("there is space again: the index goes on")
+	}
+	return !scarce
+}
+
+// await tells the log, whose file could not be made for want of space, to try again after a while; false if stop is closed.
+func (s *space) await(stop <-chan struct{}) bool {
+	if !s.logPaused.Swap(true) {
+		s.log.Warn("the volume is full: the log has no room for another segment and waits for space")
+	}
+	t := time.NewTimer(spaceEvery)
+	defer t.Stop()
+	select {
+	case <-stop:
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// logGoesOn ends a wait of the log.
+func (s *space) logGoesOn() {
+	if s.logPaused.Swap(false) {
+		s.log.Info("there is space again: the log goes on")
+	}
+}
+
+// allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping.
+func (ix *index) allocate() error {
+	names, err := filepath.Glob(filepath.Join(ix.dir.Name(), "*.mem"))
+	if err != nil {
+		return err
+	}
+	for _, path := range names {
+		if path <= ix.allocated {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, ix.memtable+flushWeight)
+		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSPC) {
+			err = nil // then the reserve alone must do
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("allocate %s: %w", path, err)
+		}
+		ix.allocated = path
+	}
+	return nil
+}

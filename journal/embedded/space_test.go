@@ -1,0 +1,86 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// The disk filled up under the gateway, and the process ended in the middle of its deliveries.
+func TestFullVolumeStopsNewEventsOnly(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(1 << 30)
+	look := func(string) (uint64, error) { return free.Load(), nil }
+	o := Options{Dir: t.TempDir(), Sync: true, MinFree: 64 << 20, free: look, reserveFree: look, Log: quiet}
+	e, rs := write(t, o, 20, journal.Synced)
+	free.Store(0)
+	time.Sleep(2 * freeInterval)
+	if _, err := e.Accept(context.Background(), []journal.Accept{sample(100)}, journal.Synced); !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("a new event on a full volume: %v", err)
+	}
+	for i := 0; i < len(rs); i += 2 {
+		deliver(t, e, journal.Synced, rs[i])
+	}
+	time.Sleep(2 * flushInterval)
+	if !e.space.indexPaused.Load() || e.Err() != nil {
+		t.Fatalf("the index is written although the volume is full, or the journal has failed: %v", e.Err())
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(o); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("open on a full volume: %v", err)
+	}
+	free.Store(1 << 30)
+	e = start(t, o)
+	for _, r := range everything(t, e) {
+		if r.State != event.Delivered {
+			t.Errorf("%s is %v", r.EventID, r.State)
+		}
+	}
+	if !accept(t, e, journal.Synced, sample(100)).Accepted {
+		t.Error("there is space again, and the event is refused")
+	}
+}
+
+// The log goes on in the ballast where nothing else is left.
+func TestBallastBecomesTheLog(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, nameBallast), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spare := filepath.Join(dir, nameBallast, "1"+ballastSuffix)
+	if err := os.WriteFile(spare, make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Dir: dir, Sync: true, SegmentSize: 16 << 10, Log: quiet}
+	e := start(t, o)
+	p := e.wal.make(1 << 10)
+	if p.err != nil {
+		t.Fatal(p.err)
+	}
+	if err := errors.Join(p.file.Close(), os.Remove(p.path)); err != nil {
+		t.Fatal(err)
+	}
+	e.wal.asked = true
+	e.wal.prepared <- &prepared{err: unix.ENOSPC}
+	for i := range 40 {
+		accept(t, e, journal.Synced, sample(i))
+	}
+	if _, err := os.Stat(spare); err == nil {
+		t.Error("the ballast was not used")
+	}
+	e.Close()
+	if got := len(everything(t, start(t, o))); got != 40 {
+		t.Errorf("%d events of 40", got)
+	}
+}
