@@ -71,7 +71,11 @@ func stampIn(unit string, at time.Time) string {
 // put writes a value where every selector of a list looks; further parts of a joined value get a value of their own.
 func (d *draft) put(where selector.Texts, text string, value any) {
 	for i, w := range where {
+		w, _, _ = strings.Cut(w, " | ") // the first alternative
 		kind, name, _ := strings.Cut(w, ":")
+		if text == "" && i == 0 {
+			return
+		}
 		if i > 0 {
 			text, value = "part-"+strconv.Itoa(i), "part-"+strconv.Itoa(i)
 		}

@@ -39,6 +39,9 @@ func (d *decoder) source(key string, n *yaml.Node) *Source {
 		}
 	}
 	d.fill(key, entries, reflect.ValueOf(s).Elem())
+	if d.has(key+".identity.version") && !d.has(key+".ordering.compare") {
+		s.Ordering.Compare = ordering.Default().Compare // the preset's was for its own versions
+	}
 	return s
 }
 
@@ -78,6 +81,9 @@ func (d *decoder) preset(s *Source, key string, n *yaml.Node) {
 	}
 	if p.Dedup != "" {
 		s.Dedup.Mode = p.Dedup
+	}
+	if p.Compare != "" {
+		s.Ordering.Compare = p.Compare
 	}
 	s.Delivery.Deadline = deadline(p.Deadline)
 	s.Respond = respond(p.Responses)

@@ -67,6 +67,8 @@ type Preset struct {
 	Handshake string `yaml:"handshake"`
 	// The verified MAC must not serve as a second replay key: genuine events may repeat it.
 	NoReplayKey bool `yaml:"no_replay_key"`
+	// What ordering.compare should be, by what versions of this sender look like; "" = integer.
+	Compare string `yaml:"compare"`
 	// What dedup.mode should be: "observe" where the id repeats for different events; "" = enforce.
 	Dedup string `yaml:"dedup"`
 	Note  string `yaml:"note"`

@@ -305,7 +305,7 @@ func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (repl
 			}
 		}
 	}
-	return reply{status: s.statuses.Duplicate, outcome: "duplicate", conflict: conflict, id: f.ID}, true
+	return reply{status: s.statuses.Duplicate, outcome: "duplicate", own: &s.Own.Duplicate, conflict: conflict, id: f.ID}, true
 }
 
 // conflict counts and logs the same id with another body.
@@ -349,7 +349,7 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 		}
 		return p.deliver(ctx, v)
 	case h.Outcome == recovery.Duplicate:
-		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", id: h.Record.ID}
+		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", own: &v.src.Own.Duplicate, id: h.Record.ID}
 	}
 	if !v.known {
 		p.index.Missed()

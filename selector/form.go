@@ -2,7 +2,10 @@ package selector
 
 import (
 	"bytes"
+	"io"
 	"iter"
+	"mime"
+	"mime/multipart"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -73,4 +76,44 @@ func IsForm(req *event.Request) bool {
 	}
 	ct, _, _ = bytes.Cut(ct, []byte{';'})
 	return event.EqualFold(event.TrimSpace(ct), "application/x-www-form-urlencoded")
+}
+
+// maxParts bounds the parts of a multipart form that are looked through.
+const maxParts = 256
+
+// Field finds the fields called name of a form, urlencoded or multipart/form-data. It gives the first one's value and how many
+// there are; ok is false where it cannot be decoded, or where the whole form cannot. A file counts as a field that cannot.
+func Field(req *event.Request, name string) (value []byte, n int, ok bool) {
+	if IsForm(req) {
+		return Lookup(req.Body, name)
+	}
+	ct, lines := req.Head.Get("Content-Type")
+	if lines != 1 || len(ct) < len("multipart/") || !event.EqualFold(ct[:len("multipart/")], "multipart/") {
+		return nil, 0, true
+	}
+	kind, params, err := mime.ParseMediaType(string(ct))
+	if err != nil || kind != "multipart/form-data" || params["boundary"] == "" {
+		return nil, 0, true
+	}
+	ok = true
+	r := multipart.NewReader(bytes.NewReader(req.Body), params["boundary"])
+	for range maxParts {
+		p, err := r.NextRawPart()
+		if err == io.EOF {
+			return value, n, ok
+		}
+		if err != nil {
+			return nil, 1, false
+		}
+		if p.FormName() != name {
+			continue
+		}
+		if n++; n > 1 {
+			continue
+		}
+		if value, err = io.ReadAll(p); err != nil || p.FileName() != "" || p.Header.Get("Content-Transfer-Encoding") != "" {
+			ok = false
+		}
+	}
+	return nil, 1, false
 }

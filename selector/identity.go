@@ -70,7 +70,7 @@ func (t Texts) MarshalYAML() (any, error) {
 }
 
 // IdentitySpec is where a source's events carry their identity. Each field is a selector or a list of selectors that
-// together are the value.
+// together are the value. In each, " | " may stand between alternatives: the first that is there counts.
 type IdentitySpec struct {
 	// The sender's id of the event, the idempotency key. A string or an integer of 1 to 255 bytes.
 	ID Texts `yaml:"id"`
@@ -126,8 +126,15 @@ type Identity struct {
 }
 
 type field struct {
-	list List
-	json []int // index in set of each selector, -1 if it is none
+	list  List
+	parts []part
+}
+
+// part is one selector of a field, and where to look where it finds nothing.
+type part struct {
+	sel  Selector
+	json int // index in the set, -1 if it is none
+	or   *part
 }
 
 // CompileIdentity compiles spec. The id must be given; errors of all fields are joined.
@@ -141,13 +148,9 @@ func CompileIdentity(spec IdentitySpec) (*Identity, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", fieldNames[i], err))
 			continue
 		}
-		f := field{list: list, json: make([]int, len(list))}
+		f := field{list: list, parts: make([]part, len(list))}
 		for j, s := range list {
-			f.json[j] = -1
-			if s.Kind() == JSON {
-				f.json[j] = len(paths)
-				paths = append(paths, s.Name())
-			}
+			f.parts[j] = compilePart(s, &paths)
 		}
 		id.fields[i] = f
 	}
@@ -158,6 +161,19 @@ func CompileIdentity(spec IdentitySpec) (*Identity, error) {
 		id.set = NewJSONSet(paths...)
 	}
 	return id, errors.Join(errs...)
+}
+
+func compilePart(s Selector, paths *[]string) part {
+	p := part{sel: s, json: -1}
+	if s.Kind() == JSON {
+		p.json = len(*paths)
+		*paths = append(*paths, s.Name())
+	}
+	if next, ok := s.Or(); ok {
+		or := compilePart(next, paths)
+		p.or = &or
+	}
+	return p
 }
 
 // ID is the list of selectors of the event id.
@@ -229,7 +245,7 @@ type Param struct{ Name, Value string }
 // or ambiguous; for resource and version ask their Values where a policy needs them. Values copy what they keep: they
 // outlive the request.
 func (id *Identity) Extract(req *event.Request, params []Param) (Values, error) {
-	var room [16]JSONValue
+	var room [24]JSONValue
 	js := room[:]
 	if id.set != nil {
 		if id.set.Len() > len(js) {
@@ -262,10 +278,13 @@ func (f *field) read(which int, req *event.Request, params []Param, js []JSONVal
 	if len(f.list) > 1 {
 		parts = make([]string, len(f.list))
 	}
-	for i, s := range f.list {
-		text, err := f.part(i, which, req, params, js)
+	for i := range f.parts {
+		text, err := "", ErrAbsent
+		for p := &f.parts[i]; p != nil && err == ErrAbsent; p = p.or {
+			text, err = p.read(which, req, params, js)
+		}
 		if err != nil {
-			return Value{err: &FieldError{Field: fieldNames[which], At: s.String(), Err: err}}
+			return Value{err: &FieldError{Field: fieldNames[which], At: f.list[i].String(), Err: err}}
 		}
 		if parts == nil {
 			return Value{one: text}
@@ -275,9 +294,9 @@ func (f *field) read(which int, req *event.Request, params []Param, js []JSONVal
 	return Value{many: parts}
 }
 
-// part reads one selector.
-func (f *field) part(i, which int, req *event.Request, params []Param, js []JSONValue) (string, error) {
-	s := f.list[i]
+// read reads one selector. ErrAbsent comes as it is.
+func (p *part) read(which int, req *event.Request, params []Param, js []JSONValue) (string, error) {
+	s := p.sel
 	switch s.Kind() {
 	case Header:
 		v, n := req.Head.Get(s.Name())
@@ -285,16 +304,13 @@ func (f *field) part(i, which int, req *event.Request, params []Param, js []JSON
 	case Query:
 		return single(Lookup(req.Query(), s.Name()))
 	case Form:
-		if !IsForm(req) {
-			return "", ErrAbsent
-		}
-		return single(Lookup(req.Body, s.Name()))
+		return single(Field(req, s.Name()))
 	case JSON:
-		return jsonText(js[f.json[i]], which == fieldVersion || which == fieldOccurredAt)
+		return jsonText(js[p.json], which == fieldVersion || which == fieldOccurredAt)
 	case Path:
-		for _, p := range params {
-			if p.Name == s.Name() {
-				return checkText(p.Value)
+		for _, named := range params {
+			if named.Name == s.Name() {
+				return checkText(named.Value)
 			}
 		}
 	case BodySHA256:

@@ -17,7 +17,7 @@ const (
 	None       Kind = iota // the zero Selector: nothing
 	Header                 // header:Name, one header line
 	Query                  // query:name, one parameter of the query
-	Form                   // form:name, one field of an application/x-www-form-urlencoded body
+	Form                   // form:name, one field of an application/x-www-form-urlencoded or multipart/form-data body
 	JSON                   // json:a.b.0.c or json:/a/b, one member of a JSON body
 	Path                   // path:name, one {name} of the source's path
 	BodySHA256             // body:sha256, the SHA-256 of the raw body in lower-case hex
@@ -26,10 +26,12 @@ const (
 // ErrSyntax says that a text is no selector.
 var ErrSyntax = errors.New("not a selector")
 
-// Selector is one place in a request. The zero value selects nothing. It is immutable.
+// Selector is one place in a request, and perhaps others to look at where that one has nothing. The zero value selects nothing. It is
+// immutable.
 type Selector struct {
 	kind Kind
 	name string
+	or   *Selector
 }
 
 // Parse reads one selector: header:Name, query:name, form:name, json:a.b.0.c, json:/a/b (a JSON Pointer, RFC 6901),
@@ -77,17 +79,46 @@ func (s Selector) Kind() Kind { return s.kind }
 // Name is what follows the colon: a header's or parameter's name, a JSON path.
 func (s Selector) Name() string { return s.name }
 
-// String is the text that Parse reads; "" for the zero value.
+// Or is where to look next if there is nothing at s; false if nowhere.
+func (s Selector) Or() (Selector, bool) {
+	if s.or == nil {
+		return Selector{}, false
+	}
+	return *s.or, true
+}
+
+// String is the text that ParseList reads; "" for the zero value.
 func (s Selector) String() string {
 	names := [...]string{"", "header:", "query:", "form:", "json:", "path:", "body:"}
+	if s.or != nil {
+		return names[s.kind] + s.name + between + s.or.String()
+	}
 	return names[s.kind] + s.name
+}
+
+// between stands between alternatives.
+const between = " | "
+
+// parseAny reads alternatives: "header:A | json:b" is the header, or where there is none the member.
+func parseAny(text string) (Selector, error) {
+	first, rest, more := strings.Cut(text, between)
+	s, err := Parse(first)
+	if err != nil || !more {
+		return s, err
+	}
+	if s.kind == BodySHA256 {
+		return s, fmt.Errorf("%w: nothing can stand after body:sha256, which is always there", ErrSyntax)
+	}
+	next, err := parseAny(rest)
+	s.or = &next
+	return s, err
 }
 
 // List is several selectors whose values together are one value. The parts are never merely concatenated: a key
 // takes each with its length, a display percent-encodes them (Value.Text).
 type List []Selector
 
-// ParseList reads every text; it joins all errors. No text gives an empty List.
+// ParseList reads every text, in which " | " may stand between alternatives; it joins all errors. No text gives an empty List.
 func ParseList(texts ...string) (List, error) {
 	if len(texts) == 0 {
 		return nil, nil
@@ -95,7 +126,7 @@ func ParseList(texts ...string) (List, error) {
 	list := make(List, 0, len(texts))
 	var errs []error
 	for _, t := range texts {
-		s, err := Parse(t)
+		s, err := parseAny(t)
 		if err != nil {
 			errs = append(errs, err)
 			continue

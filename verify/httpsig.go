@@ -26,6 +26,7 @@ type signatureInput struct {
 	expires    int64
 	keyID      string
 	alg        string
+	foreign    bool // covers components in a form that is not known here, so it cannot be judged
 }
 
 type component struct {
@@ -73,7 +74,7 @@ func (v *Verifier) judgeInput(st *state, in *signatureInput, values map[string][
 	if !found {
 		return fail(CheckMissing)
 	}
-	if v.spec.KeyID != "" && in.keyID != v.spec.KeyID || in.alg != "" && in.alg != v.spec.Algorithm {
+	if in.foreign || v.spec.KeyID != "" && in.keyID != v.spec.KeyID || in.alg != "" && in.alg != v.spec.Algorithm {
 		return fail(CheckClaim)
 	}
 	for _, want := range v.spec.Components {
@@ -371,13 +372,23 @@ func (s *fieldScanner) innerList(in *signatureInput) error {
 			return errStructured
 		}
 		c := component{name: name}
-		if s.eat(';') { // of all component parameters, only the name of a query parameter is known here
-			if name != "@query-param" || s.key() != "name" || !s.eat('=') {
+		for s.eat(';') { // of all component parameters, only the name of a query parameter is known here
+			switch key := s.key(); {
+			case key == "":
 				return errStructured
+			case key == "name" && name == "@query-param" && c.param == "" && s.peek() == '=':
+				s.at++
+				if c.param, ok = s.str(); !ok || c.param == "" {
+					return errStructured
+				}
+			default:
+				if in.foreign = true; !s.parameterValue() {
+					return errStructured
+				}
 			}
-			if c.param, ok = s.str(); !ok {
-				return errStructured
-			}
+		}
+		if in.foreign = in.foreign || (name == "@query-param") != (c.param != ""); in.foreign {
+			c.param = ""
 		}
 		in.components = append(in.components, c)
 		if s.peek() != ')' && !s.eat(' ') {
@@ -391,30 +402,60 @@ func (s *fieldScanner) parameters(in *signatureInput) error {
 	seen := map[string]bool{}
 	for s.eat(';') {
 		name := s.key()
-		if name == "" || seen[name] || !s.eat('=') {
+		if name == "" || seen[name] {
 			return errStructured
 		}
 		seen[name] = true
-		ok := true
+		ok := false
 		switch name {
-		case "created":
-			in.created, ok = s.integer()
-		case "expires":
-			in.expires, ok = s.integer()
-		case "keyid":
-			in.keyID, ok = s.str()
-		case "alg":
-			in.alg, ok = s.str()
-		case "nonce", "tag":
-			_, ok = s.str()
-		default:
-			ok = false
+		case "created", "expires", "keyid", "alg", "nonce", "tag":
+			ok = s.eat('=') && s.known(name, in)
+		default: // it is covered by the signature, whatever it says
+			ok = s.parameterValue()
 		}
 		if !ok {
 			return errStructured
 		}
 	}
 	return nil
+}
+
+// known reads the value of a parameter that RFC 9421 §2.3 defines.
+func (s *fieldScanner) known(name string, in *signatureInput) (ok bool) {
+	switch name {
+	case "created":
+		in.created, ok = s.integer()
+	case "expires":
+		in.expires, ok = s.integer()
+	case "keyid":
+		in.keyID, ok = s.str()
+	case "alg":
+		in.alg, ok = s.str()
+	default:
+		_, ok = s.str()
+	}
+	return ok
+}
+
+// parameterValue passes over the value of a parameter, if it has one: a string, byte sequence, token, number or truth value.
+func (s *fieldScanner) parameterValue() bool {
+	if !s.eat('=') {
+		return true
+	}
+	switch s.peek() {
+	case '"':
+		_, ok := s.str()
+		return ok
+	case ':':
+		n := bytes.IndexByte(s.b[s.at+1:], ':')
+		s.at += n + 2
+		return n >= 0
+	}
+	start := s.at
+	for strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~:/?", s.peek()) >= 0 {
+		s.at++
+	}
+	return s.at > start
 }
 
 func (s *fieldScanner) integer() (int64, bool) {

@@ -185,7 +185,7 @@ func checkKey(key crypto.PublicKey) (crypto.PublicKey, error) {
 
 var jwkMembers = selector.NewJSONSet("kty", "crv", "x", "y", "n", "e", "expired_at", "d", "use")
 
-// parseJWK reads a JSON Web Key (RFC 7517, RFC 7518 §6): EC on P-256, RSA, OKP with Ed25519. A key whose member
+// parseJWK reads a JSON Web Key (RFC 7517, RFC 7518 §6): EC on P-256 or P-384, RSA, OKP with Ed25519. A key whose member
 // expired_at (Unix seconds) is not after now is refused, unless now is zero.
 func parseJWK(b []byte, now time.Time) (crypto.PublicKey, error) {
 	var m [9]selector.JSONValue
@@ -220,15 +220,14 @@ func parseJWK(b []byte, now time.Time) (crypto.PublicKey, error) {
 			return nil, errors.New("is not an RSA key")
 		}
 		return checkKey(&rsa.PublicKey{N: n, E: int(e.Int64())})
-	case kty == "EC" && m[1].Text() == "P-256":
-		x, y := bytesOf(2), bytesOf(3)
-		if len(x) != 32 || len(y) != 32 {
-			return nil, errors.New("is not a P-256 key")
+	case kty == "EC" && (m[1].Text() == "P-256" || m[1].Text() == "P-384"):
+		curve := elliptic.P256()
+		if m[1].Text() == "P-384" {
+			curve = elliptic.P384()
 		}
-		point := slices.Concat([]byte{4}, x, y)
-		key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+		key, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, bytesOf(2), bytesOf(3)))
 		if err != nil {
-			return nil, errors.New("is not a point on P-256")
+			return nil, fmt.Errorf("is not a point on %s", m[1].Text())
 		}
 		return checkKey(key)
 	case kty == "OKP" && m[1].Text() == "Ed25519":
@@ -302,24 +301,31 @@ func (v *Verifier) fetch(name string, now time.Time) ([]crypto.PublicKey, Check)
 // fits checks one signature. The key's kind must be the algorithm's.
 func fits(algorithm string, key crypto.PublicKey, msg, sig []byte) bool {
 	switch algorithm {
-	case "ed25519":
+	case "ed25519", "EdDSA":
 		k, ok := key.(ed25519.PublicKey)
 		return ok && len(sig) == ed25519.SignatureSize && ed25519.Verify(k, msg, sig)
 	case "ecdsa-sha1", "ecdsa-sha256":
 		k, ok := key.(*ecdsa.PublicKey)
 		return ok && ecdsa.VerifyASN1(k, digest(algorithm, msg), sig)
 	case "ecdsa-p256-sha256", "ES256": // r and s, 32 bytes each (RFC 7518 §3.4, RFC 9421 §3.3.4)
-		k, ok := key.(*ecdsa.PublicKey)
-		if !ok || len(sig) != 64 || k.Curve != elliptic.P256() {
-			return false
-		}
-		return ecdsa.Verify(k, digest(algorithm, msg), new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+		return fitsRaw(elliptic.P256(), key, digest(algorithm, msg), sig)
+	case "ecdsa-p384-sha384", "ES384": // 48 bytes each
+		return fitsRaw(elliptic.P384(), key, digest(algorithm, msg), sig)
 	case "rsa-sha1":
 		k, ok := key.(*rsa.PublicKey)
 		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA1, digest(algorithm, msg), sig) == nil
 	case "rsa-sha256", "rsa-v1_5-sha256", "RS256":
 		k, ok := key.(*rsa.PublicKey)
 		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA256, digest(algorithm, msg), sig) == nil
+	case "RS384":
+		k, ok := key.(*rsa.PublicKey)
+		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA384, digest(algorithm, msg), sig) == nil
+	case "RS512":
+		k, ok := key.(*rsa.PublicKey)
+		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA512, digest(algorithm, msg), sig) == nil
+	case "PS256": // salt as long as the hash (RFC 7518 §3.5)
+		k, ok := key.(*rsa.PublicKey)
+		return ok && rsa.VerifyPSS(k, crypto.SHA256, digest(algorithm, msg), sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
 	case "rsa-pss-sha512": // RFC 9421 §3.3.1: salt of 64 bytes
 		k, ok := key.(*rsa.PublicKey)
 		sum := sha512.Sum512(msg)
@@ -328,9 +334,26 @@ func fits(algorithm string, key crypto.PublicKey, msg, sig []byte) bool {
 	return false
 }
 
+// fitsRaw checks an ECDSA signature that is r and s, each as long as the curve's order.
+func fitsRaw(curve elliptic.Curve, key crypto.PublicKey, sum, sig []byte) bool {
+	k, ok := key.(*ecdsa.PublicKey)
+	half := (curve.Params().BitSize + 7) / 8
+	if !ok || len(sig) != 2*half || k.Curve != curve {
+		return false
+	}
+	return ecdsa.Verify(k, sum, new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:]))
+}
+
 func digest(algorithm string, msg []byte) []byte {
-	if strings.HasSuffix(algorithm, "sha1") {
+	switch algorithm[max(0, len(algorithm)-3):] {
+	case "ha1":
 		sum := sha1.Sum(msg)
+		return sum[:]
+	case "384":
+		sum := sha512.Sum384(msg)
+		return sum[:]
+	case "512":
+		sum := sha512.Sum512(msg)
 		return sum[:]
 	}
 	sum := sha256.Sum256(msg)

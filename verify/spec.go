@@ -22,9 +22,9 @@ type Spec struct {
 	// insecure: true.
 	Scheme string `yaml:"scheme"`
 	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512. public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
-	// rsa-sha1, rsa-sha256. http_signature: hmac-sha256, ed25519, ecdsa-p256-sha256, rsa-v1_5-sha256, rsa-pss-sha512.
+	// rsa-sha1, rsa-sha256. http_signature: hmac-sha256, ed25519, ecdsa-p256-sha256, ecdsa-p384-sha384, rsa-v1_5-sha256, rsa-pss-sha512.
 	Algorithm string `yaml:"algorithm"`
-	// jwt: the algorithms a token may name: HS256, HS384, HS512, RS256, ES256. Never none.
+	// jwt: the algorithms a token may name: HS256, HS384, HS512, RS256, RS384, RS512, PS256, ES256, ES384, EdDSA. Never none.
 	Algorithms []string `yaml:"algorithms"`
 	// public_key: a selector whose value chooses the algorithm from algorithm_choices.
 	AlgorithmFrom string `yaml:"algorithm_from"`
@@ -155,8 +155,8 @@ var choices = map[string][]string{
 	"publicKey": {"", "pem", "spki", "base64", "hex", "whpk", "certificate_url", "key_id"},
 	"hmac":      {"sha1", "sha256", "sha384", "sha512"},
 	"public":    {"ed25519", "ecdsa-sha1", "ecdsa-sha256", "rsa-sha1", "rsa-sha256"},
-	"http":      {"hmac-sha256", "ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-pss-sha512"},
-	"jwt":       {"HS256", "HS384", "HS512", "RS256", "ES256"},
+	"http":      {"hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha512"},
+	"jwt":       {"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"},
 }
 
 // faults collects what is wrong with a Spec.

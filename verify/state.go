@@ -207,8 +207,12 @@ func appendTime(dst []byte, t time.Time, unit string) []byte {
 	return strconv.AppendInt(dst, t.Unix(), 10)
 }
 
-// age judges a signature's time: tolerance both ways, the bound itself included.
+// age judges a signature's time: tolerance both ways, the bound itself included. A time in whole seconds is compared with our clock's
+// whole seconds, as its fraction is not known.
 func age(at, now time.Time, tolerance time.Duration) Check {
+	if at.Nanosecond() == 0 {
+		now = now.Truncate(time.Second)
+	}
 	switch d := now.Sub(at); {
 	case tolerance <= 0:
 	case d > tolerance:

@@ -240,14 +240,14 @@ func (st *state) value(o *op) (v []byte, present bool, c Check) {
 }
 
 func (st *state) param(kind, name string) ([]byte, bool, Check) {
-	encoded := st.req.Query()
+	var v []byte
+	var n int
+	var ok bool
 	if kind == "form" {
-		if !selector.IsForm(st.req) {
-			return nil, false, CheckNone
-		}
-		encoded = st.req.Body
+		v, n, ok = selector.Field(st.req, name)
+	} else {
+		v, n, ok = selector.Lookup(st.req.Query(), name)
 	}
-	v, n, ok := selector.Lookup(encoded, name)
 	switch {
 	case n == 0:
 		return nil, false, CheckNone

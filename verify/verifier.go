@@ -480,8 +480,10 @@ func (v *Verifier) Observe() bool { return v.spec.Mode == "observe" }
 // another id. Members of the body are covered where the body is.
 func (v *Verifier) SignsID(id selector.List) bool {
 	for _, s := range id {
-		if !v.signs(s) {
-			return false
+		for again := true; again; s, again = s.Or() { // whoever can leave out the first can choose the second
+			if !v.signs(s) {
+				return false
+			}
 		}
 	}
 	return len(id) > 0

@@ -90,7 +90,8 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{"good", good, 0, CheckNone},
 		{"as old as allowed", good, 5 * time.Minute, CheckNone},
-		{"older", good, 5*time.Minute + 1, CheckStale},
+		{"as old as allowed, by whole seconds", good, 5*time.Minute + 999*time.Millisecond, CheckNone}, // the sender cut its fraction off
+		{"a second older", good, 5*time.Minute + time.Second, CheckStale},
 		{"as early as allowed", good, -5 * time.Minute, CheckNone},
 		{"earlier", good, -5*time.Minute - 1, CheckFuture},
 		{"upper-case hex", head(strings.ToUpper(string(sig[:0])) + "t=1760000000,v1=" + strings.ToUpper(string(sig[len("t=1760000000,v1="):]))), 0, CheckNone},
