@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -30,36 +32,41 @@ type scenario struct {
 	run  func(ctx context.Context, b *bench) error
 }
 
-// scenarios lists everything that can be measured, in this order.
-var scenarios = []scenario{
-	{"saturation", func(ctx context.Context, b *bench) error {
-		ss := b.all(work{})
-		if h := b.mode("hybrid"); h != nil {
-			ss = append(ss, &subject{target: h, name: "duplicate", work: b.work(work{duplicates: 1})})
-		}
-		return b.compare(ctx, "saturation", fmt.Sprintf("as fast as answered: %d connections, %d-byte bodies", b.o.connections, b.o.body), ss)
-	}},
-	{"rate", func(ctx context.Context, b *bench) error {
-		return b.compare(ctx, "rate", fmt.Sprintf("%g requests/s by the clock, latency from the intended start", b.o.rate), b.all(work{rate: b.o.rate}, "hybrid", "store"))
-	}},
-	{"duplicates", func(ctx context.Context, b *bench) error {
-		return b.compare(ctx, "duplicates", "10 % duplicates (plain proxies: none)", b.all(work{duplicates: 0.1}, "hybrid", "store"))
-	}},
-	{"bodies", func(ctx context.Context, b *bench) error {
-		var faults []error
-		for _, n := range []int{8 << 10, 64 << 10} {
-			faults = append(faults, b.compare(ctx, "bodies", fmt.Sprintf("bodies of %d KiB", n>>10), b.all(work{body: n}, "hybrid", "store")))
-		}
-		return errors.Join(faults...)
-	}},
-	{"connections", func(ctx context.Context, b *bench) error {
-		return b.compare(ctx, "connections", "256 connections", b.all(work{connections: 256}, "hybrid", "store"))
-	}},
+// allScenarios lists everything that can be measured, in this order.
+func allScenarios() []scenario {
+	return []scenario{
+		{"saturation", func(ctx context.Context, b *bench) error {
+			ss := b.all(work{})
+			if h := b.mode("hybrid"); h != nil {
+				ss = append(ss, &subject{target: h, name: "duplicate", work: b.work(work{duplicates: 1})})
+			}
+			return b.compare(ctx, "saturation", fmt.Sprintf("as fast as answered: %d connections, %d-byte bodies", b.o.connections, b.o.body), ss)
+		}},
+		{"rate", func(ctx context.Context, b *bench) error {
+			return b.compare(ctx, "rate", fmt.Sprintf("%g requests/s by the clock, latency from the intended start", b.o.rate), b.all(work{rate: b.o.rate}, "hybrid", "store"))
+		}},
+		{"duplicates", func(ctx context.Context, b *bench) error {
+			return b.compare(ctx, "duplicates", "10 % duplicates (plain proxies: none)", b.all(work{duplicates: 0.1}, "hybrid", "store"))
+		}},
+		{"bodies", func(ctx context.Context, b *bench) error {
+			var faults []error
+			for _, n := range []int{8 << 10, 64 << 10} {
+				faults = append(faults, b.compare(ctx, "bodies", fmt.Sprintf("bodies of %d KiB", n>>10), b.all(work{body: n}, "hybrid", "store")))
+			}
+			return errors.Join(faults...)
+		}},
+		{"connections", func(ctx context.Context, b *bench) error {
+			return b.compare(ctx, "connections", "256 connections", b.all(work{connections: 256}, "hybrid", "store"))
+		}},
+		{"stored", runStored},
+		{"pending", runPending},
+	}
 }
 
 func scenarioNames() []string {
-	out := make([]string, len(scenarios))
-	for i, s := range scenarios {
+	all := allScenarios()
+	out := make([]string, len(all))
+	for i, s := range all {
 		out[i] = s.name
 	}
 	return out
@@ -69,13 +76,14 @@ func chosen(o options) ([]scenario, error) {
 	var out []scenario
 	for _, name := range list(o.scenarios) {
 		if name == "all" {
-			return scenarios, nil
+			return allScenarios(), nil
 		}
-		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
+		all := allScenarios()
+		i := slices.IndexFunc(all, func(s scenario) bool { return s.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("no scenario is called %q", name)
 		}
-		out = append(out, scenarios[i])
+		out = append(out, all[i])
 	}
 	return out, nil
 }
@@ -134,4 +142,83 @@ func (b *bench) compare(ctx context.Context, scenario, title string, subjects []
 		return nil
 	}
 	return check(os.Stdout, scenario, subjects)
+}
+
+// runStored compares an empty journal with filled ones.
+func runStored(ctx context.Context, b *bench) error {
+	subjects := b.all(work{}, "hybrid")
+	for _, text := range list(b.o.stored) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-stored: %q is no number of ids", text)
+		}
+		dir := filepath.Join(b.dir, "stored-"+text)
+		if err := fill(ctx, dir, n, false); err != nil {
+			return err
+		}
+		t, err := b.startGateway(millions(n)+" ids", dir, "hybrid", "always")
+		if err != nil {
+			return err
+		}
+		defer b.end(t.cmd)
+		if _, err := b.firstAnswer(ctx, t); err != nil {
+			return err
+		}
+		idle(t.pid)
+		fmt.Printf("%s: %d MiB of own memory (%d resident) when idle, before any load\n", t.name, anonymousBytes(t.pid)>>20, residentBytes(t.pid)>>20)
+		subjects = append(subjects, &subject{target: t, name: t.name, work: b.work(work{})})
+	}
+	return b.compare(ctx, "stored", "ids in the journal", subjects)
+}
+
+func millions(n int) string {
+	if n%1_000_000 == 0 {
+		return strconv.Itoa(n/1_000_000) + " M"
+	}
+	return strconv.Itoa(n)
+}
+
+// runPending compares a journal in which nothing waits with one in which very many events wait for a consumer that is down, and times restarts
+// of the latter: after SIGTERM, and after SIGKILL.
+func runPending(ctx context.Context, b *bench) error {
+	dir := filepath.Join(b.dir, "pending")
+	if err := fill(ctx, dir, b.o.pending, true); err != nil {
+		return err
+	}
+	var faults []error
+	var t *target
+	for _, end := range []string{"an orderly stop", "SIGKILL"} {
+		if t != nil {
+			_ = t.cmd.Process.Kill()
+			b.end(t.cmd)
+		}
+		began := time.Now()
+		var err error
+		if t, err = b.startGateway("pending", dir, "store", "always"); err != nil {
+			return err
+		}
+		answered, err := b.firstAnswer(ctx, t)
+		if err != nil {
+			return err
+		}
+		took := answered.Sub(began)
+		fmt.Printf("%s pending: first event accepted %.2f s after the start that followed %s\n", millions(b.o.pending), took.Seconds(), end)
+		if b.o.check && took > restartBar {
+			faults = append(faults, fmt.Errorf("%w: a restart with %s pending events takes %.2f s, not ≤ %s", errBar, millions(b.o.pending), took.Seconds(), restartBar))
+		}
+	}
+	defer b.end(t.cmd)
+	idle(t.pid)
+	fmt.Printf("%s pending: %d MiB of own memory (%d resident) when idle\n", millions(b.o.pending), anonymousBytes(t.pid)>>20, residentBytes(t.pid)>>20)
+	subjects := append(b.all(work{rate: b.o.rate}, "store"), &subject{target: t, name: "pending", work: b.work(work{rate: b.o.rate})})
+	faults = append(faults, b.compare(ctx, "pending", fmt.Sprintf("%s pending events, %g requests/s by the clock", millions(b.o.pending), b.o.rate), subjects))
+	return errors.Join(faults...)
+}
+
+// firstAnswer sends one event as soon as it can and says when it was accepted.
+func (b *bench) firstAnswer(ctx context.Context, t *target) (time.Time, error) {
+	w := b.work(work{connections: 1})
+	w.duration = time.Nanosecond
+	_, err := b.load.run(ctx, t, w)
+	return time.Now(), err
 }

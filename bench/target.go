@@ -146,7 +146,7 @@ func (f *fleet) startPlain(name, binary string, start func(p *processes, binary,
 	return nil
 }
 
-// startGateway starts hooktender with its journal in dir.
+// startGateway starts hooktender with its journal in dir, which may have been filled.
 func (f *fleet) startGateway(name, dir, mode, sync string) (*target, error) {
 	addr, err := freeAddr()
 	if err != nil {
@@ -157,7 +157,11 @@ func (f *fleet) startGateway(name, dir, mode, sync string) (*target, error) {
 		return nil, err
 	}
 	path := dir + ".yaml"
-	if err := os.WriteFile(path, []byte(gatewayConfig(addr, admin, dir, f.sink, mode, sync)), 0o600); err != nil {
+	nobody, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(path, []byte(gatewayConfig(addr, admin, dir, f.sink, nobody, mode, sync)), 0o600); err != nil {
 		return nil, err
 	}
 	cmd, err := f.start(addr, []string{"BENCH_SECRET=" + secret}, f.o.binary, "run", "--config", path, "--log-level", "warn")
@@ -167,13 +171,16 @@ func (f *fleet) startGateway(name, dir, mode, sync string) (*target, error) {
 	return &target{name: name, addr: addr, path: "/bench", admin: admin, pid: cmd.Process.Pid, cmd: cmd}, nil
 }
 
-func gatewayConfig(addr, admin, data, sink, mode, sync string) string {
+// gatewayConfig has the source that is measured, and backlog, whose consumer does not listen.
+func gatewayConfig(addr, admin, data, sink, nobody, mode, sync string) string {
 	return fmt.Sprintf(`version: 1
 listen: %q
 data_dir: %q
 admin: {listen: %q}
 journal: {min_free: 64MiB, sync: %s}
-upstreams: {sink: {url: "http://%s", max_in_flight: 256}}
+upstreams:
+  sink: {url: "http://%s", max_in_flight: 256}
+  nobody: {url: "http://%s"}
 sources:
   bench:
     path: /bench
@@ -183,5 +190,12 @@ sources:
     identity: {id: "json:id", type: "json:type", resource: "json:resource"}
     delivery: {mode: %s, upstream: sink}
     limits: {pending: 1000000}
-`, addr, data, admin, sync, sink, mode)
+  backlog:
+    path: /backlog
+    provider: none
+    insecure: true
+    identity: {id: "json:id"}
+    delivery: {mode: store, upstream: nobody}
+    limits: {pending: 2000000}
+`, addr, data, admin, sync, sink, nobody, mode)
 }
