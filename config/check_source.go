@@ -126,7 +126,7 @@ func (d *decoder) checkMethods(key string, methods []string) {
 
 // checkVerify compiles the source's verification once, so that what is wrong with its secrets shows at load.
 func (d *decoder) checkVerify(c *Config, key string, s *Source) {
-	if d.anyFault(key+".secrets", key+".public_keys", key+".handshake", key+".verify") {
+	if d.anyFault(key+".handshake", key+".verify") {
 		return
 	}
 	if s.Verify.Mode == "observe" {
@@ -149,6 +149,9 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	}
 	_, err := verify.Compile(s.Verify, s.Secrets, o)
 	for _, f := range faults(err) {
+		if root, _, _ := strings.Cut(f.key, "["); (root == "secrets" || root == "public_keys") && d.anyFault(key+"."+root) {
+			continue // what is wrong with them is told already
+		}
 		d.verifyFault(key, s, f)
 	}
 }

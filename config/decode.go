@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"reflect"
@@ -71,11 +72,14 @@ func (d *decoder) failAt(key string, n *yaml.Node, hint, format string, args ...
 	d.problems = append(d.problems, d.problem(key, n, hint, fmt.Sprintf(format, args...)))
 }
 
+// top is where a key is missing that no block lacks but the file itself.
+var top = &yaml.Node{Line: 1, Column: 1}
+
 // fail reports a fault of key where it stands or, where the file does not have it, at the block that lacks it. A key with a fault
 // already is not reported again.
 func (d *decoder) fail(key, hint, format string, args ...any) {
 	if !d.faulty[key] {
-		d.failAt(key, d.find(key), hint, format, args...)
+		d.failAt(key, cmp.Or(d.find(key), top), hint, format, args...)
 	}
 }
 
