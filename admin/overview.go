@@ -54,7 +54,7 @@ func (s *Server) getResource(c *call) error {
 	if err != nil {
 		return err
 	}
-	if res.State.UpdatedAt.IsZero() && len(res.Pending) == 0 && len(res.Held) == 0 {
+	if !res.Known && len(res.Pending) == 0 && len(res.Held) == 0 {
 		return fail(http.StatusNotFound, "nothing is known of this resource")
 	}
 	return c.answer(http.StatusOK, showResource(&res))

@@ -38,6 +38,8 @@ type Server struct {
 	debug   atomic.Bool // see SetDebug
 	public  atomic.Bool // the listener is reachable from other hosts
 	waits   places
+	begun   atomic.Int64 // waits so far
+	tidying atomic.Bool
 	streams places
 
 	stopOnce sync.Once

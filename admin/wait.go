@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,8 @@ const (
 	maxWait    = 60 * time.Second // bounds a wait; a longer one is as long
 	maxWaits   = 16 << 10         // calls that wait at the same time
 	maxStreams = 1024             // streams at the same time
+	tidyEvery  = 256              // calls that have begun to wait
+	tidyPause  = 100 * time.Millisecond
 )
 
 // places counts what goes on at the same time.
@@ -78,7 +81,24 @@ func (s *Server) await(c *call, source, id string, wait time.Duration, until fun
 	_ = conn.SetDeadline(time.Time{}) // a fault shows when the answer is written
 	w.conn, w.header, w.head = conn, c.w.Header().Clone(), c.r.Method == http.MethodHead
 	s.detached.Go(func() { w.run(wait) })
+	s.tidy()
 	return nil
+}
+
+// tidy collects what many calls leave behind when their connections are taken over, about 16 KiB each. Without it thousands of calls that
+// wait would take their own size once more, until the heap has doubled.
+func (s *Server) tidy() {
+	if s.begun.Add(1)%tidyEvery != 0 || s.waits.n.Load() < tidyEvery || !s.tidying.CompareAndSwap(false, true) {
+		return
+	}
+	s.detached.Go(func() {
+		runtime.GC()
+		select {
+		case <-time.After(tidyPause):
+		case <-s.stopping:
+		}
+		s.tidying.Store(false)
+	})
 }
 
 // found answers with a record, or with the error that came in its place.

@@ -26,7 +26,7 @@ func deadCommand(e *env) *cobra.Command {
 func deadListCommand(e *env) *cobra.Command {
 	var f filter
 	var l listing
-	cmd := &cobra.Command{Use: "list", Short: "List dead letters, newest first", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "list", Short: "List dead letters by source and error", Args: cobra.NoArgs}
 	e.sourceFlag(cmd, &f.source)
 	cmd.Flags().StringSliceVar(&f.reasons, "reason", deadReasons, "only these `reasons`")
 	e.plainFilterFlags(cmd, &f)
@@ -37,7 +37,7 @@ func deadListCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return e.list(cmd.Context(), q, l)
+		return e.list(cmd.Context(), q, l, e.printDead)
 	}
 	return cmd
 }

@@ -40,13 +40,13 @@ func eventsListCommand(e *env) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return e.list(cmd.Context(), q, l)
+		return e.list(cmd.Context(), q, l, e.printEvents)
 	}
 	return cmd
 }
 
 // list prints events: one answer of the API as it is, or several joined into one list.
-func (e *env) list(ctx context.Context, q client.Query, l listing) error {
+func (e *env) list(ctx context.Context, q client.Query, l listing, print func([]byte) error) error {
 	if l.limit < 0 {
 		return usage("--limit must not be negative")
 	}
@@ -78,12 +78,12 @@ func (e *env) list(ctx context.Context, q client.Query, l listing) error {
 					return err
 				}
 			}
-			return e.printEvents(raw, l)
+			return print(raw)
 		}
 	}
 }
 
-func (e *env) printEvents(raw []byte, l listing) error {
+func (e *env) printEvents(raw []byte) error {
 	return e.print(raw, func(w io.Writer) {
 		var page api.Page[api.Event]
 		if json.Unmarshal(raw, &page) != nil {
@@ -92,18 +92,27 @@ func (e *env) printEvents(raw []byte, l listing) error {
 		t := e.table("ID", "EVENT", "SOURCE", "TYPE", "RESOURCE", "STATE", "ATTEMPTS", "RECEIVED")
 		for i := range page.Data {
 			ev := &page.Data[i]
-			resource := string(ev.Resource)
-			if ev.Version != "" {
-				resource += "@" + string(ev.Version)
-			}
-			t.row(ev.ID, string(ev.EventID), ev.Source, string(ev.Type), resource, stateCell(ev), ev.AttemptCount, e.ago(ev.ReceivedAt))
+			t.row(ev.ID, string(ev.EventID), ev.Source, string(ev.Type), versioned(ev), stateCell(ev), ev.AttemptCount, e.ago(ev.ReceivedAt))
 		}
 		t.writeTo(w)
-		switch {
-		case len(page.Data) == 0:
+		if len(page.Data) == 0 {
 			e.note("no events")
-		case page.NextCursor != "":
-			e.note("more with --limit 0, or --cursor %s", page.NextCursor)
 		}
+		e.more(&page)
 	})
+}
+
+// more says how to see the rest of a list.
+func (e *env) more(page *api.Page[api.Event]) {
+	if page.NextCursor != "" {
+		e.note("more with --limit 0, or --cursor %s", page.NextCursor)
+	}
+}
+
+// versioned is a resource with the version that the event brings.
+func versioned(ev *api.Event) string {
+	if ev.Version == "" {
+		return string(ev.Resource)
+	}
+	return string(ev.Resource) + "@" + string(ev.Version)
 }

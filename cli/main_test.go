@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -56,6 +59,27 @@ func receive(t *testing.T, g *admintest.Gateway) {
 		g.Receive(t, source, "evt_two", nil)
 	}
 	g.Core.Fails["evt_dead_fails"], g.Core.Fails["evt_dead_fails2"] = true, true
+}
+
+// Every exit code of SPEC §9 has a script that wants it.
+func TestEveryExitCodeHasAScript(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, raw...)
+	}
+	for code := exitOK; code <= exitUnreachable; code++ {
+		if want := fmt.Sprintf("\nexits %d hooktender ", code); !bytes.Contains(all, []byte(want)) {
+			t.Errorf("no script wants exit code %d", code)
+		}
+	}
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {

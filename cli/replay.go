@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +80,15 @@ func (e *env) replayEach(ctx context.Context, source string, ids []string, f *re
 	failed := 0
 	var last error
 	bar := e.progress("replaying", int64(len(ids)))
+	began := e.now()
 	for i, id := range ids {
+		if f.rate > 0 {
+			select {
+			case <-time.After(began.Add(time.Duration(float64(i) / f.rate * float64(time.Second))).Sub(e.now())):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 		if err := e.replayOne(ctx, source, id, f); err != nil {
 			last = err
 			failed++
@@ -130,7 +139,7 @@ func (e *env) replayOne(ctx context.Context, source, id string, f *replayFlags) 
 		t.row(id, stateCell(ev), fmt.Sprintf("attempt %d", ev.AttemptCount))
 		t.writeTo(e.stdout)
 	}
-	if ev.State != "replayed" {
+	if ev.State != "replayed" || ev.LastError != nil { // a forced replay that failed leaves what was
 		why := ""
 		if ev.LastError != nil {
 			why = ": " + ev.LastError.Kind + ": " + clean(ev.LastError.Message)

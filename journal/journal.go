@@ -216,7 +216,8 @@ type Stats struct {
 	SyncNanos     int64     // time spent in them
 	CoversSince   time.Time // the log remembers everything received since
 	OldestSegment time.Time
-	LastRev       uint64 // of the commits that reads see, none has a higher revision
+	Born          time.Time // when the journal was made
+	LastRev       uint64    // of the commits that reads see, none has a higher revision
 }
 
 // Observer hears of every record after it was written, in commit order per event, from one goroutine. It must not block,

@@ -117,6 +117,7 @@ type HeldEvent struct {
 // ResourceStatus is how far the consumer has come with one resource.
 type ResourceStatus struct {
 	State   event.ResourceState
+	Known   bool // its cursor is kept, or some event of it is remembered
 	Held    []HeldEvent
 	Missing []string // "5", "7-9": versions between the cursor and the newest held one; at most 1,000 entries
 	Pending []event.ID

@@ -23,7 +23,7 @@ func (r *Recovery) View(rec *event.Record) {
 // SafeToRetry answers "can I safely send it again?" (SPEC §7); nil is an event that was never received.
 func (r *Recovery) SafeToRetry(rec *event.Record) SafeToRetry {
 	if rec == nil {
-		return SafeToRetry{Verdict: "yes", Reason: "it was never received"}
+		return SafeToRetry{Verdict: "yes", Reason: "it was never received: send it"}
 	}
 	switch rec.State {
 	case event.Pending:
@@ -44,7 +44,30 @@ func (r *Recovery) SafeToRetry(rec *event.Record) SafeToRetry {
 	case rec.Unknown:
 		return SafeToRetry{Verdict: "unsafe", Reason: "the outcome of an attempt is unknown: it may have taken effect", Needs: "an upstream that honours the idempotency key"}
 	}
-	return SafeToRetry{Verdict: "yes", Reason: "it failed and had no effect"}
+	return failedVerdict(rec.Reason)
+}
+
+// failedVerdict is for what failed without an effect: every attempt was answered, or never sent.
+func failedVerdict(why event.Reason) SafeToRetry {
+	const again = "; replay it, or let the sender send it again"
+	reason := "it failed and had no effect" + again
+	switch why {
+	case event.Permanent:
+		reason = "the upstream refused it for good, and it had no effect" + again
+	case event.Exhausted:
+		reason = "attempts or time ran out, and it had no effect" + again
+	case event.Returned:
+		reason = "the sender was told of the failure and may send it again; it had no effect"
+	case event.Gap:
+		reason = "a version before it never came, and it was not delivered" + again
+	case event.Expired:
+		reason = "it failed and had no effect; its payload is gone, so only the sender can send it again"
+	case event.Corrupt:
+		reason = "it was not delivered: its stored payload is damaged, so only the sender can send it again"
+	case event.Discarded:
+		reason = "an operator discarded it, and it had no effect; only a forced replay delivers it, a redelivery is answered as a duplicate"
+	}
+	return SafeToRetry{Verdict: "yes", Reason: reason}
 }
 
 func pendingVerdict(why event.Reason) SafeToRetry {
@@ -164,7 +187,7 @@ func (r *Recovery) Resource(ctx context.Context, source, resource string) (Resou
 	if err != nil {
 		return ResourceStatus{}, err
 	}
-	out := ResourceStatus{State: st[0]}
+	out := ResourceStatus{State: st[0], Known: !st[0].UpdatedAt.IsZero()}
 	out.State.ResourceKey = event.ResourceKey{Source: source, Resource: resource}
 	page, err := r.journal.List(ctx, journal.Query{Source: source, Resource: resource, States: []event.State{event.Pending}, Asc: true, Limit: 500})
 	if err != nil {
@@ -172,6 +195,11 @@ func (r *Recovery) Resource(ctx context.Context, source, resource string) (Resou
 	}
 	for i := range page.Records {
 		out.Pending = append(out.Pending, page.Records[i].ID)
+	}
+	if !out.Known {
+		if err := r.lastDelivered(ctx, &out); err != nil {
+			return out, err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -186,6 +214,25 @@ func (r *Recovery) Resource(ctx context.Context, source, resource string) (Resou
 		}
 	}
 	return out, nil
+}
+
+// lastDelivered fills in how far the consumer has come with a resource that no policy keeps a cursor of: the event received last of those
+// that were delivered.
+func (r *Recovery) lastDelivered(ctx context.Context, out *ResourceStatus) error {
+	q := journal.Query{Source: out.State.Source, Resource: out.State.Resource, Limit: 1}
+	seen, err := r.journal.List(ctx, q)
+	if err != nil || len(seen.Records) == 0 {
+		return err
+	}
+	out.Known = true
+	q.States = []event.State{event.Delivered, event.Replayed}
+	done, err := r.journal.List(ctx, q)
+	if err != nil || len(done.Records) == 0 {
+		return err
+	}
+	rec := &done.Records[0]
+	out.State.Version, out.State.EventID, out.State.UpdatedAt = rec.Version, rec.EventID, rec.DeliveredAt
+	return nil
 }
 
 // OldestGap is since when the gap that has been open longest in a source has been open; zero if there is none.

@@ -170,7 +170,13 @@ func (r *Recovery) Watch(source, id string, until func(*event.Record) bool) (wok
 // sender's id the newest is meant. Errors: journal.ErrNotFound, ErrUnknownSource, *AmbiguousError, or the journal's.
 func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, error) {
 	if source != "" && r.Source(source) == nil {
-		return event.Record{}, ErrUnknownSource
+		known, err := r.recorded(ctx)
+		if err != nil {
+			return event.Record{}, err
+		}
+		if !slices.Contains(known, source) {
+			return event.Record{}, ErrUnknownSource
+		}
 	}
 	if own, err := event.ParseID(id); err == nil {
 		rec, _, err := r.journal.Get(ctx, own, false)
@@ -183,7 +189,10 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	}
 	names := []string{source}
 	if source == "" {
-		names = r.sourceNames()
+		var err error
+		if names, err = r.recorded(ctx); err != nil {
+			return event.Record{}, err
+		}
 	}
 	keys := make([]event.Key, 0, 2*len(names))
 	for _, n := range names {
@@ -211,11 +220,37 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	}
 	switch len(in) {
 	case 0:
-		return event.Record{}, journal.ErrNotFound
+		return r.findOld(ctx, source, id)
 	case 1:
 		return found, nil
 	}
 	return event.Record{}, &AmbiguousError{Sources: in}
+}
+
+// findOld looks for an event that dedup has forgotten and whose record is still there. Only records from before the dedup window are looked at.
+func (r *Recovery) findOld(ctx context.Context, source, id string) (event.Record, error) {
+	st := r.journal.Stats()
+	if !st.Born.Before(st.CoversSince) {
+		return event.Record{}, journal.ErrNotFound // nothing is that old
+	}
+	page, err := r.journal.List(ctx, journal.Query{Source: source, EventID: id, Until: st.CoversSince, Limit: 1})
+	if err != nil || len(page.Records) == 0 {
+		return event.Record{}, cmp.Or(err, journal.ErrNotFound)
+	}
+	return page.Records[0], nil
+}
+
+// recorded names the sources that are configured, and those that were and have records.
+func (r *Recovery) recorded(ctx context.Context) ([]string, error) {
+	names := r.sourceNames()
+	counts, err := r.journal.Counts(ctx)
+	for _, c := range counts {
+		if c.N > 0 && !slices.Contains(names, c.Source) {
+			names = append(names, c.Source)
+		}
+	}
+	slices.Sort(names)
+	return names, err
 }
 
 // newer is the fate of the event that was received later.

@@ -194,10 +194,11 @@ func (c *Core) ReplayOne(ctx context.Context, id event.ID, _ string, force bool,
 
 func (c *Core) end(r *event.Record, replay string) {
 	r.ReplayID, r.Attempts, r.LastAttemptAt = replay, r.Attempts+1, time.Now()
-	r.State, r.Reason, r.LastStatus = event.Replayed, event.NoReason, 200
 	if c.Fails[r.EventID] {
-		r.State, r.Reason, r.LastStatus = event.Failed, event.Exhausted, 503
+		Dead(r)
+		return
 	}
+	r.State, r.Reason, r.LastStatus, r.LastErrKind, r.LastErrText = event.Replayed, event.NoReason, 200, "", ""
 }
 
 func skip(rec *event.Record) string {
@@ -391,5 +392,6 @@ func (c *Core) Resource(_ context.Context, source, resource string) (recovery.Re
 	}
 	r := c.Resources[source+"/"+resource]
 	r.State.ResourceKey = event.ResourceKey{Source: source, Resource: resource}
+	r.Known = !r.State.UpdatedAt.IsZero()
 	return r, nil
 }

@@ -353,6 +353,7 @@ func (e *Engine) Stats() journal.Stats {
 	}
 	s.CoversSince = time.Unix(0, max(e.born, nanos(e.opts.Now())-int64(e.retention.Load().Dedup))).UTC()
 	s.OldestSegment = e.wal.oldestCreated()
+	s.Born = time.Unix(0, e.born).UTC()
 	return s
 }
 
