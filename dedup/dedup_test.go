@@ -2,6 +2,7 @@ package dedup
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -141,6 +142,23 @@ func BenchmarkKnown(b *testing.B) {
 	for b.Loop() {
 		c, _ := x.Claim(keys)
 		_, _ = x.Cached(keys, &r.BodySHA256, r.ReceivedAt)
+		c.Release(nil)
+	}
+}
+
+// BenchmarkNew is an id that nobody has sent before, on its way in front of the journal's own claim.
+func BenchmarkNew(b *testing.B) {
+	x := index(b, &logOf{})
+	r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
+	keys := []event.Key{{}}
+	n := uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		binary.BigEndian.PutUint64(keys[0][:], n)
+		c, _ := x.Claim(keys)
+		_, _ = x.Cached(keys, &r.BodySHA256, r.ReceivedAt)
+		x.Remember(keys, r)
 		c.Release(nil)
 	}
 }

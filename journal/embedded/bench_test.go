@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync/atomic"
 	"syscall"
@@ -39,6 +40,28 @@ func BenchmarkEvent(b *testing.B) {
 	s := e.Stats()
 	b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
 	b.ReportMetric(float64(s.Items)/float64(max(s.Syncs, 1)), "items/sync")
+}
+
+// BenchmarkAccept and BenchmarkCommit are the two halves, one event at a time and not synced.
+func BenchmarkAccept(b *testing.B) {
+	e := start(b, Options{})
+	a := sample(0)
+	n := uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		n++
+		binary.BigEndian.PutUint64(a.Keys[0][:], n)
+		accept(b, e, journal.Written, a)
+	}
+}
+
+func BenchmarkCommit(b *testing.B) {
+	e := start(b, Options{})
+	r := accept(b, e, journal.Written, sample(0)).Record
+	b.ReportAllocs()
+	for b.Loop() {
+		r = deliver(b, e, journal.Synced, r)
+	}
 }
 
 // BenchmarkList is a page of 100 out of listEvents records, by filters of which each finds its page in another way.
