@@ -118,7 +118,8 @@ func (g *Gateway) openJournal(cfg *config.Config) error {
 // build makes the rooms that stand on the journal.
 func (g *Gateway) build(cfg *config.Config) error {
 	var err error
-	g.recovery = recovery.New(recovery.Options{Journal: g.engine, Log: g.log, Random: g.opts.Random, Forward: forward.Options{Dial: g.opts.Dial}, Measure: g.measure()})
+	g.recovery = recovery.New(recovery.Options{Journal: g.engine, Log: g.log, Random: g.opts.Random, Forward: forward.Options{Dial: g.opts.Dial}, Measure: g.measure(),
+		Steady: g.engine.Steady, Shift: g.engine.Shift})
 	if g.index, err = dedup.New(cfg.Dedup, g.engine, cfg.Retention.Dedup, g.lookups()); err != nil {
 		return err
 	}

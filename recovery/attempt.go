@@ -35,7 +35,7 @@ func (f *flight) prepare(now time.Time) {
 		rec.Charged++
 	}
 	if rec.FirstTryAt.IsZero() {
-		rec.FirstTryAt, rec.OutageAtTry = now, f.cfg.up.downtime(now)
+		rec.FirstTryAt, rec.OutageAtTry = f.src.r.steady(), f.cfg.up.downtime(now)
 	}
 	rec.State, rec.Reason = event.Pending, event.Delivering
 	rec.LastAttemptAt, rec.LastTrigger = now, rec.NextTrigger
@@ -291,11 +291,12 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 		wait = max(wait, res.RetryAfter)
 	}
 	outage := f.cfg.up.downtime(now) - rec.OutageAtTry
-	if elapsed := now.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
+	steady := f.src.r.steady()
+	if elapsed := steady.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
 		f.src.end(rec, event.Failed, event.Exhausted)
 		return
 	}
-	rec.Reason, rec.NextAt = event.Retrying, now.Add(wait)
+	rec.Reason, rec.NextAt = event.Retrying, steady.Add(wait)
 	if rec.NextTrigger != event.TriggerReplay {
 		rec.NextTrigger = event.TriggerRetry
 	}

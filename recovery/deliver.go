@@ -199,7 +199,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		}
 		return h, nil
 	}
-	e := entry(c.policy, rec)
+	e := entry(c.policy, rec, s.r.steady())
 	l, d, err := s.judge(ctx, c, rec, e)
 	if err != nil {
 		return Handled{}, err
@@ -217,9 +217,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		rec.Reason = event.Held
 	}
 	now := time.Now()
-	rec.HeldSince = now
+	rec.HeldSince = s.r.steady()
 	if d == ordering.Hold {
-		rec.NextAt = now.Add(c.policy.MaxWait)
+		rec.NextAt = rec.HeldSince.Add(c.policy.MaxWait)
 	}
 	durable := journal.Written
 	if mode == "store" || d == ordering.Hold || s.paused.Load() {
@@ -230,7 +230,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.r.logEvent(rec)
 	w := newSender()
-	e = entry(c.policy, rec)
+	e = entry(c.policy, rec, s.r.steady())
 	e.Owner = w
 	s.mu.Lock()
 	l.Add(e)

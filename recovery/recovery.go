@@ -25,6 +25,10 @@ type Options struct {
 	Forward forward.Options
 	Random  func() float64 // jitter, in [0, 1); nil = math/rand
 	Measure Measure        // may have nil members
+	// Steady is the clock of the schedule: it does not jump when somebody sets the wall clock, nor over a restart. Shift is
+	// what a time of it lacks to the wall clock. Nil: time.Now, and nothing.
+	Steady func() time.Time
+	Shift  func() time.Duration
 }
 
 // Measure is told what happens, for metrics. Members may be nil; they must not block.
@@ -61,6 +65,8 @@ type Recovery struct {
 	forward forward.Options
 	random  func() float64
 	measure Measure
+	steady  func() time.Time // of NextAt, FirstTryAt and HeldSince, and of all that is due
+	shift   func() time.Duration
 	hub     hub
 
 	mu        sync.RWMutex
@@ -83,6 +89,9 @@ func New(o Options) *Recovery {
 		sources: map[string]*Source{}, upstreams: map[string]*upstream{}}
 	if r.random == nil {
 		r.random = rand.Float64
+	}
+	if r.steady, r.shift = o.Steady, o.Shift; r.steady == nil {
+		r.steady, r.shift = time.Now, func() time.Duration { return 0 }
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)

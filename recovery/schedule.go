@@ -71,18 +71,19 @@ func (u *upstream) collect(due *[]*task, now time.Time) (next time.Time) {
 	u.mu.Lock()
 	sources := u.sources
 	u.mu.Unlock()
+	steady := u.r.steady().UnixNano()
 	for _, s := range sources {
 		if s.paused.Load() {
 			continue
 		}
 		s.mu.Lock()
-		for len(s.queue) > 0 && s.queue[0].due <= now.UnixNano() {
+		for len(s.queue) > 0 && s.queue[0].due <= steady {
 			t := heap.Pop(&s.queue).(*task)
 			t.ready = true
 			*due = append(*due, t)
 		}
 		if len(s.queue) > 0 && s.queue[0].due < ordering.Never {
-			if at := time.Unix(0, s.queue[0].due); next.IsZero() || at.Before(next) {
+			if at := now.Add(time.Duration(s.queue[0].due - steady)); next.IsZero() || at.Before(next) {
 				next = at
 			}
 		}
@@ -112,7 +113,7 @@ func (u *upstream) start(t *task, sl slot) {
 	s.mu.Lock()
 	t.ready = false
 	l := t.lane
-	step := l.Next(time.Now().UnixNano())
+	step := l.Next(u.r.steady().UnixNano())
 	if step.Go == nil && step.Wake < ordering.Never {
 		s.wake(l, step.Wake)
 	}

@@ -180,7 +180,7 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 		}
 		return
 	}
-	e := entry(c.policy, rec)
+	e := entry(c.policy, rec, s.r.steady())
 	e.Owner = w
 	if rec.Reason == event.Retrying || rec.Reason == event.WaitingForDecision {
 		e.Due, e.Retry = nanos(due), true
@@ -205,12 +205,12 @@ func laned(p *ordering.Policy, rec *event.Record) bool {
 	return err == nil
 }
 
-func entry(p *ordering.Policy, rec *event.Record) *ordering.Entry {
+func entry(p *ordering.Policy, rec *event.Record, now time.Time) *ordering.Entry {
 	v, _ := p.Version(rec.Version) // laned has seen that it parses
 	e := &ordering.Entry{ID: rec.ID, EventID: rec.EventID, Version: v, Text: rec.Version, Forced: rec.Forced}
 	since := rec.HeldSince
 	if since.IsZero() {
-		since = time.Now() // a replay waits anew
+		since = now // a replay waits anew
 	}
 	e.Release = since.Add(p.MaxWait).UnixNano()
 	return e
@@ -222,7 +222,7 @@ func (s *Source) cutOff(rec event.Record) journal.Transition {
 		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.cfg.Load().up.name}
 	rec.Unknown = true
 	rec.LastErrKind, rec.LastErrText, rec.LastStatus = at.ErrKind, at.ErrText, 0
-	rec.Reason, rec.NextAt = event.Retrying, time.Now()
+	rec.Reason, rec.NextAt = event.Retrying, s.r.steady()
 	if rec.NextTrigger != event.TriggerReplay {
 		rec.NextTrigger = event.TriggerRetry
 	}

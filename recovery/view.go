@@ -12,10 +12,17 @@ import (
 
 // View completes a record with what is derived when it is read: an event that is due while the breaker of its upstream is open shows breaker_open.
 func (r *Recovery) View(rec *event.Record) {
-	if rec.State != event.Pending || rec.Reason != event.Queued && rec.Reason != event.Retrying {
+	if rec.State != event.Pending {
 		return
 	}
-	if s := r.Source(rec.Source); s != nil && !s.paused.Load() && s.cfg.Load().up.isOpen() && !rec.NextAt.After(time.Now()) {
+	due := rec.NextAt
+	if !due.IsZero() {
+		rec.NextAt = due.Add(r.shift()).UTC()
+	}
+	if rec.Reason != event.Queued && rec.Reason != event.Retrying {
+		return
+	}
+	if s := r.Source(rec.Source); s != nil && !s.paused.Load() && s.cfg.Load().up.isOpen() && !due.After(r.steady()) {
 		rec.Reason = event.BreakerOpen
 	}
 }
@@ -210,7 +217,7 @@ func (r *Recovery) Resource(ctx context.Context, source, resource string) (Resou
 	out.Missing = l.Missing(1000)
 	for i, e := range l.Entries() {
 		if i < 1000 && !e.Retry {
-			out.Held = append(out.Held, HeldEvent{ID: e.ID, EventID: e.EventID, Version: e.Text, ReleaseAt: time.Unix(0, e.Release)})
+			out.Held = append(out.Held, HeldEvent{ID: e.ID, EventID: e.EventID, Version: e.Text, ReleaseAt: time.Unix(0, e.Release).Add(s.r.shift())})
 		}
 	}
 	return out, nil
@@ -250,7 +257,7 @@ func (r *Recovery) OldestGap(source string) time.Time {
 			continue
 		}
 		for _, e := range l.Entries() {
-			if since := time.Unix(0, e.Release).Add(-wait); oldest.IsZero() || since.Before(oldest) {
+			if since := time.Unix(0, e.Release).Add(s.r.shift() - wait); oldest.IsZero() || since.Before(oldest) {
 				oldest = since
 			}
 		}

@@ -21,6 +21,7 @@ type parts struct {
 	seqs      []event.Seq
 	time      int64
 	marker    bool
+	shift     shifts
 }
 
 // parseParts reads a body; it reports false for what no writer wrote.
@@ -58,6 +59,11 @@ func parseParts(body []byte) (p parts, ok bool) {
 			p.time = int64(binary.LittleEndian.Uint64(data))
 		case secMarker:
 			p.marker = true
+		case secShift:
+			if len(data) != 16 {
+				return false
+			}
+			p.shift = shifts{int64(binary.LittleEndian.Uint64(data)), int64(binary.LittleEndian.Uint64(data[8:]))}
 		default:
 			return false
 		}
@@ -122,6 +128,7 @@ func (f *frame) next(old *item, p *parts, pl place) (*item, bool) {
 		if !it.setBody(bytes.Clone(p.record)) {
 			return nil, false
 		}
+		it.shift = p.shift
 	}
 	return &it, true
 }
@@ -132,6 +139,7 @@ func (it *item) shrunk(lsn uint64) *item {
 	m := &item{
 		id: it.id, rev: it.rev, marker: true, claimed: it.claimed, keys: it.keys, base: it.base, lsn: lsn,
 		attempt: it.attempt, // tells the flush which attempts to delete; not stored
+		shift:   it.shift,
 	}
 	m.setBody(appendRecord(nil, &event.Record{
 		State: f.State, Reason: f.Reason, ReceivedAt: f.ReceivedAt, SettledAt: fromNanos(it.settled), BodySHA256: f.BodySHA256,

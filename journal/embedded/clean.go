@@ -79,6 +79,13 @@ func (e *Engine) published() uint64 {
 	return e.active.last.lsn
 }
 
+// nextEvent is the number of the next event that is accepted.
+func (e *Engine) nextEvent() event.Seq {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.nextSeq
+}
+
 // A cleaner looks at the frames of a segment for what has its home there and is still needed.
 type cleaner struct {
 	e       *Engine

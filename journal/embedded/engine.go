@@ -33,6 +33,7 @@ type Engine struct {
 	filters filters
 	sweeper sweeper
 	space   *space
+	clock   clock
 
 	// mu guards what readers see. The writer changes the active layer and what belongs to it, the applier moves layers.
 	mu         sync.RWMutex

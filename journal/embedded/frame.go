@@ -130,6 +130,7 @@ const (
 	secSeqs   // event numbers: the first, then differences
 	secTime   // Unix nanoseconds, 8 bytes
 	secMarker // the carried event is only a marker
+	secShift  // shifts of the times received and settled, 8 bytes each; left out when both are 0
 )
 
 // openSection begins a section whose length is not known yet; closeSection completes it.

@@ -36,13 +36,20 @@ type item struct {
 
 	state    event.State
 	reason   event.Reason
-	received int64 // Unix nanoseconds
+	received int64 // Unix nanoseconds, as the wall clock showed them
 	settled  int64
+	shift    shifts
 
 	lsn  uint64  // frame that made it; 0 = read from the index, hence long on disk
 	was  indexed // what the index will hold when the layer with this item is flushed
 	prev *item   // on a stage: the published item that this one was made from
 }
+
+// shifts are what must be taken from the times received and settled to have them in the journal's own time, see clock.
+type shifts struct{ received, settled int64 }
+
+// receivedAt is when the event was received, in the journal's time.
+func (it *item) receivedAt() int64 { return it.received - it.shift.received }
 
 // indexed is what the index holds of an event, so that a flush knows what to take back.
 type indexed struct {
@@ -94,12 +101,12 @@ func (it *item) deadLetter() bool {
 // open says whether the event waits for something: it keeps its payload and its marker whatever its age.
 func (it *item) open() bool { return !it.marker && (it.state == event.Pending || it.deadLetter()) }
 
-// endedAt is when retention begins to count.
+// endedAt is when retention begins to count, in the journal's time.
 func (it *item) endedAt() int64 {
 	if it.settled != 0 {
-		return it.settled
+		return it.settled - it.shift.settled
 	}
-	return it.received
+	return it.receivedAt()
 }
 
 // payloadKept says whether the payload is still there, given that events which ended at or before horizon have lost it.
@@ -158,6 +165,7 @@ func (it *item) weight() int {
 const (
 	itemPayload = 1 << iota
 	itemMarker
+	itemShift
 )
 
 // appendItem is the value of an r| entry.
@@ -168,6 +176,9 @@ func appendItem(b []byte, it *item) []byte {
 	}
 	if it.marker {
 		flags |= itemMarker
+	}
+	if it.shift != (shifts{}) {
+		flags |= itemShift
 	}
 	b = append(b, codecVersion, flags)
 	b = append(b, it.id[:]...)
@@ -180,6 +191,10 @@ func appendItem(b []byte, it *item) []byte {
 		b = binary.AppendUvarint(b, it.payload.segment)
 		b = binary.AppendUvarint(b, uint64(it.payload.offset))
 		b = binary.LittleEndian.AppendUint32(b, it.payload.sum)
+	}
+	if flags&itemShift != 0 {
+		b = binary.AppendVarint(b, it.shift.received)
+		b = binary.AppendVarint(b, it.shift.settled)
 	}
 	b = append(b, byte(it.claimed), byte(len(it.keys)))
 	b = appendKeys(b, it.keys)
@@ -204,6 +219,9 @@ func decodeItem(b []byte) (*item, error) {
 		if s := d.take(4); len(s) == 4 {
 			it.payload.sum = binary.LittleEndian.Uint32(s)
 		}
+	}
+	if flags&itemShift != 0 {
+		it.shift = shifts{d.varint(), d.varint()}
 	}
 	it.claimed = int(d.u8())
 	var err error
@@ -234,6 +252,10 @@ func viewItem(b []byte) (marker bool, body []byte, ok bool) {
 		d.uvarint()
 		d.uvarint()
 		d.take(4)
+	}
+	if flags&itemShift != 0 {
+		d.varint()
+		d.varint()
 	}
 	d.u8()
 	d.take(16 * int(d.u8()))

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // The ledger is a small file beside the log that says how far the log had reached the disk and how old its oldest segment
@@ -19,34 +21,38 @@ type ledger struct {
 }
 
 type ledgerState struct {
-	synced uint64 // the log's frames up to here were on disk
-	lowest uint64 // number of the oldest segment
-	newest uint64 // number of the newest
+	synced uint64    // the log's frames up to here were on disk
+	lowest uint64    // number of the oldest segment
+	newest uint64    // number of the newest
+	next   event.Seq // first event number that was not given out yet, or a later one
+	mark             // of the clocks
 }
 
 const (
 	ledgerSlot  = 512
-	ledgerSize  = 44 // of what a slot holds
+	ledgerSize  = 84 // of what a slot holds
 	ledgerMagic = "HTNDRLED"
 )
 
-// encode is a slot: magic, turn, synced, lowest, newest, checksum.
+// encode is a slot: magic, turn, synced, lowest, newest, next, four clocks, checksum.
 func (s ledgerState) encode(turn uint64) []byte {
 	b := make([]byte, 0, ledgerSize)
 	b = append(b, ledgerMagic...)
-	b = binary.LittleEndian.AppendUint64(b, turn)
-	b = binary.LittleEndian.AppendUint64(b, s.synced)
-	b = binary.LittleEndian.AppendUint64(b, s.lowest)
-	b = binary.LittleEndian.AppendUint64(b, s.newest)
+	for _, v := range [...]uint64{turn, s.synced, s.lowest, s.newest, uint64(s.next), uint64(s.journal), uint64(s.wall), s.boot.id, uint64(s.boot.nanos)} {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
 	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
 
 func parseLedgerSlot(b []byte) (s ledgerState, turn uint64, ok bool) {
-	if len(b) < ledgerSize || string(b[:8]) != ledgerMagic || binary.LittleEndian.Uint32(b[40:]) != checksum(b[:40]) {
+	if len(b) < ledgerSize || string(b[:8]) != ledgerMagic || binary.LittleEndian.Uint32(b[ledgerSize-4:]) != checksum(b[:ledgerSize-4]) {
 		return s, 0, false
 	}
 	le := binary.LittleEndian
-	return ledgerState{synced: le.Uint64(b[16:]), lowest: le.Uint64(b[24:]), newest: le.Uint64(b[32:])}, le.Uint64(b[8:]), true
+	s = ledgerState{synced: le.Uint64(b[16:]), lowest: le.Uint64(b[24:]), newest: le.Uint64(b[32:]), next: event.Seq(le.Uint64(b[40:])), mark: mark{
+		journal: int64(le.Uint64(b[48:])), wall: int64(le.Uint64(b[56:])), boot: bootTime{le.Uint64(b[64:]), int64(le.Uint64(b[72:]))},
+	}}
+	return s, le.Uint64(b[8:]), true
 }
 
 // readLedger reads the newer slot. It returns fs.ErrNotExist if there is no ledger.

@@ -44,6 +44,7 @@ func newEngine(o Options, lock *os.File) *Engine {
 		failed: make(chan struct{}), closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	e.retention.Store(&e.opts.Retention)
+	e.clock = clock{now: o.Now, boot: o.boot, mono: o.bootHook, own: o.ownClock, log: o.Log}
 	e.space = newSpace(&e.opts)
 	e.wal = newWAL(&e.opts)
 	e.wal.spare, e.wal.goesOn = e.space.takeBallast, e.space.logGoesOn
@@ -80,7 +81,8 @@ func (e *Engine) recover() error {
 	if e.ledger, err = openLedger(path, ledgerState{lowest: 1}); err != nil {
 		return err
 	}
-	now := nanos(e.opts.Now())
+	e.clock.begin(known.mark)
+	now := e.clock.read()
 	e.born, e.nextSeq, e.horizon = now, max(t.nextSeq, 1), t.horizon
 	if len(t.segs) == 0 {
 		err = e.create(now)

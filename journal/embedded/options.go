@@ -42,9 +42,12 @@ type Options struct {
 	// InBubble is for tests in a testing/synctest bubble, with Open called inside it: the index runs without compaction.
 	InBubble bool
 
-	volume uint64 // size of the volume in bytes; 0 = unknown
+	volume   uint64 // size of the volume in bytes; 0 = unknown
+	bootHook bool   // boot was given
+	ownClock bool   // Now is not the machine's clock: nobody sets it
 
 	// Hooks of this package's tests.
+	boot     func() bootTime                            // in place of the machine's boot clock; Now may jump then
 	syncFile func(*os.File) error                       // in place of fdatasync of the log
 	free     func(dir string) (bytes uint64, err error) // in place of statfs, for MinFree
 	// reserveFree is free for the reserve of the index, so that a test of MinFree alone does not stop the index.
@@ -93,8 +96,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
+	o.ownClock = o.InBubble || o.Now != nil && o.boot == nil
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.bootHook = o.boot != nil; !o.bootHook {
+		o.boot = machineBoot
 	}
 	if o.Salt == nil {
 		o.Salt = func() uint16 { return uint16(rand.Uint32()) }

@@ -30,7 +30,7 @@ func (e *Engine) Lookup(ctx context.Context, keys []event.Key) ([]event.Fate, er
 	if err := e.usable(ctx); err != nil {
 		return nil, err
 	}
-	now := nanos(e.opts.Now())
+	now := e.clock.read()
 	fates := make([]event.Fate, len(keys))
 	for i, k := range keys {
 		seq, err := e.owner(k)
@@ -351,7 +351,7 @@ func (e *Engine) Stats() journal.Stats {
 	} else {
 		s.Full = e.full.Load()
 	}
-	s.CoversSince = time.Unix(0, max(e.born, nanos(e.opts.Now())-int64(e.retention.Load().Dedup))).UTC()
+	s.CoversSince = time.Unix(0, max(e.born, e.clock.read()-int64(e.retention.Load().Dedup))+e.clock.shift.Load()).UTC()
 	s.OldestSegment = e.wal.oldestCreated()
 	s.Born = time.Unix(0, e.born).UTC()
 	return s

@@ -32,7 +32,10 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 	if err := e.settle(ctx); err != nil {
 		return 0, err
 	}
-	at := nanos(now)
+	at := nanos(now) - e.clock.shift.Load()
+	if err := e.stamp(at); err != nil {
+		return 0, err
+	}
 	if err := e.moveHorizon(ctx, at-int64(e.retention.Load().Payload)); err != nil {
 		return 0, err
 	}
@@ -56,6 +59,23 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 	}
 	return due.n + carried, nil
 }
+
+// stamp notes the clocks in the ledger now and then, also while nothing is written.
+func (e *Engine) stamp(now int64) error {
+	e.syncs.ledger.Lock()
+	defer e.syncs.ledger.Unlock()
+	if now-e.ledger.state.journal < stampEvery {
+		return nil
+	}
+	state := e.ledger.state
+	state.mark = e.clock.mark()
+	if err := e.ledger.write(state); err != nil {
+		return e.fail(err)
+	}
+	return nil
+}
+
+const stampEvery = int64(10 * time.Minute)
 
 // moveHorizon takes the payloads of everything that ended at or before to.
 func (e *Engine) moveHorizon(ctx context.Context, to int64) error {
@@ -146,7 +166,7 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 			e.sweeper.low, first = it.id.Seq(), false
 			e.index.lowBlock.Store(blockOf(e.sweeper.low))
 		}
-		if it.received > young {
+		if it.receivedAt() > young {
 			break
 		}
 		d.add(it, r)
@@ -159,7 +179,7 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 
 // add judges one event, from stored times only.
 func (d *due) add(it *item, r *journal.Retention) {
-	forgotten := it.received <= d.now-int64(r.Dedup)
+	forgotten := it.receivedAt() <= d.now-int64(r.Dedup)
 	switch {
 	case it.marker:
 		if !forgotten {

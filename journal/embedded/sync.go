@@ -122,6 +122,7 @@ func (e *Engine) reached(lsn uint64) error {
 	if lsn > s.synced.Load() {
 		state := e.ledger.state
 		state.synced, state.newest = lsn, e.wal.active().number
+		state.next, state.mark = e.nextEvent(), e.clock.mark()
 		if err := e.ledger.write(state); err != nil {
 			s.ledger.Unlock()
 			return err

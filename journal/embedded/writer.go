@@ -86,7 +86,7 @@ func (w *writer) group(ops []*op, notes map[event.ID]noteCount) {
 
 // decide does the work of a group up to its publication.
 func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
-	w.now = nanos(w.e.opts.Now())
+	w.now = w.e.clock.read()
 	for id, n := range notes {
 		if err := w.note(id, n); err != nil {
 			return err
@@ -200,7 +200,7 @@ func (w *writer) known(a *acceptItem) (*item, int, error) {
 
 // remembered says whether the claims of an event still hold.
 func (it *item) remembered(now int64, window time.Duration) bool {
-	return !it.removed && (it.open() || it.received > now-int64(window))
+	return !it.removed && (it.open() || it.receivedAt() > now-int64(window))
 }
 
 // store gives a new event its number and writes it.
@@ -269,10 +269,14 @@ func (w *writer) note(id event.ID, n noteCount) error {
 // emit appends a frame to the log and stages what it changes; old is the event's item before, if the frame is about one.
 func (w *writer) emit(f *frame, p *parts, old *item) error {
 	l := w.e.wal
-	if !l.fits(len(f.body)) {
+	if !l.fits(len(f.body) + shiftSize) {
 		if err := w.rotate(); err != nil {
 			return err
 		}
+	}
+	if w.shift(f, p, old); p.shift != (shifts{}) {
+		f.body = appendShift(f.body, p.shift)
+		f.bodySum = checksum(f.body)
 	}
 	f.lsn, f.synced = l.lsn+1, w.e.syncs.synced.Load()
 	if f.kind == kindAccept || f.kind == kindCommit {
