@@ -12,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // A segment is a file log/<number>.seg: a header, frames, zeros up to its size. It is filled with zeros before its first
@@ -140,16 +143,59 @@ func (s *segment) readHead() (blank bool, err error) {
 	return false, nil
 }
 
-// zeroFill writes size zero bytes to a new file and waits for the disk. It writes page by page: what is written at once becomes one large
-// folio of the page cache, and every small write into that would count (and, with some file systems, be written) as the whole of it.
+// zeroFill writes size zero bytes to a new file and waits for the disk. Where the file system can, they go past the page
+// cache, which would only copy them and hold on to them: whoever writes there later writes whole pages (see wal.flush). Elsewhere
+// they go page by page: what is written at once becomes one large folio of the page cache, and every small write into that would
+// count (and, with some file systems, be written) as the whole of it.
 func zeroFill(f *os.File, size int64) error {
-	zeros := make([]byte, min(size, 4096))
+	zeros := alignedZeros(int(min(size, zeroChunk)))
+	direct := setDirect(f, true)
 	for at := int64(0); at < size; {
-		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-at)], at)
-		if err != nil {
+		part := zeros[:min(int64(len(zeros)), size-at)]
+		if !direct {
+			part = part[:min(len(part), pageSize)]
+		}
+		if direct && len(part)%pageSize != 0 && setDirect(f, false) { // the end of a file of an odd size
+			direct = false
+		}
+		n, err := f.WriteAt(part, at)
+		switch {
+		case direct && errors.Is(err, unix.EINVAL) && setDirect(f, false): // O_DIRECT was taken and not meant: some file systems say so only now
+			direct = false
+		case err != nil:
 			return err
 		}
 		at += int64(n)
 	}
+	if direct && !setDirect(f, false) {
+		return fmt.Errorf("%s: O_DIRECT cannot be taken back", f.Name())
+	}
 	return f.Sync()
+}
+
+const (
+	zeroChunk = 1 << 20
+	pageSize  = 4096
+)
+
+// alignedZeros gives n zero bytes that begin at a multiple of pageSize, as O_DIRECT wants them.
+func alignedZeros(n int) []byte {
+	b := make([]byte, n+pageSize)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (pageSize - 1)
+	return b[skip : skip+n : skip+n]
+}
+
+// setDirect turns O_DIRECT on or off; false if the file system refuses.
+func setDirect(f *os.File, on bool) bool {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return false
+	}
+	if on {
+		flags |= unix.O_DIRECT
+	} else {
+		flags &^= unix.O_DIRECT
+	}
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, flags)
+	return err == nil
 }

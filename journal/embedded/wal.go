@@ -150,18 +150,28 @@ func (w *wal) append(f *frame) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	w.bufAt += int64(len(f.body))
-	return w.write(f.body, w.bufAt-int64(len(f.body)))
+	whole := max(0, len(f.body)-int(w.offset%pageSize)) // up to the last page's begin; the rest leaves with what follows
+	if err := w.write(f.body[:whole], w.bufAt); err != nil {
+		return err
+	}
+	w.bufAt += int64(whole)
+	w.buf = append(w.buf, f.body[whole:]...)
+	return nil
 }
 
-// flush writes the buffer; after it what was appended survives a killed process.
+// flush writes the buffer; after it what was appended survives a killed process. The last page is written whole: behind the
+// frames are zeros, and the kernel would have to read them first, since the page cache does not have them (see zeroFill).
 func (w *wal) flush() error {
-	if len(w.buf) == 0 {
+	n := len(w.buf)
+	if n == 0 {
 		return nil
 	}
-	err := w.write(w.buf, w.bufAt)
-	w.bufAt += int64(len(w.buf))
-	w.buf = w.buf[:0]
+	end := w.bufAt + int64(n)
+	pad := min(-end&(pageSize-1), max(0, w.size-end))
+	b := append(w.buf, zeroPage[:pad]...)
+	err := w.write(b, w.bufAt)
+	w.bufAt = end
+	w.buf = b[:0]
 	if cap(w.buf) > 4<<20 {
 		w.buf = nil
 	}
