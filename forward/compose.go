@@ -32,7 +32,7 @@ func Compose(dst []byte, call *Call, prefix, host string) []byte {
 
 func appendTravelling(dst []byte, head, extra event.Head) []byte {
 	nominated := nominations(head)
-	replaced := lengths(extra)
+	replaced := replacedBy(extra)
 	for rest := []byte(head); len(rest) > 0; {
 		line := rest
 		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
@@ -44,7 +44,7 @@ func appendTravelling(dst []byte, head, extra event.Head) []byte {
 			continue
 		}
 		name := line[:colon]
-		if staysHere(name) || nominated.has(name) || replaced&lengthBit(len(name)) != 0 && hasName(extra, name) {
+		if staysHere(name) || nominated.n > 0 && nominated.has(name) || replaced.has(name) {
 			continue
 		}
 		dst = append(dst, line...)
@@ -54,6 +54,9 @@ func appendTravelling(dst []byte, head, extra event.Head) []byte {
 
 // staysHere says whether a line of a request must not travel on, whatever its Connection line says.
 func staysHere(name []byte) bool {
+	if len(name) == 0 || mayStay&(1<<(name[0]&31)) == 0 {
+		return false
+	}
 	var buf [20]byte
 	if len(name) >= len(buf) {
 		return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
@@ -65,6 +68,9 @@ func staysHere(name []byte) bool {
 	}
 	return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
 }
+
+// mayStay has a bit for each letter that a name of staysHere begins with, whatever its case.
+const mayStay = 1<<('c'&31) | 1<<('k'&31) | 1<<('p'&31) | 1<<('t'&31) | 1<<('u'&31) | 1<<('h'&31) | 1<<('e'&31) | 1<<('r'&31) | 1<<('f'&31) | 1<<('x'&31)
 
 // answerStaysHere is staysHere for an answer; Date is written by the server that answers.
 func answerStaysHere(name []byte) bool {
@@ -163,18 +169,40 @@ var (
 	protectedParts = [][]byte{[]byte("signature"), []byte("hmac"), []byte("timestamp"), []byte("token"), []byte("event"), []byte("delivery")}
 )
 
-// lengths is a set of the lengths of the names in h, to pass most lines without comparing.
-func lengths(h event.Head) (set uint64) {
-	for name := range h.All() {
-		set |= lengthBit(len(name))
-	}
-	return set
+// A replacement set holds the names of extra's lines that take the place of lines of the same name. Those that no received line
+// passes with (staysHere) need not be in it.
+type replacementSet struct {
+	names   [8][]byte
+	n       int
+	lengths uint64 // of all of them, to pass most lines without comparing
+	more    event.Head
 }
 
-func lengthBit(n int) uint64 { return 1 << (n & 63) }
+func replacedBy(extra event.Head) (s replacementSet) {
+	for name := range extra.All() {
+		switch {
+		case staysHere(name):
+		case s.n < len(s.names):
+			s.names[s.n] = name
+			s.n++
+			s.lengths |= 1 << (len(name) & 63)
+		default:
+			s.more, s.lengths = extra, ^uint64(0)
+		}
+	}
+	return s
+}
 
-func hasName(h event.Head, name []byte) bool {
-	for n := range h.All() {
+func (s *replacementSet) has(name []byte) bool {
+	if s.lengths&(1<<(len(name)&63)) == 0 {
+		return false
+	}
+	for _, n := range s.names[:s.n] {
+		if len(n) == len(name) && bytes.EqualFold(n, name) {
+			return true
+		}
+	}
+	for n := range s.more.All() {
 		if bytes.EqualFold(n, name) {
 			return true
 		}

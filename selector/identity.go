@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -122,7 +124,8 @@ var fieldNames = [fieldCount]string{"id", "account", "type", "resource", "versio
 // Identity is a compiled IdentitySpec. It is immutable and may be used from many goroutines.
 type Identity struct {
 	fields [fieldCount]field
-	set    *JSONSet // nil: no field is in JSON
+	set    *JSONSet  // nil: no field is in JSON
+	rooms  sync.Pool // of []JSONValue for what set finds
 }
 
 type field struct {
@@ -245,21 +248,27 @@ type Param struct{ Name, Value string }
 // or ambiguous; for resource and version ask their Values where a policy needs them. Values copy what they keep: they
 // outlive the request.
 func (id *Identity) Extract(req *event.Request, params []Param) (Values, error) {
-	var room [24]JSONValue
-	js := room[:]
+	var js []JSONValue
 	if id.set != nil {
-		if id.set.Len() > len(js) {
-			js = make([]JSONValue, id.set.Len())
+		room, _ := id.rooms.Get().(*[]JSONValue)
+		if room == nil {
+			found := make([]JSONValue, id.set.Len())
+			room = &found
 		}
+		js = *room
 		_ = id.set.Extract(req.Body, js) // a body that is no JSON yields nothing: SPEC §12
+		defer func() {
+			clear(js) // the values alias the body
+			id.rooms.Put(room)
+		}()
 	}
 	var got [fieldCount]Value
 	for i := range id.fields {
 		got[i] = id.fields[i].read(i, req, params, js)
 	}
 	v := Values{ID: got[fieldID], Account: got[fieldAccount], Type: got[fieldType], Resource: got[fieldResource], Version: got[fieldVersion]}
-	if got[fieldOccurredAt].err == nil {
-		v.OccurredAt, _ = ParseTime(got[fieldOccurredAt].one)
+	if at := &got[fieldOccurredAt]; at.err == nil && at.one != "" {
+		v.OccurredAt, _ = ParseTime(at.one)
 	}
 	if v.ID.err != nil {
 		return v, v.ID.err
@@ -372,6 +381,14 @@ func checkText(s string) (string, error) {
 
 // ParseTime reads a sender's time: RFC 3339, or a decimal number of Unix seconds, or of milliseconds from 1e11 on.
 func ParseTime(text string) (time.Time, bool) {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '-' && text[0] != '+' { // the usual ones, without big numbers
+		switch {
+		case n < 9e9:
+			return time.Unix(n, 0).UTC(), true
+		case n >= 1e11 && n < 9e12:
+			return time.UnixMilli(n).UTC(), true
+		}
+	}
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
 		return t.UTC(), true
 	}
