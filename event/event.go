@@ -34,9 +34,12 @@ func (id ID) IsZero() bool { return id == ID{} }
 const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 // String is the 26-character text; "" for the zero id.
-func (id ID) String() string {
+func (id ID) String() string { return string(id.AppendText(make([]byte, 0, 26))) }
+
+// AppendText appends what String gives.
+func (id ID) AppendText(b []byte) []byte {
 	if id.IsZero() {
-		return ""
+		return b
 	}
 	// 128 bits, two zero bits in front: 26 characters of five bits, from the right.
 	var text [26]byte
@@ -46,7 +49,7 @@ func (id ID) String() string {
 		lo = lo>>5 | hi<<59
 		hi >>= 5
 	}
-	return string(text[:])
+	return append(b, text[:]...)
 }
 
 // ErrBadID says that a text is no ID.
@@ -385,7 +388,32 @@ func FormatTime(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.UTC().Format(TimeFormat)
+	return string(AppendTime(make([]byte, 0, len(TimeFormat)), t))
+}
+
+// AppendTime appends t in TimeFormat, the zero time too. The year must have four digits, as it has in all that a journal keeps.
+func AppendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		return t.AppendFormat(b, TimeFormat)
+	}
+	hour, minute, second := t.Clock()
+	text := []byte(TimeFormat)[:len(TimeFormat)]
+	put := func(at, digits, v int) {
+		for i := at + digits - 1; i >= at; i-- {
+			text[i] = byte('0' + v%10)
+			v /= 10
+		}
+	}
+	put(0, 4, year)
+	put(5, 2, int(month))
+	put(8, 2, day)
+	put(11, 2, hour)
+	put(14, 2, minute)
+	put(17, 2, second)
+	put(20, 9, t.Nanosecond())
+	return append(b, text...)
 }
 
 // EscapeID percent-encodes an id for use in a header: everything that is not printable ASCII, and '%' and space (SPEC §12).

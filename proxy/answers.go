@@ -134,7 +134,7 @@ func (p *Pipeline) write(v *visit, r *reply, a *Answer) {
 	a.Status = r.status
 	h := append(a.Head[:0], r.head...)
 	if !r.id.IsZero() {
-		h = h.AppendString("Hooktender-Id", r.id.String())
+		h = append(r.id.AppendText(append(h, "Hooktender-Id: "...)), "\r\n"...)
 	}
 	if id := v.rec.EventID; id != "" {
 		if !v.src.JoinedID {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ type Pipeline struct {
 	log      *slog.Logger
 	draining atomic.Bool
 	nowhere  func() // see OnNowhere
+	visits   sync.Pool
 }
 
 type table struct {
@@ -107,13 +109,18 @@ type visit struct {
 	payload event.Payload
 	known   bool // the journal has been asked about its keys
 	other   bool // a redelivery whose body is not the one that failed
+	sub     recovery.Submission
 	keybuf  [3]event.Key
 	aliasb  [1]event.Key
 }
 
 // Handle takes one request through all rooms.
 func (p *Pipeline) Handle(ctx context.Context, req *event.Request, a *Answer) {
-	v := &visit{req: req, began: time.Now()}
+	v, _ := p.visits.Get().(*visit)
+	if v == nil {
+		v = &visit{}
+	}
+	v.req, v.began = req, time.Now()
 	r, done := p.limits(v)
 	if !done {
 		r, done = p.handshake(v)
@@ -128,6 +135,8 @@ func (p *Pipeline) Handle(ctx context.Context, req *event.Request, a *Answer) {
 		r = p.once(ctx, v)
 	}
 	p.answer(v, r, a)
+	*v = visit{}
+	p.visits.Put(v) // not after a panic: then somebody may still have it
 }
 
 // limits finds the source and refuses what may not come in.
@@ -332,7 +341,8 @@ func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
 // deliver hands the event over and says what became of it.
 func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 	again := !v.rec.ID.IsZero()
-	h, err := v.src.Delivery.Deliver(ctx, recovery.Submission{Record: v.rec, Again: again, Payload: &v.payload, Keys: v.keys, Aliases: v.aliases})
+	v.sub = recovery.Submission{Record: v.rec, Again: again, Payload: &v.payload, Keys: v.keys, Aliases: v.aliases}
+	h, err := v.src.Delivery.Deliver(ctx, &v.sub)
 	switch {
 	case err != nil && !(errors.Is(err, journal.ErrFull) && !v.known):
 		return p.broken(v, err)

@@ -37,7 +37,8 @@ type Handler interface {
 	// Route is asked when the head of a request is complete and its body is not read yet: the limits that hold for it.
 	// path is the raw path. Unknown paths get the default limits (their answer is given by Handle).
 	Route(path []byte) Limits
-	// Handle answers one request. req is valid until Handle returns; the Answer's slices must be valid until the next call.
+	// Handle answers one request. req is valid until Handle returns; the Answer's slices must be valid until the next call. The
+	// Answer comes with an empty Head that has some room to append to.
 	// It may be called concurrently. A panic is answered 500 and logged without request bytes.
 	Handle(ctx context.Context, req *event.Request, a *Answer)
 }
@@ -240,6 +241,9 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx) {
 	}
 }
 
+// answerRoom is the size in bytes of the room for an answer's header lines that a connection keeps.
+const answerRoom = 512
+
 // handle calls the Handler, and survives it.
 func (s *Server) handle(c *conn) {
 	defer func() {
@@ -248,7 +252,10 @@ func (s *Server) handle(c *conn) {
 			c.reply = Answer{Status: 500, Head: problemHead, Body: problems[500], Close: true}
 		}
 	}()
-	c.reply = Answer{}
+	if c.room == nil {
+		c.room = make([]byte, 0, answerRoom)
+	}
+	c.reply = Answer{Head: c.room}
 	s.handler.Handle(s.base, &c.req, &c.reply)
 	if c.reply.Status < 200 || c.reply.Status > 999 {
 		s.log.Error("handler gave no valid status", "status", c.reply.Status)

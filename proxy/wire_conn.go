@@ -50,6 +50,7 @@ type conn struct {
 	req    event.Request
 	reply  Answer
 	out    []byte // for answers
+	room   []byte // for their header lines
 	closed atomic.Bool
 }
 

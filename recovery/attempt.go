@@ -25,6 +25,12 @@ type flight struct {
 	entry   *ordering.Entry // nil = none
 	sender  *sender         // nil = nobody waits
 	waiting bool            // a proxy sender waits and will be told of a failure
+
+	// Room for what calls of other rooms take by reference, so that an attempt is one allocation.
+	request forward.Call
+	head    [704]byte // of request.Extra
+	tried   event.Attempt
+	commit  [1]journal.Transition
 }
 
 // prepare counts the next attempt in the record: it is written before the first byte is sent, so that a crash leaves it unknown.
@@ -117,7 +123,8 @@ func (f *flight) begun() *event.Attempt {
 // call is the request for the upstream: what came in, and what SPEC §3 adds.
 func (f *flight) call() *forward.Call {
 	p, rec := f.payload, &f.rec
-	c := &forward.Call{Method: p.Method, Path: p.Target, Head: p.Head, Body: p.Body}
+	c := &f.request
+	*c = forward.Call{Method: p.Method, Path: p.Target, Head: p.Head, Body: p.Body}
 	if path := f.cfg.Delivery.Path; path != "" {
 		c.Path = []byte(path)
 		for i, b := range p.Target {
@@ -134,36 +141,40 @@ func (f *flight) call() *forward.Call {
 			}
 		}
 	}
-	c.Extra = f.extra(make(event.Head, 0, 640))
+	c.Extra = f.extra(f.head[:0])
 	return c
 }
 
 func (f *flight) extra(h event.Head) event.Head {
 	p, rec := f.payload, &f.rec
-	id, eventID := rec.ID.String(), event.EscapeID(rec.EventID)
-	if f.cfg.JoinedID {
-		eventID = rec.EventID // its parts are encoded already
+	eventID := rec.EventID
+	if !f.cfg.JoinedID { // the parts of a joined one are encoded already
+		eventID = event.EscapeID(eventID)
 	}
-	h = h.AppendString("Hooktender-Id", id)
+	h = append(rec.ID.AppendText(append(h, "Hooktender-Id: "...)), crlf...)
 	h = h.AppendString("Hooktender-Event-Id", eventID)
 	h = h.AppendString("Hooktender-Source", rec.Source)
-	h = h.AppendString("Hooktender-Attempt", strconv.Itoa(rec.Attempts))
-	h = h.AppendString("Hooktender-Received-At", event.FormatTime(rec.ReceivedAt))
+	h = append(strconv.AppendInt(append(h, "Hooktender-Attempt: "...), int64(rec.Attempts), 10), crlf...)
+	h = append(event.AppendTime(append(h, "Hooktender-Received-At: "...), rec.ReceivedAt), crlf...)
 	if rec.Verified {
-		h = h.AppendString("Hooktender-Verified", rec.Provider+";binds="+f.cfg.Binds)
+		h = append(append(append(append(append(h, "Hooktender-Verified: "...), rec.Provider...), ";binds="...), f.cfg.Binds...), crlf...)
 	}
-	has := func(name string) bool { v, n := p.Head.Get(name); return n > 0 && len(v) > 0 }
-	if !has("Idempotency-Key") {
-		h = h.AppendString("Idempotency-Key", rec.Source+":"+eventID)
+	given := givenBy(p.Head)
+	if !given.idempotencyKey {
+		h = append(append(append(append(append(h, "Idempotency-Key: "...), rec.Source...), ':'), eventID...), crlf...)
 	}
-	if !has("X-Request-Id") {
-		h = h.AppendString("X-Request-Id", id)
+	if !given.requestID {
+		h = append(rec.ID.AppendText(append(h, "X-Request-Id: "...)), crlf...)
 	}
-	if !has("Traceparent") {
-		h = h.AppendString("Traceparent", traceparent(rec))
+	if !given.traceparent {
+		h = append(appendTraceparent(append(h, "Traceparent: "...), rec), crlf...)
 	}
 	h = h.AppendString("X-Forwarded-For", p.Peer)
-	h = h.AppendString("X-Forwarded-Proto", map[bool]string{true: "https", false: "http"}[p.TLS])
+	proto := "http"
+	if p.TLS {
+		proto = "https"
+	}
+	h = h.AppendString("X-Forwarded-Proto", proto)
 	if len(p.Host) > 0 {
 		h = h.Append("X-Forwarded-Host", p.Host)
 	}
@@ -182,17 +193,33 @@ func (f *flight) extra(h event.Head) event.Head {
 	return h
 }
 
-// traceparent begins a trace (W3C Trace Context): the event's id is the trace, the attempt the span.
-func traceparent(rec *event.Record) string {
-	var b [55]byte
-	copy(b[:], "00-")
-	hex.Encode(b[3:35], rec.ID[:])
-	b[35] = '-'
+const crlf = "\r\n"
+
+// given says which of the lines that the gateway would add the sender has set.
+type given struct{ idempotencyKey, requestID, traceparent bool }
+
+func givenBy(head event.Head) (g given) {
+	for name, value := range head.All() {
+		switch {
+		case len(value) == 0:
+		case len(name) == len("Idempotency-Key") && event.EqualFold(name, "Idempotency-Key"):
+			g.idempotencyKey = true
+		case len(name) == len("X-Request-Id") && event.EqualFold(name, "X-Request-Id"):
+			g.requestID = true
+		case len(name) == len("Traceparent") && event.EqualFold(name, "Traceparent"):
+			g.traceparent = true
+		}
+	}
+	return g
+}
+
+// appendTraceparent begins a trace (W3C Trace Context): the event's id is the trace, the attempt the span.
+func appendTraceparent(b []byte, rec *event.Record) []byte {
 	var span [8]byte
 	binary.BigEndian.PutUint64(span[:], uint64(rec.Seq)<<16|uint64(rec.Attempts&0xffff)|1<<63)
-	hex.Encode(b[36:52], span[:])
-	copy(b[52:], "-01")
-	return string(b[:])
+	b = hex.AppendEncode(append(b, "00-"...), rec.ID[:])
+	b = hex.AppendEncode(append(b, '-'), span[:])
+	return append(b, "-01"...)
 }
 
 // finish takes the result of the attempt: slot, record, lane, schedule, and the sender who waits.
@@ -200,13 +227,15 @@ func (f *flight) finish(res forward.Result) Handled {
 	r := f.src.r
 	isOpen := f.slot.done(res.Outcome, res.Status)
 	at := f.attempt(&res)
-	rec := f.next(&res, isOpen, time.Now())
-	t := journal.Transition{Record: rec, Attempt: at, Cursor: f.cursor(&rec)}
+	rec := &f.commit[0].Record
+	*rec = f.rec
+	f.next(rec, &res, isOpen, time.Now())
+	f.commit[0].Attempt, f.commit[0].Cursor = at, f.cursor(rec)
 	d := journal.Synced
 	if rec.Reason == event.Returned {
 		d = journal.Written // the sender is told of a failure: nothing is promised
 	}
-	out, err := r.journal.Commit(context.WithoutCancel(r.ctx), []journal.Transition{t}, d)
+	out, err := r.journal.Commit(context.Background(), f.commit[:], d) // also when the hard stop broke the attempt off
 	if err != nil {
 		return f.tell(Handled{Outcome: Unavailable, Record: f.rec})
 	}
@@ -240,15 +269,15 @@ func (f *flight) keepAttempt(at *event.Attempt) {
 }
 
 func (f *flight) attempt(res *forward.Result) *event.Attempt {
-	at := f.begun()
+	at := &f.tried
+	*at = *f.begun()
 	at.Duration, at.Outcome, at.Status = res.Duration, res.Outcome, res.Status
 	at.ErrKind, at.ErrText, at.Excerpt = res.ErrKind, res.ErrText, res.Excerpt()
 	return at
 }
 
-// next is the record after the attempt: SPEC §6 in one place.
-func (f *flight) next(res *forward.Result, isOpen bool, now time.Time) event.Record {
-	rec := f.rec
+// next makes rec the record after the attempt: SPEC §6 in one place.
+func (f *flight) next(rec *event.Record, res *forward.Result, isOpen bool, now time.Time) {
 	rec.LastStatus, rec.LastErrKind, rec.LastErrText = res.Status, res.ErrKind, res.ErrText
 	if res.Outcome == event.OutcomeUnknown {
 		rec.Unknown = true
@@ -266,17 +295,16 @@ func (f *flight) next(res *forward.Result, isOpen bool, now time.Time) event.Rec
 		if rec.DeliveredAt.IsZero() || st == event.Replayed {
 			rec.DeliveredAt = now
 		}
-		s.end(&rec, st, event.NoReason)
+		s.end(rec, st, event.NoReason)
 	case res.Outcome == event.OutcomePermanent, res.HasRetry && res.RetryAfter < 0:
-		s.end(&rec, event.Failed, event.Permanent)
+		s.end(rec, event.Failed, event.Permanent)
 	case res.Outcome == event.OutcomeUnknown && f.cfg.Delivery.OnUnknown == "hold":
 		rec.Reason = event.WaitingForDecision
 	case f.waiting:
-		s.end(&rec, event.Failed, event.Returned)
+		s.end(rec, event.Failed, event.Returned)
 	default:
-		f.backOff(&rec, res, now)
+		f.backOff(rec, res, now)
 	}
-	return rec
 }
 
 // backOff schedules the next attempt, or ends the event where attempts or time have run out.

@@ -43,13 +43,14 @@ type Submission struct {
 	Keys    []event.Key
 	Aliases []event.Key
 
-	key int // of a refused claim: which key was known
+	key    int               // of a refused claim: which key was known
+	accept [1]journal.Accept // room for the call
 }
 
 // Deliver takes over an event: its place in the order, its record, and, where the mode says so, its first attempt, for which the sender waits.
-// The payload may alias the request: what outlives the call is copied. An error means that nothing is known to be stored; journal.ErrFull
+// sub is changed; neither it nor the payload, which may alias the request, is used once Deliver has returned. An error means that nothing is known to be stored; journal.ErrFull
 // and journal.ErrFailed are answered 503.
-func (s *Source) Deliver(ctx context.Context, sub Submission) (Handled, error) {
+func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) {
 	c := s.cfg.Load()
 	if !sub.Again && s.pending.Load() >= int64(c.Pending) {
 		return Handled{Outcome: Unavailable}, nil
@@ -61,20 +62,20 @@ func (s *Source) Deliver(ctx context.Context, sub Submission) (Handled, error) {
 	}
 	rec.State, rec.Reason = event.Pending, event.Queued
 	if laned(c.policy, rec) {
-		return s.deliverInOrder(ctx, c, &sub)
+		return s.deliverInOrder(ctx, c, sub)
 	}
 	if err := s.note(ctx, c, rec); err != nil {
 		return Handled{}, err
 	}
 	switch mode := c.Delivery.Mode; {
 	case mode == "store":
-		return s.queueUp(ctx, c, &sub, Accepted)
+		return s.queueUp(ctx, c, sub, Accepted)
 	case s.paused.Load() && mode == "proxy":
 		return Handled{Outcome: Unavailable}, nil
 	case s.paused.Load():
-		return s.queueUp(ctx, c, &sub, Accepted)
+		return s.queueUp(ctx, c, sub, Accepted)
 	}
-	return s.deliverNow(ctx, c, &sub)
+	return s.deliverNow(ctx, c, sub)
 }
 
 // reopen makes a failed record fresh for another run of attempts.
@@ -116,7 +117,8 @@ func (s *Source) store(ctx context.Context, sub *Submission, at *event.Attempt, 
 		sub.Record = out[0].Record
 		return out[0].Applied, nil
 	}
-	v, err := s.r.journal.Accept(ctx, []journal.Accept{{Record: sub.Record, Payload: sub.Payload, Keys: sub.Keys, Aliases: sub.Aliases}}, d)
+	sub.accept[0] = journal.Accept{Record: sub.Record, Payload: sub.Payload, Keys: sub.Keys, Aliases: sub.Aliases}
+	v, err := s.r.journal.Accept(ctx, sub.accept[:], d)
 	if err != nil {
 		return false, err
 	}
@@ -151,7 +153,11 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	f := &flight{src: s, cfg: c, rec: sub.Record, payload: sub.Payload, slot: sl, waiting: c.Delivery.Mode == "proxy"}
 	f.prepare(time.Now())
 	sub.Record = f.rec
-	ok, err := s.store(ctx, sub, f.begun(), journal.Written)
+	var begun *event.Attempt
+	if sub.Again { // a new event's record says itself that its first attempt is under way
+		begun = f.begun()
+	}
+	ok, err := s.store(ctx, sub, begun, journal.Written)
 	if err != nil || !ok {
 		sl.cancel()
 		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err

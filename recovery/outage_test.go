@@ -105,7 +105,7 @@ func (b *bed) restart() {
 func (b *bed) send(id, resource, version string) recovery.Handled {
 	b.t.Helper()
 	body := fmt.Sprintf(`{"id":%q}`, id)
-	h, err := b.r.Source("s").Deliver(context.Background(), recovery.Submission{
+	h, err := b.r.Source("s").Deliver(context.Background(), &recovery.Submission{
 		Record: event.Record{Source: "s", Provider: "custom", EventID: id, Resource: resource, Version: version, Verified: true, ReceivedAt: time.Now(),
 			BodyBytes: len(body), HasPayload: true},
 		Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: event.Head("Content-Type: application/json\r\n"), Body: []byte(body), Peer: "127.0.0.1"},
