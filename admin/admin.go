@@ -64,6 +64,9 @@ type Overseer interface {
 	// SetPaused and Resource return recovery.ErrUnknownSource for a source that is none.
 	SetPaused(ctx context.Context, source string, paused bool) (recovery.SourceStatus, error)
 	Resource(ctx context.Context, source, resource string) (recovery.ResourceStatus, error)
+	// SetCursor puts a resource's cursor at version ("" = as if nothing had been delivered). recovery.ErrUnknownSource, recovery.ErrNoVersions,
+	// ordering.ErrVersion.
+	SetCursor(ctx context.Context, source, resource, version string) (recovery.ResourceStatus, error)
 }
 
 // Core is what the admin port asks of the gateway's core; *recovery.Recovery satisfies it.

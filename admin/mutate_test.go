@@ -141,6 +141,29 @@ func TestOverview(t *testing.T) {
 		t.Errorf("%s", got.body)
 	}
 	p.want(404, "GET", "/v1/resources/stripe/none", "")
+	for _, c := range []struct {
+		path, body string
+		status     int
+		want       any
+	}{
+		{"stripe/a%2Fb", `{"version":"7","reason":"sent by mistake"}`, 200, "7"},
+		{"stripe/a%2Fb", `{"version":9223372036854775808}`, 200, "9223372036854775808"},
+		{"stripe/a%2Fb", `{"version":null}`, 200, nil},
+		{"stripe/a%2Fb", `{}`, 422, nil},
+		{"stripe/a%2Fb", `{"version":true}`, 422, nil},
+		{"stripe/a%2Fb", `{"version":""}`, 422, nil},
+		{"stripe/a%2Fb", `{"version":"seven"}`, 422, nil},
+		{"github/x", `{"version":"1"}`, 409, nil},
+		{"nobody/x", `{"version":"1"}`, 404, nil},
+	} {
+		if got := p.want(c.status, "POST", "/v1/resources/"+c.path+"/cursor", c.body); c.status == 200 && got.at("version") != c.want {
+			t.Errorf("%s: %s", c.body, got.body)
+		}
+	}
+	audits := p.audits()
+	if l := audits[len(audits)-9]; l["action"] != "set_cursor" || l["target"] != "stripe/a/b version 7" || l["reason"] != "sent by mistake" {
+		t.Errorf("audit: %v", l)
+	}
 	p.want(404, "GET", "/v1/resources/nobody/x", "")
 }
 

@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 
 	"github.com/hooktender/hooktender/admin/api"
@@ -58,6 +60,44 @@ func (s *Server) getResource(c *call) error {
 		return fail(http.StatusNotFound, "nothing is known of this resource")
 	}
 	return c.answer(http.StatusOK, showResource(&res))
+}
+
+// setCursor takes a version as a string or, as senders write them, as a number; null forgets the cursor. It must be there: a call without it is a mistake.
+func (s *Server) setCursor(c *call) error {
+	var in struct {
+		Version json.RawMessage `json:"version"`
+		Reason  string          `json:"reason"`
+	}
+	if err := c.decode(&in, false); err != nil {
+		return err
+	}
+	if err := c.checkReason(in.Reason, false); err != nil {
+		return err
+	}
+	version, ok := versionText(in.Version)
+	if !ok {
+		return fail(http.StatusUnprocessableEntity, "version: a string, a number, or null to forget the cursor")
+	}
+	c.audit.target += " version " + cmp.Or(version, "none")
+	res, err := s.Core.SetCursor(context.WithoutCancel(c.r.Context()), c.args[0], c.args[1], version)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, showResource(&res))
+}
+
+func versionText(raw json.RawMessage) (string, bool) {
+	var text string
+	switch {
+	case len(raw) == 0, len(raw) > 1024:
+		return "", false
+	case raw[0] == '"':
+		err := json.Unmarshal(raw, &text)
+		return text, err == nil && text != ""
+	case string(raw) == "null":
+		return "", true
+	}
+	return string(raw), raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9'
 }
 
 func (s *Server) listSources(c *call) error {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -42,6 +43,8 @@ var statuses = []struct {
 	{journal.ErrNotFound, http.StatusNotFound},
 	{journal.ErrNoPayload, http.StatusGone},
 	{recovery.ErrNotDeadLetter, http.StatusConflict},
+	{recovery.ErrNoVersions, http.StatusConflict},
+	{ordering.ErrVersion, http.StatusUnprocessableEntity},
 	{recovery.ErrNeedsForce, http.StatusConflict},
 	{recovery.ErrBusy, http.StatusConflict},
 	{recovery.ErrManyReplays, http.StatusServiceUnavailable},

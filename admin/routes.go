@@ -56,6 +56,7 @@ func (s *Server) table() []route {
 		post("/v1/replays/{id}/cancel", api.ScopeReplayWrite, "cancel_replay", s.cancelReplay),
 		get("/v1/checkpoints", api.ScopeEventsRead, s.listCheckpoints),
 		get("/v1/resources/{source}/{resource}", api.ScopeEventsRead, s.getResource),
+		post("/v1/resources/{source}/{resource}/cursor", api.ScopeAdmin, "set_cursor", s.setCursor),
 		get("/v1/sources", api.ScopeEventsRead, s.listSources),
 		post("/v1/sources/{name}/pause", api.ScopeAdmin, "pause", s.pauseSource),
 		post("/v1/sources/{name}/resume", api.ScopeAdmin, "resume", s.resumeSource),

@@ -12,6 +12,7 @@ var constructors = []func(*env) *cobra.Command{
 	deadCommand,
 	checkpointCommand,
 	sourcesCommand,
+	resourcesCommand,
 	upstreamsCommand,
 	sendCommand,
 	providersCommand,

@@ -48,6 +48,15 @@ func (c *Client) Resource(ctx context.Context, source, resource string) (api.Res
 	return out, err
 }
 
+// SetCursor puts the cursor of a resource at a version, up or down: what is not newer is stale from then on. An empty version forgets the
+// cursor, as if nothing had been delivered yet.
+func (c *Client) SetCursor(ctx context.Context, source, resource, version, reason string) (api.Resource, error) {
+	in := api.SetCursor{Version: api.Text(version), Reason: reason}
+	var out api.Resource
+	err := c.post(ctx, "/v1/resources/"+escape(source)+"/"+escape(resource)+"/cursor", nil, in, &out)
+	return out, err
+}
+
 // Sources lists the configured sources.
 func (c *Client) Sources(ctx context.Context) ([]api.Source, error) {
 	var out api.Page[api.Source]

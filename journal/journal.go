@@ -130,6 +130,9 @@ type Journal interface {
 	// Resources reads the state of resources; a zero UpdatedAt where there is none.
 	Resources(ctx context.Context, keys []event.ResourceKey) ([]event.ResourceState, error)
 
+	// SetCursor replaces the state of a resource, whatever it was; for an operator's decision. A delivery moves it in its Transition.
+	SetCursor(ctx context.Context, st event.ResourceState, d Durability) error
+
 	// Counts gives the number of records per source, state and reason; cheap (no scan).
 	Counts(ctx context.Context) ([]Count, error)
 

@@ -25,7 +25,7 @@ func BenchmarkLane(b *testing.B) {
 		if s := l.Next(1); s.Go != e {
 			b.Fatal("not sent on its way")
 		}
-		_, _, _ = l.After(e, false)
+		_, _, _ = l.After(e, WasDelivered)
 		l.Delivered(e)
 	}
 }

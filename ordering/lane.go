@@ -3,7 +3,6 @@ package ordering
 import (
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -19,6 +18,8 @@ type Entry struct {
 	Text    string // the version as received
 	Due     int64  // not before; 0 = at once. A retry waits here; Never = waits for a decision
 	Retry   bool   // it has failed before and is being retried
+	Unknown bool   // an attempt of its present run may have reached the upstream: nothing older goes before it is decided
+	Early   bool   // it came before its time: behind a gap, or its window was open. These are what max_held counts
 	Release int64  // when it stops waiting for versions before it; 0 = does not wait
 	Forced  bool   // an operator's forced replay: the gate lets it pass
 	Owner   any    // the scheduler's own
@@ -63,6 +64,17 @@ func (l *Lane) Idle() bool { return l.flying == nil && len(l.waiting) == 0 }
 // Waiting is the number of events that are not in flight.
 func (l *Lane) Waiting() int { return len(l.waiting) }
 
+// Early is the number of events that wait behind a gap or for their window.
+func (l *Lane) Early() int {
+	n := 0
+	for _, e := range l.waiting {
+		if e.Early {
+			n++
+		}
+	}
+	return n
+}
+
 // Entries are the events that wait, in order. The slice is the lane's own.
 func (l *Lane) Entries() []*Entry { return l.waiting }
 
@@ -77,18 +89,42 @@ func (l *Lane) Judge(v Version) Decision {
 	if d := l.gate(v); d != Pass {
 		return d
 	}
-	if p := l.policy; p.MaxJump > 0 && l.base().Known() && v.beyond(l.base(), p.MaxJump) {
-		return Jump
+	if p := l.policy; p.MaxJump > 0 {
+		if base := l.newest(); base.Known() && v.beyond(base, p.MaxJump) {
+			return Jump
+		}
 	}
 	return l.policy.judge(l, v)
 }
 
-// base is the version that max_jump counts from.
+// base is the newest version that the upstream has: the cursor, or what comes before the configured start.
 func (l *Lane) base() Version {
-	if l.cursor.Known() || !l.policy.start.Known() {
+	if l.cursor.Known() || !l.policy.start.Known() || l.policy.Policy != "in_sequence" {
 		return l.cursor
 	}
 	return l.policy.start.plus(-1)
+}
+
+// newest is what max_jump counts from: the newest version that the upstream has, that was given up, or that is on its way there without a
+// gap. Were it the cursor alone, an outage would quarantine the honest versions that queue up meanwhile.
+func (l *Lane) newest() Version {
+	p := l.policy
+	if p.Policy == "in_sequence" {
+		if next := l.next(); next.Known() {
+			return next.plus(-1)
+		}
+		return Version{}
+	}
+	newest := l.base()
+	if l.flying != nil && !l.flying.Forced {
+		newest = maxVersion(newest, l.flying.Version)
+	}
+	for _, e := range l.waiting {
+		if !e.Forced {
+			newest = maxVersion(newest, e.Version)
+		}
+	}
+	return newest
 }
 
 // gate is what every attempt passes, the first and each retry: below the cursor is stale, equal follows ties.
@@ -112,6 +148,9 @@ func (l *Lane) gate(v Version) Decision {
 
 // expected is the version that in_sequence lets pass next; none while nothing was seen and start is first_seen.
 func (l *Lane) expected() Version {
+	if l.policy.Policy != "in_sequence" {
+		return Version{}
+	}
 	base := maxVersion(l.cursor, l.floor)
 	if !base.Known() {
 		return l.policy.start
@@ -120,10 +159,31 @@ func (l *Lane) expected() Version {
 	return maxVersion(next, l.policy.start)
 }
 
-// firstRelease is the earliest time at which something in the lane stops waiting.
-func (l *Lane) firstRelease() int64 {
-	first := int64(Never)
+// next is the version that follows everything delivered, given up, in flight, or waiting without a gap before it; none while nothing was
+// seen and start is first_seen.
+func (l *Lane) next() Version {
+	next := l.expected()
+	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
+		next = l.flying.Version.plus(1)
+	}
 	for _, e := range l.waiting {
+		switch {
+		case e.Forced:
+		case e.Unknown && !e.Version.Less(next):
+			next = e.Version.plus(1)
+		case !next.Known() && !e.Early, next.Known() && e.Version.Compare(next) == 0:
+			next = e.Version.plus(1)
+		case next.Less(e.Version):
+			return next
+		}
+	}
+	return next
+}
+
+// firstRelease is the earliest time at which one of these stops waiting.
+func firstRelease(waiting []*Entry) int64 {
+	first := int64(Never)
+	for _, e := range waiting {
 		if e.Release > 0 && e.Release < first {
 			first = e.Release
 		}
@@ -135,11 +195,23 @@ func (l *Lane) firstRelease() int64 {
 func (l *Lane) Add(e *Entry) {
 	i, _ := slices.BinarySearchFunc(l.waiting, e, l.order)
 	l.waiting = slices.Insert(l.waiting, i, e)
+	if e.Retry && l.policy.versions {
+		l.left = maxVersion(l.left, e.Version) // also after a restart: what has left once stays ahead of what comes late
+	}
 }
 
 func (l *Lane) order(a, b *Entry) int {
+	if a.Unknown != b.Unknown { // it may be there already, so what is older comes too late once that is known
+		if a.Unknown {
+			return -1
+		}
+		return 1
+	}
 	if l.policy.versions {
 		if c := a.Version.Compare(b.Version); c != 0 {
+			if a.Unknown {
+				return -c // the newest of these first, for the same reason
+			}
 			return c
 		}
 	}
@@ -186,33 +258,49 @@ func (l *Lane) Next(now int64) Step {
 		}
 		return late
 	})
-	for _, e := range l.waiting {
+	next := l.expected()
+	var unknown Version // the newest that was passed over and may be at the upstream already
+	for i, e := range l.waiting {
+		if !e.Forced && l.policy.versions && e.Version.Less(unknown) {
+			continue
+		}
 		if e.Due > now {
 			s.Wake = min(s.Wake, e.Due)
-			if e.Retry && l.policy.OnFailure == "continue" {
-				continue
+			if !e.Retry || l.policy.OnFailure != "continue" {
+				return s
 			}
+			if e.Unknown {
+				unknown = maxVersion(unknown, e.Version)
+			}
+			if next.Known() && e.Version.Compare(next) == 0 {
+				next = next.plus(1) // a later version may pass it: that is no gap
+			}
+			continue
+		}
+		if e.Forced || e.Retry || l.policy.ready(next, l.waiting[i:], now) {
+			l.depart(e, next, &s)
 			return s
 		}
-		if e.Forced || l.policy.ready(l, e, now) {
-			l.depart(e, &s)
-			return s
+		s.Wake = min(s.Wake, firstRelease(l.waiting[i:]))
+		for _, f := range l.waiting[i+1:] {
+			if f.Forced && f.Due <= now {
+				l.depart(f, next, &s)
+				break
+			}
 		}
-		s.Wake = min(s.Wake, l.firstRelease())
 		return s
 	}
 	return s
 }
 
-func (l *Lane) depart(e *Entry, s *Step) {
-	next := l.expected()
-	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" && !e.Forced && next.Known() && next.Less(e.Version) {
-		s.Lost = l.drop()
+func (l *Lane) depart(e *Entry, next Version, s *Step) {
+	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" && !e.Forced && !e.Retry && next.Known() && next.Less(e.Version) {
+		s.Lost = l.drop(next)
 		return
 	}
 	l.waiting = slices.DeleteFunc(l.waiting, func(x *Entry) bool { return x == e })
 	l.flying = e
-	if l.policy.versions {
+	if l.policy.versions && !e.Forced {
 		l.left = maxVersion(l.left, e.Version)
 	}
 	s.Go, s.Gap = e, l.gap(e.Version)
@@ -232,12 +320,11 @@ func (l *Lane) gap(v Version) string {
 	return ""
 }
 
-// drop empties the lane of everything that waits behind a gap.
-func (l *Lane) drop() []*Entry {
+// drop empties the lane of everything that waits for the version next. What is retried had its turn already.
+func (l *Lane) drop(next Version) []*Entry {
 	var lost []*Entry
-	next := l.expected()
 	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
-		behind := !e.Forced && next.Known() && next.Less(e.Version)
+		behind := !e.Forced && !e.Retry && next.Known() && next.Less(e.Version)
 		if behind {
 			lost = append(lost, e)
 		}
@@ -258,19 +345,37 @@ func (l *Lane) Delivered(e *Entry) {
 // what is held behind it is lost with it; the caller settles those.
 func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 	l.land(e)
-	if l.policy.Policy != "in_sequence" {
+	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" {
+		if next := l.expected(); next.Known() && e.Version.Compare(next) == 0 {
+			return l.drop(next)
+		}
 		return nil
 	}
-	if l.policy.OnGap == "dead_letter" {
-		return l.drop()
-	}
-	if next := l.expected(); next.Known() && e.Version.Less(next) {
-		return nil
-	}
-	if l.floor.Less(e.Version) {
+	l.raise(e)
+	return nil
+}
+
+// Settled says that an operator settled an event that waited: it came to the upstream by other means, or is not wanted. What waits behind it
+// waits no longer.
+func (l *Lane) Settled(e *Entry) {
+	l.land(e)
+	l.raise(e)
+}
+
+// raise lifts the floor to a version that is not waited for any more.
+func (l *Lane) raise(e *Entry) {
+	if l.lifts(e) {
 		l.floor, l.floorAs = e.Version, e.Text
 	}
-	return nil
+}
+
+// lifts says whether the floor goes up to e once e is given up. A forced version that is out of line tells nothing about those before it.
+func (l *Lane) lifts(e *Entry) bool {
+	if l.policy.Policy != "in_sequence" || !l.floor.Less(e.Version) || e.Version.Less(l.cursor) {
+		return false
+	}
+	next := l.expected()
+	return !next.Known() && !e.Forced || next.Known() && (e.Version.Compare(next) == 0 || next.Less(e.Version) && !e.Forced)
 }
 
 // Back says that the attempt of the event in flight failed for now: it waits in the lane until due.
@@ -286,14 +391,22 @@ func (l *Lane) land(e *Entry) {
 	}
 }
 
-// After is what the journal shall remember of the resource once e is delivered (given = false) or given up (given = true), and
-// whether that differs from what it remembers now.
-func (l *Lane) After(e *Entry, given bool) (version, floor string, changed bool) {
+// End is how an event leaves its lane.
+type End uint8
+
+const (
+	WasDelivered End = iota + 1
+	WasGivenUp       // a dead letter
+	WasSettled       // by an operator, before it was a dead letter
+)
+
+// After is what the journal shall remember of the resource once e has come to this end, and whether that differs from what it remembers now.
+func (l *Lane) After(e *Entry, how End) (version, floor string, changed bool) {
 	version, floor = l.text, l.floorAs
-	if !l.policy.versions {
+	switch {
+	case !l.policy.versions:
 		return version, floor, false
-	}
-	if !given {
+	case how == WasDelivered:
 		if l.cursor.Less(e.Version) {
 			version = e.Text
 			if !e.Version.Less(l.floor) {
@@ -301,30 +414,40 @@ func (l *Lane) After(e *Entry, given bool) (version, floor string, changed bool)
 			}
 		}
 		return version, floor, version != l.text
-	}
-	if l.policy.Policy == "in_sequence" && l.policy.OnGap != "dead_letter" && l.floor.Less(e.Version) && !e.Version.Less(l.cursor) {
+	case how == WasGivenUp && l.policy.OnGap == "dead_letter":
+		return version, floor, false
+	case l.lifts(e):
 		return version, e.Text, true
 	}
 	return version, floor, false
 }
 
+// SetCursor puts the cursor where an operator wants it, up or down ("" = nothing was delivered yet), and forgets the floor.
+func (l *Lane) SetCursor(v Version, text string) {
+	l.cursor, l.text = v, text
+	l.floor, l.floorAs = Version{}, ""
+	l.left = v
+}
+
 // Missing names the versions between the cursor and the newest that waits which have not come, at most limit entries.
 func (l *Lane) Missing(limit int) []string {
 	var out []string
-	next := l.expected()
-	if l.policy.Policy != "in_sequence" || !next.Known() {
+	if l.policy.Policy != "in_sequence" || len(l.waiting) == 0 {
 		return out
 	}
-	if l.flying != nil && !l.flying.Version.Less(next) {
+	next := l.expected()
+	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
 		next = l.flying.Version.plus(1)
 	}
 	for _, e := range l.waiting {
-		if e.Version.Less(next) {
+		if e.Forced || e.Version.Less(next) {
 			continue
 		}
-		if s := span(next, e.Version.plus(-1)); s != "" {
-			if out = append(out, s); len(out) == limit {
-				return out
+		if next.Known() && !e.Unknown {
+			if s := span(next, e.Version.plus(-1)); s != "" {
+				if out = append(out, s); len(out) == limit {
+					return out
+				}
 			}
 		}
 		next = e.Version.plus(1)
@@ -332,24 +455,26 @@ func (l *Lane) Missing(limit int) []string {
 	return out
 }
 
-// JoinGaps joins two lists of missing versions, as they stand in Hooktender-Gap.
-func JoinGaps(a, b string) string {
-	switch {
-	case a == "" || a == b:
-		return b
-	case b == "":
-		return a
-	}
-	return strings.Join([]string{a, b}, ", ")
-}
-
 // Adopt puts the lane under another policy (a reload). Events whose version the new comparison cannot read keep the order they have.
 func (l *Lane) Adopt(p *Policy) {
 	fresh := NewLane(p, event.ResourceState{Version: l.text, Floor: l.floorAs})
-	l.policy, l.cursor, l.text, l.floor, l.floorAs = p, fresh.cursor, fresh.text, fresh.floor, fresh.floorAs
-	for _, e := range l.waiting {
+	longer := int64(p.MaxWait - l.policy.MaxWait)
+	l.policy, l.cursor, l.text, l.floor, l.floorAs, l.left = p, fresh.cursor, fresh.text, fresh.floor, fresh.floorAs, fresh.left
+	read := func(e *Entry) {
 		if v, err := p.Version(e.Text); err == nil {
 			e.Version = v
+		}
+	}
+	if l.flying != nil {
+		read(l.flying)
+	}
+	for _, e := range l.waiting {
+		read(e)
+		if e.Release > 0 {
+			e.Release += longer
+		}
+		if e.Retry && p.versions {
+			l.left = maxVersion(l.left, e.Version)
 		}
 	}
 	slices.SortStableFunc(l.waiting, l.order)

@@ -1,14 +1,10 @@
 package ordering
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -72,6 +68,17 @@ func TestJudge(t *testing.T) {
 		{"in_sequence, a gap behind those on their way", sequence, "4", []string{"6"}, "5", "8", Hold},
 		{"in_sequence, start 1", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "1", Pass},
 		{"in_sequence, start 1, second first", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "2", Hold},
+		{"in_sequence, behind a gap while the first seen is in flight", sequence, "", nil, "5", "7", Hold},
+		{"in_sequence, after the first seen, which is in flight", sequence, "", nil, "5", "6", Turn},
+		{"in_sequence, what fills the gap", sequence, "4", []string{"6", "7"}, "", "5", Pass},
+		{"in_sequence, equal", sequence, "4", nil, "", "4", Pass},
+		{"in_sequence, equal when ties are rejected", func(c *Config) { sequence(c); c.Ties = "reject" }, "4", nil, "", "4", Stale},
+		{"in_sequence, max_jump counts from what is on its way", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6", "7"}, "5", "9", Hold},
+		{"in_sequence, max_jump does not count from behind a gap", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6"}, "", "7", Jump},
+		{"max_jump, versions that queue up in an outage", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", []string{"6", "8"}, "5", "10", Turn},
+		{"max_jump from the start", func(c *Config) { sequence(c); c.Start, c.MaxJump = "1", 10 }, "", nil, "", "11", Jump},
+		{"window, equal", func(c *Config) { c.Policy = "window" }, "4", nil, "", "4", Hold},
+		{"window, equal when ties are rejected", func(c *Config) { c.Policy, c.Ties = "window", "reject" }, "4", nil, "", "4", Stale},
 		{"in_sequence, below the start", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "0", Stale},
 		{"window, anything newer", func(c *Config) { c.Policy = "window" }, "4", nil, "", "9", Hold},
 		{"window, older", func(c *Config) { c.Policy = "window" }, "4", nil, "", "3", Stale},
@@ -166,7 +173,7 @@ func TestGivenUpVersionIsAGapThatIsOver(t *testing.T) {
 	if s.Go != e5 {
 		t.Fatalf("%+v", s)
 	}
-	if _, floor, changed := l.After(e5, true); floor != "5" || !changed {
+	if _, floor, changed := l.After(e5, WasGivenUp); floor != "5" || !changed {
 		t.Errorf("the journal must remember that 5 was given up, got %q", floor)
 	}
 	l.GivenUp(e5)
@@ -233,69 +240,159 @@ func TestOnFailure(t *testing.T) {
 	}
 }
 
-// Any permutation, with duplicates, failures and gaps: each resource's versions leave strictly increasing (equal ones only where ties forward),
-// one at a time, and nothing stays behind.
-func TestLaneProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		c := Default()
-		c.Policy = rapid.SampledFrom([]string{"reject_stale", "in_sequence", "window"}).Draw(t, "policy")
-		c.Ties = "reject"
-		c.OnGap = rapid.SampledFrom([]string{"release", "dead_letter"}).Draw(t, "on_gap")
-		c.OnFailure = rapid.SampledFrom([]string{"block", "continue"}).Draw(t, "on_failure")
-		p, err := NewPolicy(c)
-		if err != nil {
-			t.Fatal(err)
+// A user's consumer had applied version 5 when the connection broke; version 4, which came next, must not follow it.
+func TestNothingOlderGoesBeforeAnUnknownOutcomeIsDecided(t *testing.T) {
+	for _, mode := range []string{"block", "continue"} {
+		p := policy(t, func(c *Config) { stalePolicy(c); c.OnFailure = mode })
+		l := NewLane(p, event.ResourceState{Version: "3"})
+		e5, e4, e6 := at(1, "5"), at(2, "4"), at(3, "6")
+		l.Add(e5)
+		l.Next(1)
+		e5.Unknown = true
+		l.Back(e5, 1000)
+		l.Add(e4)
+		if s := l.Next(2); s.Go != nil {
+			t.Errorf("on_failure %s: %s goes", mode, s.Go.Text)
 		}
-		versions := rapid.SliceOfN(rapid.IntRange(1, 12), 1, 40).Draw(t, "versions")
-		random := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
-		l := NewLane(p, event.ResourceState{})
-		last, now := 0, int64(1)
-		ended := 0
-		step := func() {
-			s := l.Next(now)
-			ended += len(s.Stale) + len(s.Lost)
-			if s.Go == nil {
-				return
-			}
-			if l.Next(now).Go != nil {
-				t.Fatalf("two in flight")
-			}
-			switch random.IntN(4) {
-			case 0:
-				l.Back(s.Go, now+int64(random.IntN(20)))
-			case 1:
-				ended += 1 + len(l.GivenUp(s.Go))
-			default:
-				var v int
-				fmt.Sscan(s.Go.Text, &v)
-				if v <= last {
-					t.Fatalf("version %d after %d", v, last)
-				}
-				last = v
-				ended++
-				l.Delivered(s.Go)
-			}
+		l.Add(e6)
+		if s := l.Next(3); mode == "continue" && s.Go != e6 || mode == "block" && s.Go != nil {
+			t.Errorf("on_failure %s: a later version: %+v", mode, s)
 		}
-		for i, v := range versions {
-			e := at(i+1, fmt.Sprint(v))
-			e.Release = now + 30
-			if d := l.Judge(e.Version); d == Stale || d == Jump {
-				ended++
-			} else {
-				l.Add(e)
-			}
-			now += int64(random.IntN(10))
-			step()
+		if mode == "continue" {
+			continue
 		}
-		for range 10_000 {
-			if l.Idle() {
-				break
-			}
-			now += 7
-			step()
+		if s := l.Next(1000); s.Go != e5 {
+			t.Fatalf("%+v", s)
 		}
-		if !l.Idle() || ended != len(versions) {
-			t.Fatalf("%d of %d events came to an end; %d wait", ended, len(versions), l.Waiting())
+		l.Delivered(e5)
+		if s := l.Next(1000); len(s.Stale) != 1 || s.Stale[0] != e4 {
+			t.Errorf("4 after 5: %+v", s)
 		}
-	})
+	}
+}
+
+// on_failure: continue lets a later version pass one that is being retried also where they are in sequence; the gap is named.
+func TestContinueInSequence(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnFailure = "continue" })
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e5, e6, e8 := at(1, "5"), at(2, "6"), at(3, "8")
+	l.Add(e5)
+	l.Next(1)
+	l.Back(e5, 1000)
+	e6.Release, e8.Release = 500, 500
+	l.Add(e6)
+	l.Add(e8)
+	s := l.Next(2)
+	if s.Go != e6 || s.Gap != "5" {
+		t.Fatalf("%+v", s)
+	}
+	l.Delivered(e6)
+	if s = l.Next(3); s.Go != nil || len(s.Stale) != 1 || s.Wake != 500 {
+		t.Errorf("7 is missing and 5 comes too late: %+v", s)
+	}
+}
+
+// A retry whose gap has filled meanwhile carries none.
+func TestGapIsNamedAsItIsAtTheAttempt(t *testing.T) {
+	p := policy(t, sequence)
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e7 := at(1, "7")
+	e7.Release = 10
+	l.Add(e7)
+	if s := l.Next(10); s.Gap != "5-6" {
+		t.Fatalf("%+v", s)
+	}
+	l.Back(e7, 100)
+	for i, v := range []string{"5", "6"} {
+		e := at(i+2, v)
+		l.Add(e)
+		if s := l.Next(11); s.Go != e {
+			t.Fatalf("%s does not go: %+v", v, s)
+		}
+		l.Delivered(e)
+	}
+	if s := l.Next(100); s.Go != e7 || s.Gap != "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A quarantined version that an operator forces through and that fails opens no gap to the honest ones.
+func TestForcedVersionThatFailsLeavesTheSequence(t *testing.T) {
+	for _, on := range []string{"release", "dead_letter"} {
+		p := policy(t, func(c *Config) { sequence(c); c.OnGap = on })
+		l := NewLane(p, event.ResourceState{Version: "4"})
+		held, far := at(1, "6"), at(2, "9223372036854775807")
+		held.Release, far.Forced = 500, true
+		l.Add(held)
+		l.Add(far)
+		if s := l.Next(1); s.Go != far {
+			t.Fatalf("the gap does not hold what is forced: %+v", s)
+		}
+		if _, _, changed := l.After(far, WasGivenUp); changed {
+			t.Error("the journal is told of a floor")
+		}
+		if lost := l.GivenUp(far); len(lost) > 0 {
+			t.Errorf("%d events are lost", len(lost))
+		}
+		if d := l.Judge(at(3, "7").Version); d != Hold {
+			t.Errorf("7 behind the missing 5: %s", d)
+		}
+		if d := l.Judge(at(4, "5").Version); d != Pass {
+			t.Errorf("5, the next: %s", d)
+		}
+	}
+}
+
+// Settled by an operator: what waits behind it waits no longer, also where gaps become dead letters.
+func TestSettledVersionIsNotWaitedFor(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" })
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e5, e6 := at(1, "5"), at(2, "6")
+	l.Add(e5)
+	l.Next(1)
+	l.Back(e5, Never) // waits for a decision
+	e6.Release = 100
+	l.Add(e6)
+	if s := l.Next(200); s.Go != nil || len(s.Lost) > 0 {
+		t.Fatalf("before the decision: %+v", s)
+	}
+	if _, floor, changed := l.After(e5, WasSettled); !changed || floor != "5" {
+		t.Errorf("the journal is told %q", floor)
+	}
+	l.Remove(e5.ID)
+	l.Settled(e5)
+	if s := l.Next(200); s.Go != e6 || s.Gap != "5" {
+		t.Errorf("after it: %+v", s)
+	}
+}
+
+func TestSetCursor(t *testing.T) {
+	p := policy(t, sequence)
+	l := NewLane(p, event.ResourceState{Version: "9223372036854775807"})
+	v, _ := Parse("integer", "4")
+	l.SetCursor(v, "4")
+	if d := l.Judge(at(1, "5").Version); d != Pass || l.Cursor() != "4" {
+		t.Errorf("5 is judged %s", d)
+	}
+	l.SetCursor(Version{}, "")
+	if d := l.Judge(at(2, "3").Version); d != Pass {
+		t.Errorf("a forgotten cursor: %s", d)
+	}
+}
+
+// types: globs in which a slash is a character like others.
+func TestTypes(t *testing.T) {
+	for _, c := range []struct {
+		glob, kind string
+		want       bool
+	}{
+		{"*", "", true}, {"*", "a/b", true}, {"orders/*", "orders/create", true}, {"orders*", "orders/create", true}, {"*/create", "orders/create", true},
+		{"invoice.*", "invoice.paid", true}, {"invoice.*", "charge.paid", false}, {"invoice.*", "", false}, {"invoice.paid", "invoice.paid", true},
+		{"invoice.?aid", "invoice.paid", true}, {"invoice.[pv]*", "invoice.voided", true},
+	} {
+		p := policy(t, func(cfg *Config) { stalePolicy(cfg); cfg.Types = []string{"x", c.glob} })
+		if got := p.Applies(c.kind); got != c.want {
+			t.Errorf("%q looks at %q: %t", c.glob, c.kind, got)
+		}
+	}
 }

@@ -5,6 +5,7 @@ package ordering
 
 import (
 	"path"
+	"strings"
 )
 
 // Decision is what a policy says about a version that has just come in.
@@ -19,7 +20,7 @@ const (
 )
 
 func (d Decision) String() string {
-	return [...]string{"", "pass", "turn", "hold", "stale", "version_jump"}[d]
+	return [...]string{"", "pass", "turn", "held", "stale", "version_jump"}[d]
 }
 
 // Policy is a Config, ready for use. It is immutable.
@@ -27,7 +28,7 @@ type Policy struct {
 	Config
 	start    Version // in_sequence with an integer start
 	judge    func(l *Lane, v Version) Decision
-	ready    func(l *Lane, e *Entry, now int64) bool
+	ready    func(next Version, waiting []*Entry, now int64) bool
 	versions bool
 	everyone bool
 }
@@ -54,7 +55,7 @@ func NewPolicy(c Config) (*Policy, error) {
 // cursor, ties, max_jump) is in Lane.Judge.
 type rule struct {
 	judge func(l *Lane, v Version) Decision
-	ready func(l *Lane, e *Entry, now int64) bool
+	ready func(next Version, waiting []*Entry, now int64) bool
 }
 
 var rules = map[string]rule{
@@ -65,7 +66,7 @@ var rules = map[string]rule{
 	"window":       {judge: inWindow, ready: windowPassed},
 }
 
-func always(*Lane, *Entry, int64) bool { return true }
+func always(Version, []*Entry, int64) bool { return true }
 
 func inTurn(l *Lane, _ Version) Decision {
 	if l.flying != nil || len(l.waiting) > 0 {
@@ -76,33 +77,18 @@ func inTurn(l *Lane, _ Version) Decision {
 
 // inSequence: the next version passes; one whose predecessors are all here waits for its turn; one behind a gap is held.
 func inSequence(l *Lane, v Version) Decision {
-	next := l.expected()
-	if !next.Known() || !next.Less(v) {
-		if l.flying == nil && len(l.waiting) > 0 && v.Less(l.waiting[0].Version) {
-			return Pass // what fills the gap finds room in a full lane: nothing else can empty it
-		}
-		return inTurn(l, v)
-	}
-	if l.flying != nil && !l.flying.Version.Less(next) {
-		next = l.flying.Version.plus(1)
-	}
-	for _, e := range l.waiting {
-		if next.Less(e.Version) {
-			break
-		}
-		if e.Version.Compare(next) == 0 {
-			next = next.plus(1)
-		}
-	}
-	if next.Less(v) {
+	if next := l.next(); next.Known() && next.Less(v) {
 		return Hold
 	}
-	return Turn
+	if l.flying == nil && len(l.waiting) > 0 && v.Less(l.waiting[0].Version) {
+		return Pass // it fills the gap
+	}
+	return inTurn(l, v)
 }
 
-func contiguousOrReleased(l *Lane, e *Entry, now int64) bool {
-	next := l.expected()
-	return !next.Known() || !next.Less(e.Version) || l.firstRelease() <= now
+// contiguousOrReleased: the first of those that wait follows the versions before it, or one of them has waited long enough.
+func contiguousOrReleased(next Version, waiting []*Entry, now int64) bool {
+	return !next.Known() || !next.Less(waiting[0].Version) || firstRelease(waiting) <= now
 }
 
 func inWindow(l *Lane, v Version) Decision {
@@ -112,7 +98,7 @@ func inWindow(l *Lane, v Version) Decision {
 	return Hold
 }
 
-func windowPassed(l *Lane, _ *Entry, now int64) bool { return l.firstRelease() <= now }
+func windowPassed(_ Version, waiting []*Entry, now int64) bool { return firstRelease(waiting) <= now }
 
 // Applies says whether the policy looks at events of this type; others pass untouched, without a lane.
 func (p *Policy) Applies(eventType string) bool {
@@ -122,13 +108,17 @@ func (p *Policy) Applies(eventType string) bool {
 	if p.everyone {
 		return true
 	}
+	eventType = flat(eventType)
 	for _, t := range p.Types {
-		if ok, err := path.Match(t, eventType); err == nil && ok {
+		if ok, err := path.Match(flat(t), eventType); err == nil && ok {
 			return true
 		}
 	}
 	return false
 }
+
+// flat hides what path.Match would take for the border of a path: in an event's type (orders/create) a slash is a character like others.
+func flat(eventType string) string { return strings.ReplaceAll(eventType, "/", "\x00") }
 
 // Versions says whether the policy compares versions.
 func (p *Policy) Versions() bool { return p.versions }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash/maphash"
 	"strconv"
 	"time"
 
@@ -69,8 +70,8 @@ func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap str
 		}
 		return
 	}
-	if gap != "" {
-		f.rec.Gap = gap
+	if l != nil {
+		f.rec.Gap = gap // as it is now: what was missing at an earlier attempt may have come
 	}
 	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
 	f.prepare(time.Now())
@@ -230,6 +231,7 @@ func (f *flight) finish(res forward.Result) Handled {
 	rec := &f.commit[0].Record
 	*rec = f.rec
 	f.next(rec, &res, isOpen, time.Now())
+	defer f.holdCursor()()
 	f.commit[0].Attempt, f.commit[0].Cursor = at, f.cursor(rec)
 	d := journal.Synced
 	if rec.Reason == event.Returned {
@@ -318,7 +320,7 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 	if res.HasRetry {
 		wait = max(wait, res.RetryAfter)
 	}
-	outage := f.cfg.up.downtime(now) - rec.OutageAtTry
+	outage := max(0, f.cfg.up.downtime(now)-rec.OutageAtTry) // less than none: it had another upstream then
 	steady := f.src.r.steady()
 	if elapsed := steady.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
 		f.src.end(rec, event.Failed, event.Exhausted)
@@ -329,6 +331,25 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 		rec.NextTrigger = event.TriggerRetry
 	}
 }
+
+// holdCursor keeps others from writing the cursor until the function that it gives is called: an operator, and, where ordering only observes,
+// the other attempts at the resource (a lane has one at a time).
+func (f *flight) holdCursor() func() {
+	s, p := f.src, f.cfg.policy
+	switch {
+	case f.lane != nil:
+		s.cursors.RLock()
+		return s.cursors.RUnlock
+	case p.Observing() && p.Applies(f.rec.Type) && p.Versions():
+		s.cursors.RLock()
+		m := &s.watched[maphash.String(watchedSeed, f.rec.Resource)%uint64(len(s.watched))]
+		m.Lock()
+		return func() { m.Unlock(); s.cursors.RUnlock() }
+	}
+	return func() {}
+}
+
+var watchedSeed = maphash.MakeSeed()
 
 // cursor is what the journal shall remember of the resource after this attempt; nil = no change.
 func (f *flight) cursor(rec *event.Record) *event.ResourceState {
@@ -343,9 +364,9 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	var changed bool
 	switch {
 	case done:
-		version, floor, changed = f.lane.After(f.entry, false)
+		version, floor, changed = f.lane.After(f.entry, ordering.WasDelivered)
 	case rec.State == event.Failed && rec.Reason != event.Returned:
-		version, floor, changed = f.lane.After(f.entry, true)
+		version, floor, changed = f.lane.After(f.entry, ordering.WasGivenUp)
 	}
 	if !changed {
 		return nil
@@ -368,7 +389,7 @@ func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey, done b
 		return nil
 	}
 	l := ordering.NewLane(p, st[0])
-	version, floor, changed := l.After(&ordering.Entry{Version: v, Text: rec.Version}, false)
+	version, floor, changed := l.After(&ordering.Entry{Version: v, Text: rec.Version}, ordering.WasDelivered)
 	if !changed {
 		return nil
 	}
@@ -391,7 +412,7 @@ func (f *flight) land(rec *event.Record) {
 			due = ordering.Never
 		}
 		s.mu.Lock()
-		f.entry.Owner, f.entry.Forced = nil, rec.Forced
+		f.entry.Owner, f.entry.Forced, f.entry.Unknown = nil, rec.Forced, rec.Unknown
 		f.lane.Back(f.entry, due)
 		s.wake(f.lane, 0)
 		s.mu.Unlock()

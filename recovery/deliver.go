@@ -138,6 +138,9 @@ func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as O
 
 // deliverNow makes the first attempt while the sender waits (proxy and hybrid, without a lane).
 func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (Handled, error) {
+	if c.Delivery.Mode == "hybrid" && c.up.isOpen() {
+		return s.queueUp(ctx, c, sub, Accepted) // its sender is not kept waiting for a probe
+	}
 	deadline := time.Now().Add(s.patience(c))
 	sl, why := c.up.acquire(ctx, deadline)
 	if why != granted {
@@ -213,7 +216,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if l == nil {
 		return Handled{Outcome: Unavailable}, nil
 	}
-	defer s.unpin(l)
+	defer s.unpin(l, d)
 	switch d {
 	case ordering.Stale:
 		return s.reject(ctx, sub, event.Stale)
@@ -222,7 +225,6 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	case ordering.Hold:
 		rec.Reason = event.Held
 	}
-	now := time.Now()
 	rec.HeldSince = s.r.steady()
 	if d == ordering.Hold {
 		rec.NextAt = rec.HeldSince.Add(c.policy.MaxWait)
@@ -237,7 +239,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	s.r.logEvent(rec)
 	w := newSender()
 	e = entry(c.policy, rec, s.r.steady())
-	e.Owner = w
+	e.Owner, e.Early = w, d == ordering.Hold
 	s.mu.Lock()
 	l.Add(e)
 	s.wake(l, 0)
@@ -245,7 +247,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	switch {
 	case d == ordering.Hold:
 		return s.letGo(w, Handled{Outcome: Held, Record: *rec}), nil
-	case mode == "store", s.paused.Load(), mode == "hybrid" && c.up.isDown(now):
+	case mode == "store", s.paused.Load(), mode == "hybrid" && c.up.isOpen():
 		h := s.letGo(w, Handled{Outcome: Accepted, Record: *rec})
 		if durable != journal.Synced {
 			_, err = s.r.journal.Commit(ctx, nil, journal.Synced)
@@ -286,7 +288,15 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	if flying {
 		return Handled{Outcome: Accepted, Record: *rec}, nil
 	}
-	return Handled{Outcome: Held, Record: *rec}, nil
+	held, _ := s.r.change(rec.ID, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {
+		waits := now.State == event.Pending && now.Reason == event.Queued
+		now.Reason = event.Held
+		return waits, nil
+	})
+	if held.ID.IsZero() {
+		held = *rec
+	}
+	return Handled{Outcome: Held, Record: held}, nil
 }
 
 // judge finds the lane, pins it and asks the policy. No lane: a bound is reached.
@@ -301,19 +311,25 @@ func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *o
 		return nil, 0, err
 	}
 	d := l.Judge(e.Version)
-	full := l.Waiting() >= c.policy.MaxHeld || d == ordering.Hold && s.held.Load() >= int64(c.Held)
-	if full && d != ordering.Stale && d != ordering.Jump && d != ordering.Pass {
-		s.settleLane(l)
-		return nil, 0, nil
+	if d == ordering.Hold {
+		// What fills a gap, or waits for one that is on its way, is never refused: that would keep the rest held.
+		if l.Early()+l.early >= c.policy.MaxHeld || s.held.Load() >= int64(c.Held) {
+			s.settleLane(l)
+			return nil, 0, nil
+		}
+		l.early++
 	}
 	l.pins++
 	return l, d, nil
 }
 
-func (s *Source) unpin(l *lane) {
+func (s *Source) unpin(l *lane, d ordering.Decision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.pins--
+	if d == ordering.Hold {
+		l.early--
+	}
 	s.settleLane(l)
 }
 

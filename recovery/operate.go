@@ -9,6 +9,7 @@ import (
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
 )
 
 // whySkip says why a replay leaves an event out; "" = it goes. A replay is forced or not; named says that its reason was asked for.
@@ -111,20 +112,83 @@ func (s *Source) again(rec *event.Record, replay string, force bool) {
 // launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane.
 func (s *Source) launch(rec *event.Record, waited bool) {
 	if waited {
-		s.unlist(rec)
+		s.unlist(rec, false)
 	}
 	s.requeue(rec, nil)
 }
 
-// unlist takes a waiting event out of its lane.
-func (s *Source) unlist(rec *event.Record) {
+// unlist takes a waiting event out of its lane; settled: for good.
+func (s *Source) unlist(rec *event.Record, settled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lanes[rec.Resource]; l != nil {
-		if _, ok := l.Remove(rec.ID); ok {
+		if e, ok := l.Remove(rec.ID); ok {
+			if settled {
+				l.Settled(e)
+			}
 			s.wake(l, 0)
 		}
 	}
+}
+
+// aside is what the journal shall remember of a resource once an event that waits in its lane is settled; nil = no change.
+func (s *Source) aside(rec *event.Record) *event.ResourceState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lanes[rec.Resource]
+	if l == nil {
+		return nil
+	}
+	for _, e := range l.Entries() {
+		if e.ID != rec.ID {
+			continue
+		}
+		if version, floor, changed := l.After(e, ordering.WasSettled); changed {
+			return &event.ResourceState{ResourceKey: event.ResourceKey{Source: rec.Source, Resource: rec.Resource},
+				Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
+		}
+	}
+	return nil
+}
+
+// SetCursor puts a resource's cursor where an operator wants it, up or down; "" = as if nothing had been delivered yet. What waits is judged
+// anew. Errors: ErrUnknownSource, ErrNoVersions, ordering.ErrVersion, or the journal's.
+func (r *Recovery) SetCursor(ctx context.Context, source, resource, version string) (ResourceStatus, error) {
+	s := r.Source(source)
+	if s == nil {
+		return ResourceStatus{}, ErrUnknownSource
+	}
+	p := s.cfg.Load().policy
+	if !p.Versions() {
+		return ResourceStatus{}, ErrNoVersions
+	}
+	var v ordering.Version
+	if version != "" {
+		var err error
+		if v, err = p.Version(version); err != nil {
+			return ResourceStatus{}, err
+		}
+	}
+	st := event.ResourceState{ResourceKey: event.ResourceKey{Source: source, Resource: resource}, Version: version, UpdatedAt: time.Now()}
+	if err := s.setCursor(ctx, st, v); err != nil {
+		return ResourceStatus{}, err
+	}
+	return r.Resource(ctx, source, resource)
+}
+
+func (s *Source) setCursor(ctx context.Context, st event.ResourceState, v ordering.Version) error {
+	s.cursors.Lock()
+	defer s.cursors.Unlock()
+	if err := s.r.journal.SetCursor(ctx, st, journal.Synced); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lanes[st.Resource]; l != nil {
+		l.SetCursor(v, st.Version)
+		s.wake(l, 0)
+	}
+	return nil
 }
 
 // Resolve settles a dead letter, or an event that waits for a decision: it happened by other means. The reason is kept. ErrNotDeadLetter for any other event.
@@ -150,16 +214,28 @@ func (r *Recovery) settle(ctx context.Context, id event.ID, why event.Reason, ac
 		now := time.Now()
 		rec.State, rec.Reason, rec.SettledAt, rec.NextAt = event.Failed, why, now, time.Time{}
 		rec.Resolution = &event.Resolution{By: actor, At: now, Reason: reason}
-		out, err := r.journal.Commit(ctx, []journal.Transition{{Record: rec}}, journal.Synced)
-		if err != nil {
+		if done, err := r.commitSettled(ctx, &rec, undecided); done || err != nil {
 			return rec, err
-		}
-		if out[0].Applied {
-			if s := r.Source(rec.Source); undecided && s != nil {
-				s.unlist(&rec)
-			}
-			return out[0].Record, nil
 		}
 	}
 	return event.Record{}, ErrBusy
+}
+
+// commitSettled writes a decision; false: the event changed meanwhile. What waited in its lane for the event waits no longer.
+func (r *Recovery) commitSettled(ctx context.Context, rec *event.Record, undecided bool) (bool, error) {
+	t := journal.Transition{Record: *rec}
+	s := r.Source(rec.Source)
+	if undecided && s != nil {
+		s.cursors.RLock()
+		defer s.cursors.RUnlock()
+		t.Cursor = s.aside(rec)
+	}
+	out, err := r.journal.Commit(ctx, []journal.Transition{t}, journal.Synced)
+	if err != nil || !out[0].Applied {
+		return false, err
+	}
+	if *rec = out[0].Record; undecided && s != nil {
+		s.unlist(rec, true)
+	}
+	return true, nil
 }

@@ -23,6 +23,9 @@ type Source struct {
 	pending atomic.Int64 // events in state pending
 	held    atomic.Int64 // of these, reason held
 
+	cursors sync.RWMutex   // held for reading while an attempt's cursor is computed and committed, for writing while an operator sets one
+	watched [16]sync.Mutex // the same for resources that ordering only observes: one attempt at a time
+
 	mu    sync.Mutex
 	lanes map[string]*lane // resources with something waiting or in flight
 	queue queue            // what waits for a time
@@ -40,6 +43,7 @@ type lane struct {
 	resource string
 	task     task // its place in the queue, while something in it waits for a time or a slot
 	pins     int  // requests between judging and adding
+	early    int  // of these, the ones that will be held
 }
 
 // task is something that can be done from due on: an event without a lane, or a lane with something in it.
@@ -102,6 +106,11 @@ func (s *Source) at(id event.ID, due time.Time) {
 func (s *Source) wake(l *lane, due int64) {
 	t := &l.task
 	switch {
+	case l.Idle():
+		s.settleLane(l)
+		return
+	case l.Flying() != nil:
+		return // it is woken when that one lands
 	case t.ready:
 		return // it will be looked at anyway
 	case t.index == 0:
@@ -183,7 +192,7 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 	e := entry(c.policy, rec, s.r.steady())
 	e.Owner = w
 	if rec.Reason == event.Retrying || rec.Reason == event.WaitingForDecision {
-		e.Due, e.Retry = nanos(due), true
+		e.Due, e.Retry, e.Unknown = nanos(due), true, rec.Unknown
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -213,6 +222,7 @@ func entry(p *ordering.Policy, rec *event.Record, now time.Time) *ordering.Entry
 		since = now // a replay waits anew
 	}
 	e.Release = since.Add(p.MaxWait).UnixNano()
+	e.Early = rec.Reason == event.Held && !rec.NextAt.IsZero()
 	return e
 }
 

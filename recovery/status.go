@@ -14,6 +14,7 @@ import (
 var (
 	ErrUnknownSource = errors.New("no such source")
 	ErrUnknownReplay = errors.New("no such replay")
+	ErrNoVersions    = errors.New("the source's ordering policy keeps no versions")
 	ErrNotDeadLetter = errors.New("the event is no dead letter")
 	ErrNeedsForce    = errors.New("the event waits for a decision: an attempt's outcome is unknown; replay it with force, or resolve it")
 	ErrBusy          = errors.New("the event changed meanwhile; ask again")
@@ -111,7 +112,7 @@ type HeldEvent struct {
 	ID        event.ID
 	EventID   string
 	Version   string
-	ReleaseAt time.Time
+	ReleaseAt time.Time // zero: it waits for its turn alone
 }
 
 // ResourceStatus is how far the consumer has come with one resource.

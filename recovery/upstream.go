@@ -20,6 +20,7 @@ type upstream struct {
 	kick chan struct{} // capacity 1: something changed, look again
 
 	queued atomic.Int64 // due and without a slot
+	memory sync.Mutex   // held by remember
 
 	mu       sync.Mutex
 	cfg      forward.Config
@@ -181,6 +182,9 @@ func (u *upstream) serve(now time.Time, queued bool) {
 func (s slot) cancel() {
 	s.up.mu.Lock()
 	s.up.inflight--
+	if s.up.cfg.Rate > 0 {
+		s.up.tokens++ // or lanes that had nothing to send would eat up the rate
+	}
 	if s.probe {
 		s.up.breaker.cancel()
 	}
@@ -198,6 +202,9 @@ func (s slot) done(o event.Outcome, status int) (isOpen bool) {
 		u.breaker.ramp = 0
 	}
 	isOpen = u.breaker.state != closed
+	if changed {
+		u.tokens = min(u.tokens, 1) // what was not used during an outage is no burst after it
+	}
 	wanted := len(u.waiters) > 0 || changed
 	u.mu.Unlock()
 	if changed {
@@ -221,6 +228,8 @@ type stored struct {
 
 // remember writes the breaker to the journal, so that an outage stays one across a restart.
 func (u *upstream) remember() {
+	u.memory.Lock() // the last to write must be the last to have looked
+	defer u.memory.Unlock()
 	u.mu.Lock()
 	b := u.breaker
 	st := stored{Open: b.state != closed, Since: b.since, Outage: b.outage, URL: u.cfg.URL, Failing: b.failures}

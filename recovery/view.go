@@ -217,7 +217,11 @@ func (r *Recovery) Resource(ctx context.Context, source, resource string) (Resou
 	out.Missing = l.Missing(1000)
 	for i, e := range l.Entries() {
 		if i < 1000 && !e.Retry {
-			out.Held = append(out.Held, HeldEvent{ID: e.ID, EventID: e.EventID, Version: e.Text, ReleaseAt: time.Unix(0, e.Release).Add(s.r.shift())})
+			h := HeldEvent{ID: e.ID, EventID: e.EventID, Version: e.Text}
+			if p := s.cfg.Load().policy.Policy; p == "in_sequence" || p == "window" {
+				h.ReleaseAt = time.Unix(0, e.Release).Add(s.r.shift()) // in the others nothing waits for a time
+			}
+			out.Held = append(out.Held, h)
 		}
 	}
 	return out, nil
@@ -248,7 +252,11 @@ func (r *Recovery) OldestGap(source string) time.Time {
 	if s == nil {
 		return time.Time{}
 	}
-	wait := s.cfg.Load().policy.MaxWait
+	p := s.cfg.Load().policy
+	if p.Policy != "in_sequence" {
+		return time.Time{} // the other policies know of no gaps
+	}
+	wait := p.MaxWait
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	oldest := time.Time{}
@@ -257,6 +265,9 @@ func (r *Recovery) OldestGap(source string) time.Time {
 			continue
 		}
 		for _, e := range l.Entries() {
+			if e.Retry {
+				continue
+			}
 			if since := time.Unix(0, e.Release).Add(s.r.shift() - wait); oldest.IsZero() || since.Before(oldest) {
 				oldest = since
 			}

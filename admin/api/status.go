@@ -25,6 +25,12 @@ type Resource struct {
 	Pending   []string `json:"pending"` // our ids
 }
 
+// SetCursor asks for a resource's cursor to be put elsewhere.
+type SetCursor struct {
+	Version Text   `json:"version"` // null = as if nothing had been delivered yet
+	Reason  string `json:"reason,omitempty"`
+}
+
 // Held is an event that waits in its lane.
 type Held struct {
 	ID        string `json:"id"`

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/ordering"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -383,6 +384,22 @@ func (c *Core) SetPaused(ctx context.Context, source string, paused bool) (recov
 		return recovery.SourceStatus{}, err
 	}
 	return all[i], nil
+}
+
+// SetCursor changes what Resources holds; versions are integers.
+func (c *Core) SetCursor(ctx context.Context, source, resource, version string) (recovery.ResourceStatus, error) {
+	if _, err := ordering.Parse("integer", version); err != nil && version != "" {
+		return recovery.ResourceStatus{}, err
+	}
+	if source == "github" {
+		return recovery.ResourceStatus{}, recovery.ErrNoVersions
+	}
+	r, err := c.Resource(ctx, source, resource)
+	if err == nil {
+		r.State.Version, r.State.UpdatedAt = version, time.Now()
+		c.Resources[source+"/"+resource] = r
+	}
+	return r, err
 }
 
 // Resource gives what Resources holds under source/resource.

@@ -59,7 +59,7 @@ const (
 	kindRemove                  // events that are forgotten
 	kindHorizon                 // events settled up to a time have lost their payload
 	kindCarry                   // an event, whole, carried forward from a segment that is about to go
-	kindCursor                  // a resource's state, carried forward
+	kindCursor                  // a resource's state, carried forward or set by an operator
 	kindEnd                     // first unused
 )
 

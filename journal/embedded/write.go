@@ -161,6 +161,14 @@ func (e *Engine) prefetch(c *commitItem) error {
 	return nil
 }
 
+// SetCursor implements journal.Journal.
+func (e *Engine) SetCursor(ctx context.Context, st event.ResourceState, d journal.Durability) error {
+	body := appendResourceSection(nil, &st)
+	return e.call(ctx, d, func(w *writer) error {
+		return w.emit(&frame{kind: kindCursor, body: body, bodySum: checksum(body)}, &parts{resource: &st}, nil)
+	})
+}
+
 // MetaPut implements journal.Journal.
 func (e *Engine) MetaPut(ctx context.Context, key string, value []byte, d journal.Durability) error {
 	if len(value) > maxMeta || len(key) > maxMeta/2 {

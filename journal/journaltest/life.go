@@ -179,6 +179,7 @@ func closed(t *testing.T, f Factory) {
 	_, errs["List"] = j.List(ctx, journal.Query{})
 	_, errs["Pending"] = j.Pending(ctx, 0, 1)
 	_, errs["Resources"] = j.Resources(ctx, []event.ResourceKey{{Source: "s"}})
+	errs["SetCursor"] = j.SetCursor(ctx, event.ResourceState{ResourceKey: event.ResourceKey{Source: "s"}}, journal.Written)
 	_, errs["Counts"] = j.Counts(ctx)
 	_, errs["Checkpoint"] = j.Checkpoint(ctx, "stripe")
 	_, errs["MetaGet"] = j.MetaGet(ctx, "k")

@@ -194,8 +194,16 @@ func cursorInCommit(t *testing.T, f Factory) {
 	b := newEvent("a") // a duplicate
 	b.Cursor = &wrong
 	tryAccept(t, j, b)
-	if got := state(x.Crash()); !cmp.Equal(got, c) {
+	j = x.Crash()
+	if got := state(j); !cmp.Equal(got, c) {
 		t.Fatal("after a crash:", cmp.Diff(c, got))
+	}
+	c.Version, c.Floor, c.EventID = "3", "", ""
+	if err := j.SetCursor(ctx, c, journal.Synced); err != nil {
+		t.Fatal(err)
+	}
+	if got := state(x.Crash()); !cmp.Equal(got, c) {
+		t.Fatal("set, and after a crash:", cmp.Diff(c, got))
 	}
 	if got := state(x.Reopen()); !cmp.Equal(got, c) {
 		t.Fatal("after reopening:", cmp.Diff(c, got))
