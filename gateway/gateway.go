@@ -191,6 +191,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer stopAdmin()
 	work.Go(func() { report(errs, g.admin.Serve(adminCtx, g.private)) })
 	if err := g.recovery.Load(ctx); err != nil {
+		if g.engine.Err() != nil {
+			return g.journalFailed()
+		}
 		stopAdmin()
 		work.Wait()
 		return errors.Join(err, g.engine.Close())
@@ -239,11 +242,16 @@ func (g *Gateway) wait(ctx context.Context, errs <-chan error) error {
 	case <-ctx.Done():
 		return nil
 	case err := <-errs:
+		if g.engine.Err() != nil { // the rest follows from it
+			return g.journalFailed()
+		}
 		return err
 	case <-g.engine.Failed():
-		return fmt.Errorf("%w: %w", ErrJournal, g.engine.Err())
+		return g.journalFailed()
 	}
 }
+
+func (g *Gateway) journalFailed() error { return fmt.Errorf("%w: %w", ErrJournal, g.engine.Err()) }
 
 func (g *Gateway) longestTimeout() time.Duration {
 	g.mu.Lock()

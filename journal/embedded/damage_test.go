@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -615,5 +616,15 @@ func TestPayloadsLeaveTheDisk(t *testing.T) {
 	}
 	if got, _, err := e.Get(context.Background(), r.ID, false); err != nil || got.HasPayload {
 		t.Fatal(got, err)
+	}
+}
+
+// TestFaultThatBadgerOnlyLogsIsFinal: Badger logs that a table could not be written, and tries again. A disk that fails is final for the journal.
+func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
+	e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
+	badgerLog{quiet, e.opts.indexFault}.Errorf("error flushing memtable to disk: %v, retrying", syscall.EIO)
+	<-e.Failed()
+	if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/hooktender/hooktender/event"
+	"golang.org/x/sys/unix"
 )
 
 // The index is a Badger store over the log, so that what the log says can be found. It is disposable: everything in it is
@@ -73,7 +74,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithSyncWrites(true).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
-		WithLogger(badgerLog{o.Log})
+		WithLogger(badgerLog{o.Log, o.indexFault})
 }
 
 func memtableSize(o *Options) int64 {
@@ -125,6 +126,16 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		return nil, errors.Join(err, ix.close())
 	}
 	return ix, nil
+}
+
+// diskFault finds the disk's own error in one of Badger's, which keep only its text.
+func diskFault(err error) error {
+	for _, e := range []error{unix.EIO, unix.ENOSPC, unix.EROFS} {
+		if err != nil && strings.Contains(err.Error(), e.Error()) {
+			return e
+		}
+	}
+	return nil
 }
 
 func (ix *index) close() error {
@@ -217,11 +228,18 @@ func metaKey(key string) []byte {
 	return append(append(make([]byte, 0, 1+len(key)), prefixMeta), key...)
 }
 
-// badgerLog passes on what matters.
-type badgerLog struct{ log *slog.Logger }
+// badgerLog passes on what matters. Badger only logs that a table could not be written and tries again; for the journal a failing disk is final.
+type badgerLog struct {
+	log   *slog.Logger
+	fault func(error) // may be nil
+}
 
 func (l badgerLog) Errorf(format string, args ...any) {
-	l.log.Error("index: " + strings.TrimSpace(fmt.Sprintf(format, args...)))
+	text := strings.TrimSpace(fmt.Sprintf(format, args...))
+	l.log.Error("index: " + text)
+	if cause := diskFault(errors.New(text)); cause != nil && l.fault != nil {
+		l.fault(fmt.Errorf("the index: %w: %s", cause, text))
+	}
 }
 
 func (l badgerLog) Warningf(format string, args ...any) {

@@ -42,9 +42,10 @@ type Options struct {
 	// InBubble is for tests in a testing/synctest bubble, with Open called inside it: the index runs without compaction.
 	InBubble bool
 
-	volume   uint64 // size of the volume in bytes; 0 = unknown
-	bootHook bool   // boot was given
-	ownClock bool   // Now is not the machine's clock: nobody sets it
+	volume     uint64      // size of the volume in bytes; 0 = unknown
+	bootHook   bool        // boot was given
+	ownClock   bool        // Now is not the machine's clock: nobody sets it
+	indexFault func(error) // hears of a failing disk that Badger only logs
 
 	// Hooks of this package's tests.
 	boot     func() bootTime                            // in place of the machine's boot clock; Now may jump then

@@ -19,8 +19,11 @@ func (e *Engine) openIndex(t *tail) error {
 		if at, err = e.loadPosition(t); err == nil {
 			return e.replay(t.segs, at)
 		}
-		ix.close()
+		err = errors.Join(err, ix.close())
 		e.index = nil
+	}
+	if cause := diskFault(err); cause != nil { // not the index is bad, the disk is: a new index would be no better
+		return fmt.Errorf("open the index: %w: %w", cause, err)
 	}
 	if !errors.Is(err, errIndex) {
 		return err
