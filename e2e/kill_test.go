@@ -2,138 +2,113 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hooktender/hooktender/e2e/internal/ledger"
 	"github.com/hooktender/hooktender/hooktest"
 )
 
-// ledger is the sender's side: what was acknowledged. The consumer's side is hooktest.Consumer. judge compares them.
-type ledger struct {
-	mu    sync.Mutex
-	acked map[string]bool // answered 2xx
-}
-
-func (l *ledger) ack(id string) {
-	l.mu.Lock()
-	l.acked[id] = true
-	l.mu.Unlock()
-}
-
-func (l *ledger) list() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out []string
-	for id := range l.acked {
-		out = append(out, id)
-	}
-	return out
-}
-
-// judge checks the promise: every acknowledged event arrived; a second time only if marked.
-func judge(t *testing.T, l *ledger, c *hooktest.Consumer) (repeats int) {
-	t.Helper()
-	seen, unmarked := map[string]int{}, 0
-	for _, s := range c.Seen() {
-		id := s.Header.Get("Hooktender-Event-Id")
-		seen[id]++
-		if seen[id] > 1 {
-			repeats++
-			if s.Header.Get("Hooktender-Redelivered") != "possible" {
-				unmarked++
-				t.Errorf("%s came again without a mark (attempt %s)", id, s.Header.Get("Hooktender-Attempt"))
-			}
-		}
-	}
-	lost := 0
-	for _, id := range l.list() {
-		if seen[id] == 0 {
-			lost++
-			if lost <= 5 {
-				t.Errorf("%s was acknowledged and never arrived", id)
-			}
-		}
-	}
-	if lost+unmarked > 0 {
-		t.Errorf("%d acknowledged lost, %d repeats unmarked", lost, unmarked)
-	}
-	return repeats
-}
-
-// SIGKILL under load, again and again: nothing acknowledged is lost, every repeat is marked.
+// SIGKILL under load, again and again: nothing acknowledged is lost, every repeat is marked. `go run ./e2e/torture` is the long form.
 func TestKillUnderLoad(t *testing.T) {
 	for _, mode := range []string{"hybrid", "store", "proxy"} {
 		t.Run(mode, func(t *testing.T) {
 			c, addr := consumer(t)
+			book := &ledger.Book{}
+			c.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+				h := s.Header
+				book.Done(book.Arrive(h.Get("Hooktender-Event-Id"), s.Body, h.Get("Idempotency-Key"), h.Get("Hooktender-Redelivered") == "possible", "", 0), 200)
+				return hooktest.Answer{}
+			})
 			g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 3s, breaker: {failures: 100000}}}\nsources:\n%s", addr,
 				source("s", "delivery: {mode: "+mode+", upstream: app, retry: {base: 50ms, factor: 1, max_attempts: 1000}}")))
-			l := &ledger{acked: map[string]bool{}}
 			var next atomic.Int64
-			for cycle := range *kills {
-				loadAndKill(g, l, &next)
+			for range *kills {
+				loadAndKill(g, book, &next)
 				g.launch()
-				if t.Failed() {
-					t.Fatalf("in cycle %d", cycle)
-				}
 			}
-			drained(t, g, l, c)
-			repeats := judge(t, l, c)
-			t.Logf("%s: %d kills, %d sent, %d acknowledged, 0 lost, %d repeats, all marked", mode, *kills, next.Load(), len(l.list()), repeats)
+			r := book.Judge(drained(t, g))
+			if err := r.Err(); err != nil {
+				t.Fatal(err)
+			}
+			t.Log(mode, r.String())
 		})
 	}
 }
 
 // loadAndKill sends from 16 connections and kills the gateway at a random moment.
-func loadAndKill(g *gatewayProcess, l *ledger, next *atomic.Int64) {
+func loadAndKill(g *gatewayProcess, book *ledger.Book, next *atomic.Int64) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				id := fmt.Sprintf("evt_%d", next.Add(1))
-				status, _ := g.post(ctx, "/s", hooktest.Custom(secret, hooktest.CustomBody(id, "t", "", ""), time.Now()))
-				switch {
-				case status >= 200 && status <= 299:
-					l.ack(id)
-				case status == 0:
+				body := hooktest.CustomBody(id, "t", "", "")
+				book.Send(id, body, false)
+				status, outcome := g.post(ctx, "/s", hooktest.Custom(secret, body, time.Now()))
+				if status == 0 {
 					return // the gateway is gone
 				}
+				book.Answer(id, status, outcome, "", 0)
 			}
 		})
 	}
 	time.Sleep(time.Duration(100+rand.IntN(400)) * time.Millisecond)
-	p := g.cmd.Process
-	_ = p.Kill()
-	_ = g.cmd.Wait()
-	g.cmd = nil
+	began := book.Begin()
+	g.kill()
 	cancel()
 	wg.Wait()
-	g.client.CloseIdleConnections()
+	book.Cut(ledger.Kill, began)
 }
 
-// drained waits until all that was acknowledged has arrived (≤ 30 s).
-func drained(t *testing.T, g *gatewayProcess, l *ledger, c *hooktest.Consumer) {
+// drained waits until nothing is pending (≤ 30 s), and gives state/reason of every event.
+func drained(t *testing.T, g *gatewayProcess) map[string]string {
 	t.Helper()
+	var states map[string]string
 	for range 300 {
-		seen := map[string]bool{}
-		for _, s := range c.Seen() {
-			seen[s.Header.Get("Hooktender-Event-Id")] = true
-		}
-		missing := 0
-		for _, id := range l.list() {
-			if !seen[id] {
-				missing++
+		states = map[string]string{}
+		pending := 0
+		for cursor := ""; ; {
+			var page struct {
+				Data []struct {
+					EventID string `json:"event_id"`
+					State   string `json:"state"`
+					Reason  string `json:"reason"`
+				} `json:"data"`
+				Next string `json:"next_cursor"`
+			}
+			resp, err := g.client.Get("http://" + g.admin + "/v1/events?limit=500&cursor=" + url.QueryEscape(cursor))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = json.NewDecoder(resp.Body).Decode(&page)
+			_ = resp.Body.Close()
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatal(resp.StatusCode, err)
+			}
+			for _, r := range page.Data {
+				states[r.EventID] = r.State + "/" + r.Reason
+				if r.State == "pending" {
+					pending++
+				}
+			}
+			if cursor = page.Next; cursor == "" {
+				break
 			}
 		}
-		if missing == 0 {
-			return
+		if pending == 0 {
+			break
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	return states
 }
 
 // 64 senders of one id: exactly one delivery, every answer a success.

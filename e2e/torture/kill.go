@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hooktender/hooktender/e2e/internal/ledger"
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+// scene is a gateway between its senders and its consumer, and their books.
+type scene struct {
+	b    *bench
+	book *ledger.Book
+	c    *consumer
+	g    *gateway
+	s    *senders
+}
+
+func newScene(b *bench, data, journal, delivery string) (*scene, error) {
+	sc := &scene{b: b, book: &ledger.Book{}}
+	var err error
+	if sc.c, err = newConsumer(sc.book); err != nil {
+		return nil, err
+	}
+	if sc.g, err = newGateway(b, data, journal, delivery, sc.c.addr); err != nil {
+		return nil, err
+	}
+	sc.s = &senders{book: sc.book, g: sc.g, n: 16, pad: 2000}
+	return sc, nil
+}
+
+func (sc *scene) close() {
+	sc.g.kill()
+	sc.c.close()
+}
+
+// load sends until stop is called; stop waits for the senders.
+func (sc *scene) load(seed uint64) (stop func()) {
+	ctx, cancel := context.WithCancel(sc.b.ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { sc.s.run(ctx, seed) })
+	return func() { cancel(); wg.Wait() }
+}
+
+// interrupt kills the gateway and books the interruption. The pause lets requests that had left the gateway come in.
+func (sc *scene) interrupt(stop func()) {
+	began := sc.book.Begin()
+	sc.g.kill()
+	stop()
+	time.Sleep(10 * time.Millisecond)
+	sc.book.Cut(ledger.Kill, began)
+}
+
+// judge lets everything come to its end and compares the books.
+func (sc *scene) judge() (ledger.Report, error) {
+	sc.c.down.Store(false)
+	sc.c.slow.Store(0)
+	if err := sc.g.drained(3 * time.Minute); err != nil {
+		return ledger.Report{}, err
+	}
+	states, err := sc.g.states(time.Time{})
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	return sc.book.Judge(states), sc.g.panics()
+}
+
+// times is a few durations, summarised.
+type times []time.Duration
+
+func (t times) String() string {
+	if len(t) == 0 {
+		return "none"
+	}
+	s := slices.Clone(t)
+	slices.Sort(s)
+	return fmt.Sprintf("median %s, longest %s", s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond))
+}
+
+// killUnderLoad kills at random moments. In every third cycle the consumer refuses for a while, so that there is a backlog.
+func killUnderLoad(b *bench, mode string) (result, error) {
+	sc, err := newScene(b, filepath.Join(b.dir, "data"), "min_free: 64MiB", "mode: "+mode)
+	if err != nil {
+		return result{}, err
+	}
+	defer sc.close()
+	var ready times
+	if _, err := sc.g.launch(); err != nil {
+		return result{}, err
+	}
+	for cycle := range b.cycles {
+		if b.ctx.Err() != nil {
+			return result{}, b.ctx.Err()
+		}
+		sc.c.down.Store(cycle%3 == 2)
+		sc.c.slow.Store(int64(b.rnd.IntN(int(10 * time.Millisecond))))
+		stop := sc.load(b.seed + uint64(cycle))
+		time.Sleep(time.Duration(50+b.rnd.IntN(350)) * time.Millisecond)
+		sc.interrupt(stop)
+		took, err := sc.g.launch()
+		if err != nil {
+			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
+		}
+		ready = append(ready, took)
+	}
+	r, err := sc.judge()
+	return result{r, "ready again: " + ready.String()}, err
+}
+
+// killDuringRecovery kills the gateway while it opens its journal or has just begun to deliver a backlog.
+func killDuringRecovery(b *bench) (result, error) {
+	sc, err := newScene(b, filepath.Join(b.dir, "data"), "min_free: 64MiB", "mode: store")
+	if err != nil {
+		return result{}, err
+	}
+	defer sc.close()
+	full, err := sc.g.launch()
+	if err != nil {
+		return result{}, err
+	}
+	sc.c.down.Store(true)
+	opened := 0
+	for cycle := range b.cycles {
+		if b.ctx.Err() != nil {
+			return result{}, b.ctx.Err()
+		}
+		if cycle%10 == 0 { // something new to recover
+			if cycle > 0 {
+				if full, err = sc.g.launch(); err != nil {
+					return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
+				}
+			}
+			sc.c.down.Store(true)
+			stop := sc.load(b.seed + uint64(cycle))
+			time.Sleep(400 * time.Millisecond)
+			sc.interrupt(stop)
+			sc.c.down.Store(cycle%20 == 0)
+		}
+		if err := sc.g.start(); err != nil {
+			return result{}, err
+		}
+		select {
+		case <-time.After(time.Duration(b.rnd.Int64N(int64(full) * 2))):
+		case <-sc.g.gone:
+			return result{}, fmt.Errorf("cycle %d: the process ended by itself, %s:\n%s", cycle, sc.g.ended(), sc.g.stderr())
+		}
+		if sc.g.status("/readyz") == 200 {
+			opened++
+		}
+		sc.interrupt(func() {})
+	}
+	if _, err := sc.g.launch(); err != nil {
+		return result{}, err
+	}
+	r, err := sc.judge()
+	return result{r, fmt.Sprintf("killed before it was ready: %d, after: %d", b.cycles-opened, opened)}, err
+}
+
+// backlog kills the gateway while many events are pending, and measures the start.
+func backlog(b *bench) (result, error) {
+	sc, err := newScene(b, filepath.Join(b.dir, "data"), "min_free: 64MiB", "mode: store")
+	if err != nil {
+		return result{}, err
+	}
+	defer sc.close()
+	if _, err := sc.g.launch(); err != nil {
+		return result{}, err
+	}
+	sc.c.down.Store(true)
+	var wg sync.WaitGroup
+	for w := range 64 {
+		wg.Go(func() {
+			for i := w; i < b.cycles && b.ctx.Err() == nil; i += 64 {
+				id := fmt.Sprintf("evt_%d", i)
+				l := letter{path: "/s", id: id, body: body(id, "", 0, 200)}
+				sc.book.Send(id, l.body, false)
+				sc.s.post(b.ctx, l, hooktest.Custom(secret, l.body, time.Now()))
+			}
+		})
+	}
+	wg.Wait()
+	if n, err := sc.g.pending(); err != nil || n < b.cycles*9/10 {
+		return result{}, errors.Join(err, fmt.Errorf("only %d of %d events are pending", n, b.cycles))
+	}
+	var ready times
+	for range 5 {
+		sc.interrupt(func() {})
+		took, err := sc.g.launch()
+		if err != nil {
+			return result{}, err
+		}
+		ready = append(ready, took)
+	}
+	r, err := sc.judge()
+	return result{r, fmt.Sprintf("ready with %d pending: %s", b.cycles, ready)}, err
+}
