@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -85,6 +86,9 @@ type Control interface {
 	Reload(ctx context.Context) (changed []string, err error)
 	// Drain refuses new events from now on. It is final and does not wait.
 	Drain()
+	// Enroll opens a window of that length in which a source takes the secret that its sender delivers, and says when it closes.
+	// recovery.ErrUnknownSource, provider.ErrNoEnrolment or provider.ErrEnrolled if there is nothing to open.
+	Enroll(source string, d time.Duration) (until time.Time, err error)
 }
 
 // Health says whether the gateway takes events; if not, why.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/provider"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -133,6 +135,31 @@ func (s *Server) setPaused(c *call, paused bool) error {
 		return err
 	}
 	return c.answer(http.StatusOK, showSource(&st))
+}
+
+// defaultWindow is how long an enrolment window stays open if the call does not say.
+const defaultWindow = 10 * time.Minute
+
+func (s *Server) enrollSource(c *call) error {
+	var in api.EnrollRequest
+	if err := c.decode(&in, true); err != nil {
+		return err
+	}
+	d := defaultWindow
+	if in.For != "" {
+		var err error
+		if d, err = time.ParseDuration(in.For); err != nil || d < time.Second || d > provider.MaxWindow {
+			return fail(http.StatusUnprocessableEntity, "for: a duration between 1s and 24h, such as 10m")
+		}
+	}
+	if err := c.checkReason(in.Reason, false); err != nil {
+		return err
+	}
+	until, err := s.Control.Enroll(c.args[0], d)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, api.Enrolment{Source: c.args[0], Until: api.Time{Time: until}})
 }
 
 func (s *Server) listUpstreams(c *call) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/ordering"
+	"github.com/hooktender/hooktender/provider"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -47,6 +48,8 @@ var statuses = []struct {
 	{ordering.ErrVersion, http.StatusUnprocessableEntity},
 	{recovery.ErrNeedsForce, http.StatusConflict},
 	{recovery.ErrBusy, http.StatusConflict},
+	{provider.ErrNoEnrolment, http.StatusConflict},
+	{provider.ErrEnrolled, http.StatusConflict},
 	{recovery.ErrManyReplays, http.StatusServiceUnavailable},
 	{journal.ErrBadCursor, http.StatusBadRequest},
 	{journal.ErrFull, http.StatusServiceUnavailable},

@@ -60,6 +60,7 @@ func (s *Server) table() []route {
 		get("/v1/sources", api.ScopeEventsRead, s.listSources),
 		post("/v1/sources/{name}/pause", api.ScopeAdmin, "pause", s.pauseSource),
 		post("/v1/sources/{name}/resume", api.ScopeAdmin, "resume", s.resumeSource),
+		post("/v1/sources/{name}/enroll", api.ScopeAdmin, "enroll", s.enrollSource),
 		get("/v1/upstreams", api.ScopeEventsRead, s.listUpstreams),
 		get("/v1/stream", api.ScopeEventsRead, s.stream),
 		get("/v1/whoami", "", s.whoami),

@@ -2,8 +2,12 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +17,7 @@ import (
 
 func sourcesCommand(e *env) *cobra.Command {
 	list := e.listSources
-	cmd := &cobra.Command{Use: "sources", Short: "List, pause and resume sources", RunE: func(cmd *cobra.Command, args []string) error {
+	cmd := &cobra.Command{Use: "sources", Short: "List, pause, resume and enroll sources", RunE: func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return e.group(cmd, args)
 		}
@@ -21,6 +25,7 @@ func sourcesCommand(e *env) *cobra.Command {
 	}}
 	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List sources with what waits in them", Args: cobra.NoArgs, RunE: list},
 		e.pauseCommand("pause <source>", "Stop the deliveries of a source; events keep being accepted", (*client.Client).Pause),
+		e.enrollCommand(),
 		e.pauseCommand("resume <source>", "Go on with the deliveries of a source", (*client.Client).Resume))
 	return cmd
 }
@@ -64,6 +69,33 @@ func (e *env) pauseCommand(use, short string, do func(*client.Client, context.Co
 			return err
 		}
 		return e.print(raw, func(w io.Writer) { e.showSources(w, []api.Source{s}) })
+	}
+	return cmd
+}
+
+func (e *env) enrollCommand() *cobra.Command {
+	var r api.EnrollRequest
+	cmd := &cobra.Command{Use: "enroll <source>", Short: "Take the secret that a sender delivers in its first request", Args: cobra.ExactArgs(1), ValidArgsFunction: e.completeSources,
+		Long: "Open a window in which a source takes the secret that its sender (Asana, Notion) delivers in its first request.\n" +
+			"Then register the endpoint there. The first secret that comes closes the window; one that is there is never overwritten."}
+	cmd.Flags().StringVar(&r.For, "for", "10m", "how long the window stays open, at most 24h")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "why, for the audit log")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		var w api.Enrolment
+		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			var err error
+			w, err = c.Enroll(ctx, args[0], r)
+			return err
+		})
+		if p, ok := errors.AsType[*client.Problem](err); ok && p.Status == http.StatusConflict { // a secret is never overwritten
+			return &exitError{code: exitUnsafe, err: err}
+		}
+		if err != nil {
+			return err
+		}
+		return e.print(raw, func(out io.Writer) {
+			fmt.Fprintf(out, "%s takes the secret that its sender delivers until %s: register the endpoint there now\n", w.Source, w.Until.Format(time.RFC3339))
+		})
 	}
 	return cmd
 }

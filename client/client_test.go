@@ -50,6 +50,7 @@ func TestEveryAnswerSurvivesTheTypes(t *testing.T) {
 			return c.StartReplay(ctx, api.ReplaySpec{IDs: []string{"evt_ok"}})
 		},
 		"pause":       func(ctx context.Context) (any, error) { return c.Pause(ctx, "github") },
+		"enroll":      func(ctx context.Context) (any, error) { return c.Enroll(ctx, "asana", api.EnrollRequest{}) },
 		"resume":      func(ctx context.Context) (any, error) { return c.Resume(ctx, "github") },
 		"whoami":      func(ctx context.Context) (any, error) { return c.Whoami(ctx) },
 		"reload":      func(ctx context.Context) (any, error) { return c.Reload(ctx) },

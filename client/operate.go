@@ -78,6 +78,14 @@ func (c *Client) Resume(ctx context.Context, source string) (api.Source, error) 
 	return out, err
 }
 
+// Enroll opens a window in which a source takes the secret that its sender delivers in its first request; the zero request means ten
+// minutes.
+func (c *Client) Enroll(ctx context.Context, source string, r api.EnrollRequest) (api.Enrolment, error) {
+	var out api.Enrolment
+	err := c.post(ctx, "/v1/sources/"+escape(source)+"/enroll", nil, r, &out)
+	return out, err
+}
+
 // Upstreams lists the upstreams with their breakers.
 func (c *Client) Upstreams(ctx context.Context) ([]api.Upstream, error) {
 	var out api.Page[api.Upstream]

@@ -137,8 +137,13 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 		return
 	}
 	if s.Verify.Scheme == "" {
-		d.fail(key+".verify.scheme", "for example verify: {scheme: token, location: query:token}", "is missing: this preset knows the sender's challenge, not how its requests are signed")
+		d.warn(key+".provider", "%s is known for its challenge only: every event is refused until verify says how its requests are signed", s.Provider)
 		return
+	}
+	secrets := s.Secrets
+	if s.Preset.Enrolls() && len(secrets) == 0 {
+		d.warn(key+".provider", "%s delivers its secret in its first request: run hooktender sources enroll %s before it is registered there, unless that is done", s.Provider, s.Name)
+		secrets = []verify.Secret{verify.NewSecret([]byte("not-yet-enrolled"))}
 	}
 	if s.Verify.SignsURL() && c.PublicURL == "" {
 		d.fail(key+".provider", "set public_url at the top of the file, such as https://hooks.example.com", "this sender signs the URL: public_url is needed")
@@ -147,7 +152,11 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	if s.Verify.Key == "certificate_url" || s.Verify.Key == "key_id" {
 		o.Keys = verify.StaticKeys{} // the sender publishes them; the gateway fetches them when they are needed
 	}
-	_, err := verify.Compile(s.Verify, s.Secrets, o)
+	if params := s.Params(); s.Verify.Key == "key_id" && s.Preset.JWKS == "" && len(s.PublicKeys) == 0 && (params["client_id"] == "" || params["client_secret"] == "") {
+		d.warn(key+".provider", "there is no key to verify with, so every event is refused: pin keys under public_keys%s",
+			map[bool]string{true: ", or give handshake.client_id and handshake.client_secret"}[s.Preset.KeyService != ""])
+	}
+	_, err := verify.Compile(s.Verify, secrets, o)
 	for _, f := range faults(err) {
 		if root, _, _ := strings.Cut(f.key, "["); (root == "secrets" || root == "public_keys") && d.anyFault(key+"."+root) {
 			continue // what is wrong with them is told already

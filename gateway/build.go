@@ -58,7 +58,7 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 	sc := recovery.SourceConfig{Name: c.Name, Path: c.Path, Provider: c.Provider, Delivery: c.Delivery, Ordering: c.Ordering,
 		Pending: c.Limits.Pending, Held: c.Limits.Held, Resources: c.Limits.Resources, JoinedID: s.JoinedID}
 	if c.Provider != "none" {
-		v, err := verify.Compile(c.Verify, c.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySource(c.Params()), Params: c.Params()})
+		v, err := g.verifier(cfg, c)
 		if err != nil {
 			return nil, sc, fmt.Errorf("verify: %w", err)
 		}
@@ -74,9 +74,70 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 	return s, sc, s.Ready()
 }
 
+// verifier compiles how a source's requests are judged: with its secrets, or with the one that its sender delivered. Without any, and
+// where nobody has said how the sender signs, every request is refused.
+func (g *Gateway) verifier(cfg *config.Config, c *config.Source) (*verify.Verifier, error) {
+	secrets := c.Secrets
+	if c.Preset.Enrolls() && len(secrets) == 0 {
+		secret, has, err := g.enrolled.Secret(c.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			return verify.Closed(), nil
+		}
+		secrets = []verify.Secret{secret}
+	}
+	if c.Verify.Scheme == "" {
+		return verify.Closed(), nil
+	}
+	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySource(c.Params()), Params: c.Params()})
+}
+
+// Enroll opens the window in which a source takes the secret that its sender delivers.
+func (g *Gateway) Enroll(source string, d time.Duration) (until time.Time, err error) {
+	g.mu.Lock()
+	c := g.cfg.Sources[source]
+	g.mu.Unlock()
+	switch {
+	case c == nil:
+		return time.Time{}, recovery.ErrUnknownSource
+	case !c.Preset.Enrolls():
+		return time.Time{}, provider.ErrNoEnrolment
+	case len(c.Secrets) > 0:
+		return time.Time{}, provider.ErrEnrolled
+	}
+	if until, err = g.enrolled.Open(source, d, time.Now()); err == nil {
+		g.log.Warn("enrolment window opened", "source", source, "until", until.UTC().Format(time.RFC3339))
+	}
+	return until, err
+}
+
+// take keeps a secret that came with a request, if it was waited for, and lets the source verify with it from the next request on.
+func (g *Gateway) take(c *config.Source, secret verify.Secret) bool {
+	if len(c.Secrets) > 0 {
+		return false
+	}
+	if err := g.enrolled.Take(c.Name, secret, time.Now()); err != nil {
+		g.log.Warn("a secret was delivered and not taken", "source", c.Name, "why", err)
+		return false
+	}
+	g.reloading.Lock()
+	defer g.reloading.Unlock()
+	g.mu.Lock()
+	cfg := g.cfg
+	g.mu.Unlock()
+	if err := g.apply(cfg); err != nil {
+		g.log.Error("the secret is kept, but takes effect with the next start only", "source", c.Name, "error", err)
+	}
+	g.log.Warn("a sender delivered its secret", "source", c.Name, "file", g.enrolled.Path(c.Name))
+	return true
+}
+
 // challenges lets the source answer its sender's challenge, where the preset knows one.
 func (g *Gateway) challenges(s *proxy.Source, cfg *config.Config, c *config.Source) error {
-	h, err := provider.NewHandshake(c.Preset, provider.HandshakeOptions{Verifier: s.Verifier, Secrets: c.Secrets, Config: c.Handshake, PublicURL: cfg.PublicURL})
+	h, err := provider.NewHandshake(c.Preset, provider.HandshakeOptions{Verifier: s.Verifier, Secrets: c.Secrets, Config: c.Handshake, PublicURL: cfg.PublicURL,
+		Enroll: func(secret verify.Secret) bool { return g.take(c, secret) }, Visit: g.opts.Visit})
 	if err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}

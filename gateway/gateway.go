@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/journal/embedded"
 	"github.com/hooktender/hooktender/metrics"
+	"github.com/hooktender/hooktender/provider"
 	"github.com/hooktender/hooktender/proxy"
 	"github.com/hooktender/hooktender/recovery"
 )
@@ -35,6 +37,7 @@ type Options struct {
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // nil = real sockets
 	Random  func() float64                                                    // jitter; nil = math/rand
 	Journal func(*embedded.Options)                                           // last word on the engine's options, for tests; nil = none
+	Visit   func(address string) error                                        // confirms subscriptions; nil = over the network
 	Version string
 }
 
@@ -45,6 +48,7 @@ type Gateway struct {
 	metrics  *metrics.Set
 	engine   *embedded.Engine
 	index    *dedup.Index
+	enrolled *provider.Enrolments
 	recovery *recovery.Recovery
 	pipeline *proxy.Pipeline
 	server   *proxy.Server
@@ -68,7 +72,10 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	if o.Listen == nil {
 		o.Listen = proxy.Listen
 	}
-	g = &Gateway{log: o.Log, opts: o, cfg: cfg, metrics: metrics.New()}
+	if o.Visit == nil {
+		o.Visit = provider.NewKeys().Visit
+	}
+	g = &Gateway{log: o.Log, opts: o, cfg: cfg, metrics: metrics.New(), enrolled: provider.NewEnrolments(filepath.Join(cfg.DataDir, "enrolled"))}
 	defer func(begun *Gateway) { // g is nil where New returns an error
 		if err != nil {
 			begun.abandon()

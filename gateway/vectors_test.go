@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -99,13 +98,18 @@ func (s *sent) raw(t *testing.T) []byte {
 
 // send gives the answer to raw bytes on a connection of their own.
 func send(b *hooktest.Bubble, raw []byte) (*http.Response, string, error) {
+	return sendFor(b, http.MethodPost, raw)
+}
+
+// sendFor is send for a request of any method: the answer to HEAD has no body.
+func sendFor(b *hooktest.Bubble, method string, raw []byte) (*http.Response, string, error) {
 	c, err := b.Net.Dial(context.Background(), "tcp", hooktest.PublicAddr)
 	if err != nil {
 		return nil, "", err
 	}
 	defer c.Close()
 	go func() { _, _ = c.Write(raw) }()
-	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	resp, err := http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method})
 	if err != nil {
 		return nil, "", err
 	}
@@ -131,14 +135,7 @@ func (s *sent) identified(t *testing.T) bool {
 // The whole corpus goes through a whole gateway: what is valid is delivered once and then a duplicate, what is not never reaches the
 // consumer. Every preset is used as `provider: name` and secrets, and nothing else.
 func TestEveryVectorThroughTheGateway(t *testing.T) {
-	text, err := os.ReadFile("../verify/testdata/vectors.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []provider.Vector
-	if err := json.Unmarshal(text, &list); err != nil {
-		t.Fatal(err)
-	}
+	list := readCorpus[provider.Vector](t, "../verify/testdata/vectors.json")
 	type round struct {
 		base string
 		now  int64

@@ -34,6 +34,7 @@ type Bubble struct {
 	Consumer *Consumer
 	text     string
 	dir      string
+	change   []func(*gateway.Options)
 	stop     func() error
 }
 
@@ -62,9 +63,9 @@ func (plain) Route([]byte) proxy.Limits { return proxy.Limits{Body: 1 << 10, Rea
 func (plain) Handle(_ context.Context, _ *event.Request, a *proxy.Answer) { a.Status = http.StatusOK }
 
 // NewBubble starts a gateway with the `sources:` (and whatever else) given, its journal in dir, on PublicAddr and AdminAddr. Secrets are
-// looked up with env. The consumer listens on ConsumerAddr once Up is called.
-func NewBubble(dir, sources string, env func(string) (string, bool)) (*Bubble, error) {
-	b := &Bubble{Net: &Network{}, Consumer: NewConsumer(), dir: dir}
+// looked up with env; change has the last word on how the gateway is built. The consumer listens on ConsumerAddr once Up is called.
+func NewBubble(dir, sources string, env func(string) (string, bool), change ...func(*gateway.Options)) (*Bubble, error) {
+	b := &Bubble{Net: &Network{}, Consumer: NewConsumer(), dir: dir, change: change}
 	b.text = fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {min_free: 0, allow_tmpfs: true}\n%s", PublicAddr, AdminAddr, dir, sources)
 	return b, b.Start(env)
 }
@@ -75,7 +76,11 @@ func (b *Bubble) Start(env func(string) (string, bool)) error {
 	if err != nil {
 		return err
 	}
-	g, err := gateway.New(cfg, gateway.Options{Listen: b.Net.Listen, Dial: b.Net.Dial, Journal: func(o *embedded.Options) { o.InBubble = true }})
+	o := gateway.Options{Listen: b.Net.Listen, Dial: b.Net.Dial, Journal: func(o *embedded.Options) { o.InBubble = true }}
+	for _, f := range b.change {
+		f(&o)
+	}
+	g, err := gateway.New(cfg, o)
 	if err != nil {
 		return err
 	}
@@ -128,6 +133,15 @@ func (b *Bubble) Admin(path string) (status int, body []byte, err error) {
 		return 0, nil, err
 	}
 	return resp.StatusCode, body, nil
+}
+
+// AdminPost sends JSON to the admin port and gives status and body.
+func (b *Bubble) AdminPost(path, body string) (status int, answer []byte, err error) {
+	resp, answer, err := b.roundTrip(AdminAddr, http.MethodPost, path, Request{Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(body)})
+	if err != nil {
+		return 0, nil, err
+	}
+	return resp.StatusCode, answer, nil
 }
 
 func (b *Bubble) roundTrip(addr, method, path string, r Request) (*http.Response, []byte, error) {

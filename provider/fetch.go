@@ -36,7 +36,8 @@ var ErrNoKey = errors.New("no such key")
 // remembered for an hour, fetched once for all who wait, and used on while a new one cannot be had. It is safe for
 // concurrent use and starts nothing.
 type Keys struct {
-	jwks   string // "" = names are URLs of certificates
+	jwks   string                                               // "" = names are URLs of certificates
+	ask    func(ctx context.Context, id string) ([]byte, error) // of a service that gives keys one by one, to those who have an account; nil = none
 	client *http.Client
 	slots  chan struct{}
 
@@ -52,12 +53,16 @@ type keyDoc struct {
 	tried   time.Time // last attempt
 }
 
-// KeySource gives the source of p's published keys, nil if there is none: they are static then, or must be pinned under
-// public_keys. params are the values of {config:name}.
+// KeySource gives the source of p's published keys. Without one they are static, or must be pinned under public_keys: it is nil then, or
+// knows no key where requests name theirs. params are the values of {config:name}.
 func (p Preset) KeySource(params map[string]string) verify.KeySource {
 	switch {
 	case p.Verify.Key == "certificate_url":
 		return newKeys("")
+	case p.KeyService != "" && params["client_id"] != "" && params["client_secret"] != "":
+		return newKeyService(p.KeyService, params)
+	case p.JWKS == "" && p.Verify.Key == "key_id":
+		return verify.StaticKeys{}
 	case p.JWKS == "":
 		return nil
 	}
@@ -69,6 +74,17 @@ func (p Preset) KeySource(params map[string]string) verify.KeySource {
 		return nil
 	}
 	return newKeys(address)
+}
+
+// NewKeys fetches certificates by URL.
+func NewKeys() *Keys { return newKeys("") }
+
+// Visit asks for a URL once, under the rules of keys, and wants a 200. The caller has checked whose URL it is.
+func (k *Keys) Visit(address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), keyTimeout)
+	defer cancel()
+	_, err := k.get(ctx, address)
+	return err
 }
 
 func newKeys(jwks string) *Keys {
@@ -113,7 +129,10 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 
 // Key gives the certificate at the URL name, or the JWK whose id name is. Errors wrap ErrNoKey.
 func (k *Keys) Key(ctx context.Context, name string) ([]byte, error) {
-	if k.jwks == "" {
+	switch {
+	case k.ask != nil && !keyName.MatchString(name):
+		return nil, ErrNoKey
+	case k.ask != nil || k.jwks == "":
 		return k.document(ctx, name, keyFresh)
 	}
 	body, err := k.document(ctx, k.jwks, keyFresh)
@@ -147,7 +166,7 @@ func (k *Keys) document(ctx context.Context, address string, fresh time.Duration
 	case !d.tried.IsZero() && now.Sub(d.tried) < keyRetry: // failed lately
 	default:
 		d.tried = now
-		if body, err := k.get(ctx, address); err == nil {
+		if body, err := k.fetch(ctx, address); err == nil {
 			d.body, d.fetched = body, now
 		} else if d.body == nil {
 			return nil, fmt.Errorf("%w: %w", ErrNoKey, err)
@@ -185,16 +204,29 @@ func (k *Keys) entry(address string) (*keyDoc, error) {
 	return d, nil
 }
 
-func (k *Keys) get(ctx context.Context, address string) ([]byte, error) {
-	select {
-	case k.slots <- struct{}{}:
-		defer func() { <-k.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// fetch asks for what is at an address, or for the key of that id.
+func (k *Keys) fetch(ctx context.Context, name string) ([]byte, error) {
+	if k.ask != nil {
+		return k.ask(ctx, name)
 	}
+	return k.get(ctx, name)
+}
+
+func (k *Keys) get(ctx context.Context, address string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
+	}
+	return k.do(req)
+}
+
+// do sends one request and gives the body of a 200.
+func (k *Keys) do(req *http.Request) ([]byte, error) {
+	select {
+	case k.slots <- struct{}{}:
+		defer func() { <-k.slots }()
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
 	}
 	if req.URL.Scheme != "https" {
 		return nil, errors.New("not https")

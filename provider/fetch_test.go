@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -117,11 +118,109 @@ func TestWhichPresetsFetchKeys(t *testing.T) {
 	params := map[string]string{"issuer": "https://acme.kinde.com"}
 	for id, want := range map[string]bool{"aws-sns": true, "paypal": true, "google-pubsub": true, "kinde": true, "github": false, "plaid": false, "ebay": false} {
 		p, _ := Get(id)
-		if got := p.KeySource(params) != nil; got != want {
+		if _, got := p.KeySource(params).(*Keys); got != want {
 			t.Errorf("%s: %v", id, got)
+		}
+	}
+	account := map[string]string{"client_id": "id", "client_secret": "secret"}
+	for _, id := range []string{"plaid", "ebay"} {
+		p, _ := Get(id)
+		if _, ok := p.KeySource(account).(*Keys); !ok {
+			t.Errorf("%s does not fetch keys with an account", id)
 		}
 	}
 	if p, _ := Get("kinde"); p.KeySource(nil) != nil {
 		t.Error("kinde without an issuer fetches keys from somewhere")
+	}
+}
+
+// Plaid gives keys to those who have an account, one by one; asking twice for one key makes one request.
+func TestPlaidsKeysAreFetchedWithTheAccount(t *testing.T) {
+	const key = `{"kty":"EC","crv":"P-256","kid":"k1","x":"AA","y":"AA"}`
+	var calls atomic.Int32
+	k, base := keyServer(t, "", func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		if r.Method != http.MethodPost || r.URL.Path != "/webhook_verification_key/get" || string(body) != `{"client_id":"id","key_id":"k1","secret":"pw"}` {
+			http.Error(w, "no", http.StatusBadRequest)
+			return
+		}
+		_, _ = w.Write([]byte(`{"request_id":"r","key":` + key + `}`))
+	})
+	s := &keyService{keys: k, base: base, client: "id", password: "pw"}
+	k.ask = s.plaid
+	for range 2 {
+		if b, err := k.Key(context.Background(), "k1"); err != nil || string(b) != key {
+			t.Errorf("%s, %v", b, err)
+		}
+	}
+	for _, name := range []string{"k2", "../../x", "", strings.Repeat("k", 200)} {
+		if _, err := k.Key(context.Background(), name); !errors.Is(err, ErrNoKey) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if calls.Load() != 2 {
+		t.Errorf("%d requests", calls.Load())
+	}
+}
+
+// eBay wants an application token first, and gives its PEM block on one line.
+func TestEbaysKeysAreFetchedWithAnApplicationToken(t *testing.T) {
+	var tokens, keys atomic.Int32
+	k, base := keyServer(t, "", func(w http.ResponseWriter, r *http.Request) {
+		switch user, pw, _ := r.BasicAuth(); {
+		case r.URL.Path == "/identity/v1/oauth2/token" && user == "id" && pw == "pw":
+			tokens.Add(1)
+			_, _ = w.Write([]byte(`{"access_token":"t0k","expires_in":7200,"token_type":"Application Access Token"}`))
+		case strings.HasPrefix(r.URL.Path, "/commerce/notification/v1/public_key/k") && r.Header.Get("Authorization") == "Bearer t0k":
+			keys.Add(1)
+			_, _ = w.Write([]byte(`{"algorithm":"ECDSA","digest":"SHA1","key":"-----BEGIN PUBLIC KEY-----MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE-----END PUBLIC KEY-----"}`))
+		default:
+			http.Error(w, "no", http.StatusForbidden)
+		}
+	})
+	s := &keyService{keys: k, base: base, client: "id", password: "pw"}
+	k.ask = s.ebay
+	for _, name := range []string{"k1", "k2", "k1"} {
+		if b, err := k.Key(context.Background(), name); err != nil || !strings.Contains(string(b), "-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END") {
+			t.Errorf("%s, %v", b, err)
+		}
+	}
+	if tokens.Load() != 1 || keys.Load() != 2 {
+		t.Errorf("%d tokens, %d keys", tokens.Load(), keys.Load())
+	}
+}
+
+// A subscription is confirmed under the rules of keys.
+func TestVisitWantsA200(t *testing.T) {
+	k, base := keyServer(t, "", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			_, _ = w.Write([]byte("<ConfirmSubscriptionResponse/>"))
+			return
+		}
+		http.Redirect(w, r, "/", http.StatusFound)
+	})
+	if err := k.Visit(base + "/?Action=ConfirmSubscription"); err != nil {
+		t.Error(err)
+	}
+	if k.Visit(base+"/elsewhere") == nil || NewKeys().Visit(base+"/") == nil {
+		t.Error("a redirect or a private address was followed")
+	}
+}
+
+func TestConfirmationsGoToAmazonOnly(t *testing.T) {
+	const topic = "arn:aws:sns:us-east-1:123456789012:MyTopic"
+	good := "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn=" + topic + "&Token=2336"
+	if !confirmation(good, topic) {
+		t.Error("a genuine one is refused")
+	}
+	for _, bad := range []string{
+		strings.Replace(good, "https", "http", 1), strings.Replace(good, "sns.", "s3.", 1), strings.Replace(good, "amazonaws.com", "amazonaws.com.evil.example", 1),
+		strings.Replace(good, "ConfirmSubscription", "Unsubscribe", 1), strings.Replace(good, "MyTopic", "Other", 1), strings.Replace(good, "https://", "https://a@", 1),
+		strings.Replace(good, ".com/", ".com:8443/", 1), strings.Replace(good, ".com/", ".com/x", 1), good + "&Action=Publish", good + "#x", "", "::",
+	} {
+		if confirmation(bad, topic) {
+			t.Errorf("%s is trusted", bad)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,6 +41,8 @@ type HandshakeOptions struct {
 	// Enroll takes a secret that a sender delivers in its first request and says whether it was wanted: only in a window
 	// that an operator opened, and never over a secret that is already there. Nil = never.
 	Enroll func(secret verify.Secret) bool
+	// Visit asks for a URL on the sender's own hosts, to confirm a subscription (Keys.Visit). Nil = an operator does.
+	Visit func(address string) error
 }
 
 // Handshake answers the challenges of one source. It is immutable and may be used from many goroutines.
@@ -74,6 +77,8 @@ var challenges = map[string]challenge{
 	"lark":           {onPost, (*Handshake).lark},
 	"ms_graph":       {onPost, (*Handshake).msGraph},
 	"enroll":         {onPost, (*Handshake).enroll},
+	"event_grid":     {append(slices.Clone(onPost), http.MethodOptions), (*Handshake).eventGrid},
+	"xero":           {onPost, (*Handshake).xero},
 	"hub_text":       {onGet, (*Handshake).hubText},
 	"hub_json":       {onGet, (*Handshake).hubJSON},
 	"websub":         {onGet, (*Handshake).webSub},
@@ -216,13 +221,63 @@ func (h *Handshake) twitch(req *event.Request, now time.Time) (HandshakeAnswer, 
 	return HandshakeAnswer{}, false
 }
 
-// sns takes note of a confirmation from an allowed topic. It fetches nothing: an operator visits the URL.
+// sns answers a confirmation from an allowed topic. Where handshake.auto_confirm says so the URL is visited, under the rules of keys:
+// a genuine request may have been made by anybody with a topic of their own, but topics are allowed by name. Else an operator visits it.
 func (h *Handshake) sns(req *event.Request, now time.Time) (HandshakeAnswer, bool) {
 	m := members(req, "Type", "TopicArn", "SubscribeURL")
 	if m[0] != "SubscriptionConfirmation" || !h.verified(req, now) {
 		return HandshakeAnswer{}, false
 	}
-	return HandshakeAnswer{Status: http.StatusOK, Notice: fmt.Sprintf("topic %q asks to be confirmed: visit %q", m[1], m[2])}, true
+	if h.opts.Visit == nil || !equals("true", h.config("auto_confirm")) {
+		return HandshakeAnswer{Status: http.StatusOK, Notice: fmt.Sprintf("topic %q asks to be confirmed: visit %q", m[1], m[2])}, true
+	}
+	if !confirmation(m[2], m[1]) {
+		return HandshakeAnswer{Status: http.StatusForbidden, Notice: fmt.Sprintf("topic %q asks for a confirmation at a place that is not trusted", m[1])}, true
+	}
+	if err := h.opts.Visit(m[2]); err != nil { // it asks again
+		return HandshakeAnswer{Status: http.StatusServiceUnavailable, Notice: fmt.Sprintf("topic %q could not be confirmed: %v", m[1], err)}, true
+	}
+	return HandshakeAnswer{Status: http.StatusOK, Notice: fmt.Sprintf("topic %q is confirmed", m[1])}, true
+}
+
+var snsHost = regexp.MustCompile(`^sns\.[a-z0-9-]{3,}\.amazonaws\.com(\.cn)?$`)
+
+// confirmation says whether a SubscribeURL does nothing but confirm a subscription to this topic.
+func confirmation(address, topic string) bool {
+	u, err := url.Parse(address)
+	if err != nil || len(address) > maxChallenge || u.Scheme != "https" || !snsHost.MatchString(u.Host) || u.User != nil || u.Fragment != "" || u.Path != "/" && u.Path != "" {
+		return false
+	}
+	q := u.Query()
+	return len(q["Action"]) == 1 && q.Get("Action") == "ConfirmSubscription" && len(q["TopicArn"]) == 1 && q.Get("TopicArn") == topic
+}
+
+// eventGrid answers the validation of its own schema, and of CloudEvents'. The former is an event of the source: it is verified first.
+func (h *Handshake) eventGrid(req *event.Request, now time.Time) (HandshakeAnswer, bool) {
+	if req.Method == http.MethodOptions {
+		return h.cloudEvents(req, now)
+	}
+	if kind, ok := line(req, "aeg-event-type"); !ok || kind != "SubscriptionValidation" || !h.verified(req, now) {
+		return HandshakeAnswer{}, false
+	}
+	code := members(req, "0.data.validationCode")[0]
+	if code == "" || len(code) > maxChallenge {
+		return HandshakeAnswer{}, false
+	}
+	return jsonAnswer(map[string]any{"validationResponse": code})
+}
+
+// xero answers the intent to receive: a signed delivery without events.
+func (h *Handshake) xero(req *event.Request, now time.Time) (HandshakeAnswer, bool) {
+	var got [1]selector.JSONValue
+	if selector.NewJSONSet("events").Extract(req.Body, got[:]) != nil || got[0].Kind != selector.Composite {
+		return HandshakeAnswer{}, false
+	}
+	empty := true
+	if !selector.EachElement(got[0].Raw(), func([]byte) bool { empty = false; return false }) || !empty || !h.verified(req, now) {
+		return HandshakeAnswer{}, false
+	}
+	return HandshakeAnswer{Status: http.StatusOK}, true
 }
 
 // monday echoes a challenge that is all the body says.
@@ -264,7 +319,7 @@ func (h *Handshake) enroll(req *event.Request, _ time.Time) (HandshakeAnswer, bo
 	if h.opts.Enroll == nil || strings.ContainsAny(secret, " \t\r\n") || !h.opts.Enroll(verify.NewSecret([]byte(secret))) {
 		return refuse(http.StatusUnauthorized)
 	}
-	a := HandshakeAnswer{Status: http.StatusOK, Notice: "the sender delivered its secret"}
+	a := HandshakeAnswer{Status: http.StatusOK}
 	if inHead {
 		a.Head = a.Head.AppendString("X-Hook-Secret", secret)
 	}

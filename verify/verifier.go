@@ -409,6 +409,15 @@ func (v *Verifier) each(st *state) Verdict {
 	return all
 }
 
+// Closed is a Verifier that refuses every request: of a source whose secret has not come yet, or of which nobody has said how it signs.
+func Closed() *Verifier {
+	v := &Verifier{spec: Spec{Scheme: "token"}, judge: (*Verifier).judgeClosed, binds: BindsOrigin}
+	v.pool.New = func() any { return v.newState() }
+	return v
+}
+
+func (v *Verifier) judgeClosed(*state) Verdict { return fail(CheckSender) }
+
 func (v *Verifier) judgeNone(*state) Verdict { return Verdict{OK: true, SecretIndex: -1} }
 
 // Binding is what a good signature authenticates: Spec.Binds, or what follows from what is signed.

@@ -50,6 +50,18 @@ type Source struct {
 	OldestPendingAt Time             `json:"oldest_pending_at"`
 }
 
+// EnrollRequest opens an enrolment window.
+type EnrollRequest struct {
+	For    string `json:"for,omitempty"` // how long, between 1s and 24h; 10m if empty
+	Reason string `json:"reason,omitempty"`
+}
+
+// Enrolment is an open window: until then the source takes the secret that its sender delivers.
+type Enrolment struct {
+	Source string `json:"source"`
+	Until  Time   `json:"until"`
+}
+
 // Upstream is a consumer and its breaker.
 type Upstream struct {
 	Name                string `json:"name"`

@@ -18,6 +18,8 @@ import (
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/journal/embedded"
+	"github.com/hooktender/hooktender/provider"
+	"github.com/hooktender/hooktender/recovery"
 )
 
 // Gateway is a running admin port.
@@ -41,6 +43,19 @@ type Control struct {
 
 // Reload answers with Changed and Err.
 func (c *Control) Reload(context.Context) ([]string, error) { return c.Changed, c.Err }
+
+// Enroll opens a window for the source asana only.
+func (c *Control) Enroll(source string, d time.Duration) (time.Time, error) {
+	switch source {
+	case "asana":
+		return time.Now().Add(d), nil
+	case "github":
+		return time.Time{}, provider.ErrNoEnrolment
+	case "notion":
+		return time.Time{}, provider.ErrEnrolled
+	}
+	return time.Time{}, recovery.ErrUnknownSource
+}
 
 // Drain makes Ready say no.
 func (c *Control) Drain() {
