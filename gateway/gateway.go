@@ -114,6 +114,9 @@ func (g *Gateway) openJournal(cfg *config.Config) error {
 	o := embedded.Options{Dir: cfg.DataDir, Sync: cfg.Journal.Sync == "always", MinFree: uint64(cfg.Journal.MinFree), Memory: cfg.Journal.Memory,
 		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: g.log, Observer: g.observe,
 		Synced: g.metrics.Journal.Sync.Observe, Grouped: g.metrics.Journal.GroupSize.ObserveN}
+	for _, k := range cfg.Journal.EncryptionKeys {
+		o.Keys = append(o.Keys, k.Bytes())
+	}
 	if g.opts.Journal != nil {
 		g.opts.Journal(&o)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // Config of the embedded journal.
@@ -16,6 +18,8 @@ type Config struct {
 	Memory int64 `yaml:"memory" unit:"bytes"`
 	// Allow a data_dir in memory (tmpfs), where nothing survives a reboot.
 	AllowTmpfs bool `yaml:"allow_tmpfs"`
+	// Encrypt the journal at rest: {env: NAME} or {file: path}, each at least 32 bytes. The first key encrypts, all of them decrypt (rotation); none: it is not encrypted.
+	EncryptionKeys []event.Secret `yaml:"encryption_keys"`
 }
 
 // Default is the configuration of a file that gives none.
@@ -29,6 +33,11 @@ func (c *Config) Check() error {
 	}
 	if c.Memory < 16<<20 {
 		errs = append(errs, fmt.Errorf("memory: must be at least 16MiB"))
+	}
+	for i, k := range c.EncryptionKeys {
+		if len(k.Bytes()) < 32 {
+			errs = append(errs, fmt.Errorf("encryption_keys[%d]: must be at least 32 bytes; 'openssl rand -hex 32' makes one", i))
+		}
 	}
 	return errors.Join(errs...)
 }

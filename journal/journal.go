@@ -42,6 +42,8 @@ var (
 	ErrBadCursor = errors.New("bad cursor")
 	// ErrLocked: another process holds the journal.
 	ErrLocked = errors.New("journal is in use by another process")
+	// ErrKey: the journal is encrypted with a key that was not given. Open changes nothing.
+	ErrKey = errors.New("journal is encrypted with another key")
 	// ErrDamaged: the journal's files are damaged; wrapped with the file's name. Open changes nothing.
 	ErrDamaged = errors.New("journal is damaged")
 )

@@ -278,7 +278,7 @@ type alternative struct {
 func (v *Verifier) alternatives(req *event.Request) []alternative {
 	var secrets []Secret
 	for _, t := range v.tokens {
-		secrets = append(secrets, Secret{t})
+		secrets = append(secrets, NewSecret(t))
 	}
 	var out []alternative
 	add := func(text string, change func(*alternative)) {

@@ -231,13 +231,13 @@ func (v *Verifier) compileSecrets(secrets []Secret, f *faults) {
 		f.add("secrets", "the scheme needs at least one")
 	}
 	for i, sec := range secrets {
-		key, err := secretKey(s, sec.b)
+		key, err := secretKey(s, sec.Bytes())
 		if err != nil {
 			f.add("secrets", "number %d %v", i+1, err)
 			continue
 		}
 		v.secrets = append(v.secrets, key)
-		v.tokens = append(v.tokens, sec.b)
+		v.tokens = append(v.tokens, sec.Bytes())
 	}
 }
 

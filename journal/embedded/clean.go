@@ -23,7 +23,7 @@ func (e *Engine) clean(ctx context.Context, now int64, limit int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	c := cleaner{e: e, segment: old, scan: newScanner(data, old.generation, s.cleanAt, s.cleanLSN), end: next.firstLSN}
+	c := cleaner{e: e, segment: old, scan: old.scanner(data, s.cleanAt, s.cleanLSN), end: next.firstLSN}
 	if err := c.collect(ctx, limit); err != nil {
 		return 0, err
 	}

@@ -111,7 +111,7 @@ func TestTornTailIsCutAtAnyByte(t *testing.T) {
 		if err := os.WriteFile(file, torn, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		found, err := checkLog(log, ledger, quiet)
+		found, err := checkLog(log, ledger, nil, quiet)
 		if err != nil || found.end != kept || found.lsn != e.wal.lsn-1 {
 			t.Fatalf("cut at %d: %+v, %v", cut, found, err)
 		}

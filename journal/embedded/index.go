@@ -60,7 +60,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 	if o.InBubble {
 		compactors = 0
 	}
-	return badger.DefaultOptions(dir).
+	opts := badger.DefaultOptions(dir).
 		WithMemTableSize(memtableSize(o)).
 		WithNumMemtables(2).
 		WithBlockCacheSize(0).
@@ -75,6 +75,10 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
 		WithLogger(badgerLog{o.Log, o.indexFault})
+	if o.keys != nil { // Badger wants a cache of decrypted blocks
+		opts = opts.WithEncryptionKey(o.keys[0].index()).WithBlockCacheSize(16 << 20)
+	}
+	return opts
 }
 
 func memtableSize(o *Options) int64 {

@@ -69,7 +69,7 @@ func (e *Engine) recover() error {
 	if err != nil && !fresh {
 		return err
 	}
-	t, err := checkLog(e.wal.dir, known, e.opts.Log)
+	t, err := checkLog(e.wal.dir, known, e.opts.keys, e.opts.Log)
 	if err != nil {
 		return err
 	}
@@ -98,7 +98,17 @@ func (e *Engine) recover() error {
 	if err := errors.Join(e.wal.sync(), e.reached(t.lsn)); err != nil {
 		return err
 	}
-	return e.openIndex(t)
+	if err := e.openIndex(t); err != nil {
+		return err
+	}
+	if e.wal.unshared() && !(t.torn && e.opts.keys != nil) {
+		return nil
+	}
+	p := e.wal.make(smallSegment)
+	if p.err != nil {
+		return p.err
+	}
+	return e.wal.succeed(p, segmentHead{nextSeq: uint64(e.nextSeq), created: now, born: e.born, horizon: e.horizon, lowest: t.segs[0].number})
 }
 
 // create makes the first segment of a new journal.
@@ -125,7 +135,7 @@ type tail struct {
 
 // checkLog checks the log without changing anything: headers and numbering of all segments, the frames of the newest
 // verifyBytes, and the end against the ledger.
-func checkLog(dir string, known ledgerState, log interface{ Warn(string, ...any) }) (*tail, error) {
+func checkLog(dir string, known ledgerState, keys keyring, log interface{ Warn(string, ...any) }) (*tail, error) {
 	segs, err := listSegments(dir)
 	if err != nil {
 		return nil, err
@@ -142,7 +152,7 @@ func checkLog(dir string, known ledgerState, log interface{ Warn(string, ...any)
 		}
 		return t, nil
 	}
-	if err := t.checkHeads(dir, known); err != nil {
+	if err := t.checkHeads(dir, known, keys); err != nil {
 		return nil, err
 	}
 	from, size := len(segs)-1, int64(0)
@@ -167,7 +177,7 @@ func checkLog(dir string, known ledgerState, log interface{ Warn(string, ...any)
 }
 
 // checkHeads reads the headers and compares their numbering with each other and with the ledger.
-func (t *tail) checkHeads(dir string, known ledgerState) error {
+func (t *tail) checkHeads(dir string, known ledgerState, keys keyring) error {
 	for i, s := range t.segs {
 		if want := max(known.lowest, 1) + uint64(i); s.number != want {
 			return damaged(segmentPath(dir, want), "the segment is missing")
@@ -178,6 +188,9 @@ func (t *tail) checkHeads(dir string, known ledgerState) error {
 		}
 		if blank {
 			return damaged(s.path, "the segment has no header")
+		}
+		if err := keys.open(s); err != nil {
+			return err
 		}
 		if i > 0 && s.firstLSN < t.segs[i-1].firstLSN {
 			return damaged(s.path, "the segment does not continue the one before")
@@ -193,7 +206,7 @@ func (t *tail) checkHeads(dir string, known ledgerState) error {
 
 // checkWhole checks a segment that is not the last: its frames must lead up to the next one's first.
 func checkWhole(s, next *segment, data []byte) error {
-	sc := newScanner(data, s.generation, segmentHeadSize, s.firstLSN)
+	sc := s.scanner(data, segmentHeadSize, s.firstLSN)
 	for sc.lsn < next.firstLSN {
 		at := sc.at
 		if _, _, ok := sc.next(); !ok {
@@ -205,7 +218,7 @@ func checkWhole(s, next *segment, data []byte) error {
 
 // checkLast finds the end of the log in the last segment.
 func (t *tail) checkLast(s *segment, data []byte, known ledgerState) error {
-	sc := newScanner(data, s.generation, segmentHeadSize, s.firstLSN)
+	sc := s.scanner(data, segmentHeadSize, s.firstLSN)
 	for {
 		f, _, ok := sc.next()
 		if !ok {

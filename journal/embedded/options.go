@@ -32,6 +32,8 @@ type Options struct {
 	Grouped func(items int64)
 	// Log takes what an operator should know; default slog.Default.
 	Log *slog.Logger
+	// Keys encrypt the journal at rest; the first encrypts, all decrypt. None: it is not encrypted.
+	Keys [][]byte
 	// SegmentSize is the size of a log segment in bytes; default 64 MiB (the first segments of a journal are smaller), in a
 	// bubble 1 MiB.
 	SegmentSize int64
@@ -42,6 +44,7 @@ type Options struct {
 	// InBubble is for tests in a testing/synctest bubble, with Open called inside it: the index runs without compaction.
 	InBubble bool
 
+	keys       keyring
 	volume     uint64      // size of the volume in bytes; 0 = unknown
 	bootHook   bool        // boot was given
 	ownClock   bool        // Now is not the machine's clock: nobody sets it
@@ -94,6 +97,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	o.SegmentSize = max(o.SegmentSize, minSegment)
 	o.Retention = withDefaultRetention(o.Retention)
+	o.keys = newKeyring(o.Keys)
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}

@@ -50,6 +50,11 @@ func (e *Engine) rebuild(dir string, t *tail, cause error) error {
 	if err := e.recount(len(t.segs) > 0 && t.segs[0].firstLSN > 1); err != nil {
 		return err
 	}
+	if e.opts.keys != nil { // what was set aside may be readable without the key
+		if err := os.RemoveAll(aside); err != nil {
+			return err
+		}
+	}
 	e.opts.Log.Info("the index has been rebuilt", "took", time.Since(start), "events", e.nextSeq-1)
 	return nil
 }
@@ -120,7 +125,7 @@ func (e *Engine) replay(segs []*segment, from position) error {
 		if buf, err = s.load(buf); err != nil {
 			return err
 		}
-		if err := w.replaySegment(s, newScanner(buf, s.generation, offset, lsn), end); err != nil {
+		if err := w.replaySegment(s, s.scanner(buf, offset, lsn), end); err != nil {
 			return err
 		}
 	}

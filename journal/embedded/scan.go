@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 type scanner struct {
 	data   []byte
 	genSum uint32
+	block  cipher.Block // bodies are decrypted in place
 	at     int
 	lsn    uint64 // of the next frame
 }
@@ -19,6 +21,13 @@ type scanner struct {
 // newScanner begins at offset, where the frame with number lsn is expected.
 func newScanner(data []byte, generation uint64, offset int, lsn uint64) *scanner {
 	return &scanner{data: data, genSum: generationSum(generation), at: offset, lsn: lsn}
+}
+
+// scanner reads a segment from data, which is the file's.
+func (s *segment) scanner(data []byte, offset int, lsn uint64) *scanner {
+	sc := newScanner(data, s.generation, offset, lsn)
+	sc.block = s.block
+	return sc
 }
 
 // next gives the next frame, its body aliasing the data, and where its body is; false at the first place that does not
@@ -29,6 +38,7 @@ func (s *scanner) next() (f frame, bodyAt int, ok bool) {
 		return frame{}, 0, false
 	}
 	bodyAt = s.at + frameHead
+	crypt(s.block, f.body, f.body, int64(bodyAt))
 	s.at = bodyAt + len(f.body)
 	s.lsn++
 	return f, bodyAt, true

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,13 +25,14 @@ type segment struct {
 	number uint64
 	size   int64 // of the file
 	segmentHead
+	block cipher.Block // nil: not encrypted, or not opened yet
 }
 
 // segmentHead is what the header says.
 //
 //	 0 magic      8
 //	 8 version    u32
-//	12 sum        u32  CRC-32C of the bytes 0 … 11 and 16 … 79
+//	12 sum        u32  CRC-32C of the bytes 0 … 11 and 16 … 95
 //	16 number     u64
 //	24 generation u64  random; every frame's checksum includes it
 //	32 firstLSN   u64
@@ -39,6 +41,8 @@ type segment struct {
 //	56 born       i64  when the journal was created
 //	64 horizon    i64  events settled up to here have lost their payload
 //	72 lowest     u64  number of the oldest segment at the time
+//	80 key        u64  of the bodies' encryption, see sealer; 0 = none
+//	88 reserved   8
 type segmentHead struct {
 	generation uint64
 	firstLSN   uint64
@@ -47,10 +51,11 @@ type segmentHead struct {
 	born       int64
 	horizon    int64
 	lowest     uint64
+	key        uint64
 }
 
 const (
-	segmentHeadSize = 80
+	segmentHeadSize = 96
 	segmentMagic    = "HTNDRLOG"
 	segmentVersion  = 1
 	segmentSuffix   = ".seg"
@@ -73,6 +78,7 @@ func (h *segmentHead) encode(number uint64) []byte {
 	le.PutUint64(b[56:], uint64(h.born))
 	le.PutUint64(b[64:], uint64(h.horizon))
 	le.PutUint64(b[72:], h.lowest)
+	le.PutUint64(b[80:], h.key)
 	le.PutUint32(b[12:], segmentHeadSum(b))
 	return b
 }
@@ -89,7 +95,7 @@ func parseSegmentHead(b []byte, number uint64) (h segmentHead, ok bool) {
 	}
 	h.generation, h.firstLSN, h.nextSeq = le.Uint64(b[24:]), le.Uint64(b[32:]), le.Uint64(b[40:])
 	h.created, h.born, h.horizon = int64(le.Uint64(b[48:])), int64(le.Uint64(b[56:])), int64(le.Uint64(b[64:]))
-	h.lowest = le.Uint64(b[72:])
+	h.lowest, h.key = le.Uint64(b[72:]), le.Uint64(b[80:])
 	return h, true
 }
 

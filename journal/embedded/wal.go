@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +24,10 @@ type wal struct {
 	spare    func() string // a file of zeros, kept for when the volume is full; "" = none
 	await    func() bool   // waits a while for space; false: do not try again
 	goesOn   func()        // there was space
+
+	keys  keyring
+	block cipher.Block // of the active segment; nil = not encrypted
+	seal  []byte       // an encrypted body
 
 	mu   sync.Mutex
 	segs []*segment // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
@@ -57,7 +62,7 @@ type prepared struct {
 func newWAL(o *Options) *wal {
 	return &wal{
 		dir: filepath.Join(o.Dir, nameLog), limit: o.SegmentSize, syncFile: o.syncFile, free: o.free,
-		wanted: make(chan int64, 1), prepared: make(chan *prepared, 1),
+		keys: o.keys, wanted: make(chan int64, 1), prepared: make(chan *prepared, 1),
 	}
 }
 
@@ -141,21 +146,28 @@ func (w *wal) reserve() place {
 // append adds a frame, numbered by the caller as w.lsn + 1, to the buffer.
 func (w *wal) append(f *frame) error {
 	w.lsn = f.lsn
+	body := f.body
+	if w.block != nil {
+		w.seal = append(w.seal[:0], body...)
+		body = w.seal
+		crypt(w.block, body, body, w.offset+frameHead)
+		f.bodySum = checksum(body)
+	}
 	w.buf = f.appendHead(w.buf, w.genSum)
 	w.offset += frameHead + int64(len(f.body))
 	if len(f.body) < payloadBlockDirect {
-		w.buf = append(w.buf, f.body...)
+		w.buf = append(w.buf, body...)
 		return nil
 	}
 	if err := w.flush(); err != nil {
 		return err
 	}
-	whole := max(0, len(f.body)-int(w.offset%pageSize)) // up to the last page's begin; the rest leaves with what follows
-	if err := w.write(f.body[:whole], w.bufAt); err != nil {
+	whole := max(0, len(body)-int(w.offset%pageSize)) // up to the last page's begin; the rest leaves with what follows
+	if err := w.write(body[:whole], w.bufAt); err != nil {
 		return err
 	}
 	w.bufAt += int64(whole)
-	w.buf = append(w.buf, f.body[whole:]...)
+	w.buf = append(w.buf, body[whole:]...)
 	return nil
 }
 
@@ -232,6 +244,11 @@ func (w *wal) rotate(h segmentHead) error {
 		return fmt.Errorf("prepare a segment: %w", p.err)
 	}
 	w.goesOn()
+	return w.succeed(p, h)
+}
+
+// succeed makes a prepared file the active segment, the one before being whole on disk.
+func (w *wal) succeed(p *prepared, h segmentHead) error {
 	w.syncing.Lock()
 	defer w.syncing.Unlock()
 	if err := w.syncLocked(); err != nil {
@@ -248,7 +265,7 @@ func (w *wal) rotate(h segmentHead) error {
 func (w *wal) begin(p *prepared, h segmentHead) error {
 	number := w.number + 1
 	h.generation = rand.Uint64()
-	h.firstLSN = w.lsn + 1
+	h.firstLSN, h.key = w.lsn+1, w.keys.first()
 	if _, err := p.file.WriteAt(h.encode(number), 0); err != nil {
 		return err
 	}
@@ -256,13 +273,16 @@ func (w *wal) begin(p *prepared, h segmentHead) error {
 		return fmt.Errorf("fsync %s: %w", p.path, err)
 	}
 	s := &segment{path: segmentPath(w.dir, number), number: number, size: p.size, segmentHead: h}
+	if err := w.keys.open(s); err != nil {
+		return err
+	}
 	if err := errors.Join(os.Rename(p.path, s.path), syncDir(w.dir)); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	w.segs = append(w.segs, s)
 	w.mu.Unlock()
-	w.file = p.file
+	w.file, w.block = p.file, s.block
 	w.number, w.generation, w.genSum, w.size = number, h.generation, generationSum(h.generation), p.size
 	w.offset, w.bufAt = segmentHeadSize, segmentHeadSize
 	return nil
@@ -278,7 +298,7 @@ func (w *wal) resume(segs []*segment, offset int64, lsn uint64) error {
 	w.mu.Lock()
 	w.segs = segs
 	w.mu.Unlock()
-	w.file, w.lsn = f, lsn
+	w.file, w.block, w.lsn = f, last.block, lsn
 	w.number, w.generation, w.genSum, w.size = last.number, last.generation, generationSum(last.generation), last.size
 	w.offset, w.bufAt = offset, offset
 	return nil
@@ -324,7 +344,27 @@ func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
 	if _, err := f.ReadAt(b, offset); err != nil {
 		return nil, err
 	}
+	if w.keys != nil {
+		crypt(w.blockOf(number), b, b, offset)
+	}
 	return b, nil
+}
+
+// blockOf is the cipher of a segment; nil if it has none, or is gone.
+func (w *wal) blockOf(number uint64) cipher.Block {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if i := int64(number) - int64(w.segs[0].number); i >= 0 && i < int64(len(w.segs)) {
+		return w.segs[i].block
+	}
+	return nil
+}
+
+// unshared says whether the active segment may be written to at all: it has the encryption that is asked for, and no process
+// before this one has used up a part of its key stream. Else a new one must be begun.
+func (w *wal) unshared() bool {
+	s := w.active()
+	return s.key == w.keys.first() && (s.key == 0 || w.offset == segmentHeadSize)
 }
 
 func (w *wal) close() error {
