@@ -62,18 +62,24 @@ type gatewayProcess struct {
 	public, admin string
 	cmd           *exec.Cmd
 	stderr        *os.File
+	logLevel      string
 	client        *http.Client
 }
 
-// startGateway writes the configuration (with %LISTEN% and so on filled in) and starts the binary.
+// startGateway is prepareGateway and launch.
 func startGateway(t *testing.T, sources string) *gatewayProcess {
 	t.Helper()
-	g := &gatewayProcess{t: t, dir: t.TempDir(), public: freeAddr(t), admin: freeAddr(t),
+	g := prepareGateway(t, sources, "warn")
+	g.launch()
+	return g
+}
+
+// prepareGateway writes the configuration.
+func prepareGateway(t *testing.T, sources, logLevel string) *gatewayProcess {
+	t.Helper()
+	g := &gatewayProcess{t: t, logLevel: logLevel, dir: t.TempDir(), public: freeAddr(t), admin: freeAddr(t),
 		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 128}}}
-	text := fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {min_free: 64MiB}\n%s", g.public, g.admin, filepath.Join(g.dir, "data"), sources)
-	if err := os.WriteFile(filepath.Join(g.dir, "hooktender.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	g.write(g.file(), g.text(sources))
 	var err error
 	if g.stderr, err = os.Create(filepath.Join(g.dir, "stderr")); err != nil {
 		t.Fatal(err)
@@ -87,7 +93,6 @@ func startGateway(t *testing.T, sources string) *gatewayProcess {
 			t.Logf("stderr:\n%s", raw[max(0, len(raw)-4000):])
 		}
 	})
-	g.launch()
 	return g
 }
 
@@ -103,7 +108,7 @@ func freeAddr(t *testing.T) string {
 
 func (g *gatewayProcess) launch() {
 	g.t.Helper()
-	g.cmd = exec.Command(binary, "run", "--config", filepath.Join(g.dir, "hooktender.yaml"), "--log-level", "warn")
+	g.cmd = exec.Command(binary, "run", "--config", g.file(), "--log-level", g.logLevel)
 	g.cmd.Env = append(os.Environ(), "E2E_SECRET="+secret)
 	g.cmd.Stderr = g.stderr
 	if err := g.cmd.Start(); err != nil {

@@ -1,0 +1,287 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+// text is the whole configuration file with these sources.
+func (g *gatewayProcess) text(sources string) string {
+	return fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {min_free: 64MiB}\n%s", g.public, g.admin, filepath.Join(g.dir, "data"), sources)
+}
+
+func (g *gatewayProcess) file() string { return filepath.Join(g.dir, "hooktender.yaml") }
+
+func (g *gatewayProcess) write(path, text string) {
+	g.t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// call calls the admin port.
+func (g *gatewayProcess) call(method, path, body string) answer {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(g.t.Context(), method, "http://"+g.admin+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := g.client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(resp.Body)
+	return answer{resp.StatusCode, resp.Header, b.String()}
+}
+
+// metric is the value of one series, as text.
+func (g *gatewayProcess) metric(series string) string {
+	g.t.Helper()
+	for line := range strings.Lines(g.call("GET", "/metrics", "").body) {
+		if v, ok := strings.CutPrefix(line, "hooktender_"+series+" "); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// A reload by a changed file, a swapped symlink, SIGHUP and the API; all of it takes effect, an invalid file changes nothing.
+func TestReload(t *testing.T) {
+	_, addr := consumer(t)
+	deliver := "delivery: {mode: hybrid, upstream: app}\n    "
+	one, two := sources(addr, source("one", deliver)), sources(addr, source("one", deliver)+source("two", deliver))
+	g := startGateway(t, one)
+	g.want("at start", g.ask("/two", custom("a", "", "")), 404, "")
+
+	g.write(g.file(), g.text(two))
+	g.await("a changed file", 5*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 200 })
+
+	v1, v2, link := filepath.Join(g.dir, "v1"), filepath.Join(g.dir, "v2"), filepath.Join(g.dir, "link") // as a kubelet swaps a mounted ConfigMap
+	for dir, text := range map[string]string{v1: g.text(two), v2: g.text(one)} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		g.write(filepath.Join(dir, "hooktender.yaml"), text)
+	}
+	swap := func(target string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(target, link+".new"), os.Rename(link+".new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swap(v1)
+	if err := errors.Join(os.Symlink(filepath.Join(link, "hooktender.yaml"), g.file()+".new"), os.Rename(g.file()+".new", g.file())); err != nil {
+		t.Fatal(err)
+	}
+	g.await("the file became a link", 5*time.Second, func() bool { return g.metric(`config_reloads_total{result="success"}`) == "2" })
+	swap(v2)
+	g.await("a swapped link", 5*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 404 })
+
+	before := g.metric(`config_reloads_total{result="success"}`)
+	_ = g.cmd.Process.Signal(syscall.SIGHUP)
+	g.await("SIGHUP", 5*time.Second, func() bool { return g.metric(`config_reloads_total{result="success"}`) != before })
+
+	known := custom("known", "", "")
+	g.want("first", g.ask("/one", known), 200, "delivered")
+	next := strings.Replace(g.text("retention: {dedup: 1s, payload: 1s}\n"+one), "admin: {", "admin: {debug: true, ", 1)
+	g.write(filepath.Join(v2, "hooktender.yaml"), strings.Replace(next, deliver, deliver+"limits: {body: 200}\n    respond: {rejected: 400}\n", 1))
+	if a := g.call("POST", "/v1/config/reload", "{}"); a.status != 200 || !strings.Contains(a.body, `"retention.dedup"`) {
+		t.Errorf("reload: %+v", a)
+	}
+	g.want("a limit", g.ask("/one", custom(strings.Repeat("x", 250), "", "")), 413, "")
+	g.want("an answer", g.ask("/one", hooktest.Custom("wrong", []byte("{}"), time.Now())), 400, "rejected")
+	if a := g.call("GET", "/debug/pprof/cmdline", ""); a.status != 200 {
+		t.Errorf("admin.debug: %d", a.status)
+	}
+	g.await("a shorter dedup window", 5*time.Second, func() bool { return g.ask("/one", known).outcome() == "delivered" })
+
+	g.write(filepath.Join(v2, "hooktender.yaml"), g.text("listn: 1\n"+two))
+	if a := g.call("POST", "/v1/config/reload", "{}"); a.status != 422 || !strings.Contains(a.body, "listn") {
+		t.Errorf("an invalid file: %+v", a)
+	}
+	g.want("the old configuration stays", g.ask("/one", custom("b", "", "")), 200, "delivered")
+	if got := g.metric("config_last_reload_successful"); got != "0" {
+		t.Errorf("config_last_reload_successful is %s", got)
+	}
+}
+
+// What may not start is refused with 3, the place, and nothing on disk; no secret is shown.
+func TestConfigurationsThatAreRefused(t *testing.T) {
+	const hidden = "tell-nobody-0123456789"
+	for _, r := range []struct{ name, from, to, says string }{
+		{"an unknown key", "listen:", "lisden:", `:2:1: lisden: unknown key`},
+		{"a provider that nobody knows", "provider: custom", "provider: stipe", `did you mean "stripe"?`},
+		{"an open admin port", "127.0.0.1:9090", "0.0.0.0:9090", "there are no tokens"},
+		{"a short token", "{listen: 127.0.0.1:9090}", "{tokens: [{name: a, token: {value: tell-nobody-012}, scopes: [admin]}]}", "at least 16 bytes"},
+		{"a padded secret", "{env: E2E_SECRET}", `"tell-nobody-0123456789 "`, "white space"},
+		{"a secret that is not there", "{env: E2E_SECRET}", "{env: NOT_THERE}", "NOT_THERE is not set"},
+		{"a variable that is not there", "path: /s", "path: /${env:NOT_THERE}", "NOT_THERE is not set"},
+		{"two upstreams", "delivery: {upstream", "upstream: http://b\n    delivery: {upstream", "upstream is short for delivery.upstream"},
+		{"no upstream", "delivery: {upstream: http://127.0.0.1:1}", "delivery: {mode: store}", "give a URL or a name under upstreams"},
+		{"a timestamp that nobody sends", `, timestamp: "header:X-Timestamp"`, "", "nothing says where it is"},
+		{"an order without a version", `, version: "json:version"}`, "}\n    ordering: {policy: window}", "window needs identity.version"},
+		{"insecure by accident", "provider: custom", "provider: custom\n    insecure: true", "only beside provider: none"},
+		{"little memory", "listen:", "journal: {memory: 15MiB}\nlisten:", "at least 16MiB"},
+		{"a URL that is signed and not known", "provider: custom", "provider: twilio", "public_url is needed"},
+	} {
+		dir := t.TempDir()
+		text := "version: 1\nlisten: \":0\"\nadmin: {listen: 127.0.0.1:9090}\nsources:\n" + source("s", "delivery: {upstream: http://127.0.0.1:1}")
+		if r.name == "a URL that is signed and not known" {
+			text = regexp.MustCompile(`(?m)^    (verify|identity):.*\n`).ReplaceAllString(text, "")
+		}
+		if err := os.WriteFile(filepath.Join(dir, "hooktender.yaml"), []byte(strings.Replace(text, r.from, r.to, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"validate", "run"} {
+			cmd := exec.CommandContext(t.Context(), binary, command)
+			cmd.Dir, cmd.Env = dir, append(os.Environ(), "E2E_SECRET="+hidden)
+			out, err := cmd.CombinedOutput()
+			exit, ok := errors.AsType[*exec.ExitError](err)
+			if !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), r.says) || !regexp.MustCompile(`hooktender\.yaml:\d+:\d+: `).Match(out) {
+				t.Errorf("%s: %s: %v, want exit 3, a place and %q in\n%s", r.name, command, err, r.says, out)
+			}
+			if bytes.Contains(out, []byte("tell-nobody")) {
+				t.Errorf("%s: a secret is shown:\n%s", r.name, out)
+			}
+		}
+		if left, _ := os.ReadDir(dir); len(left) != 1 {
+			t.Errorf("%s: left behind %v", r.name, left)
+		}
+	}
+}
+
+// The crash points of SPEC §1 in each mode: nothing acknowledged is lost, what may have arrived is marked, and a sender's retry is a duplicate.
+func TestCrashPoints(t *testing.T) {
+	for _, mode := range []string{"proxy", "hybrid", "store"} {
+		c, addr := consumer(t)
+		p := planned(c)
+		g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 5s, breaker: {failures: 100000}}}\nsources:\n%s", addr, source("s", "delivery: {mode: "+mode+", upstream: app, "+quick+"}")))
+		sent := custom("sent", "", "")
+		p.on("sent", hooktest.Answer{Delay: 10 * time.Second}, hooktest.Answer{})
+		gone := make(chan struct{})
+		go func() { defer close(gone); g.ask("/s", sent) }()
+		g.await("the bytes are out", 5*time.Second, func() bool { return len(c.Of("s", "sent")) == 1 })
+		done := custom("done", "", "")
+		g.ask("/s", done)
+		g.becomes("s", "done", "delivered/")
+		g.kill()
+		<-gone
+		queued := custom("queued", "", "")
+		if mode != "proxy" {
+			c.Close()
+		}
+		g.launch()
+		if mode != "proxy" {
+			g.want(mode+": no byte sent", g.ask("/s", queued), 202, "accepted")
+			g.kill()
+			if _, err := c.Listen(""); err != nil {
+				t.Fatal(err)
+			}
+			g.launch()
+			g.becomes("s", "queued", "delivered/")
+			g.want(mode+": queued, again", g.ask("/s", queued), 200, "duplicate")
+		}
+		g.becomes("s", "sent", "delivered/")
+		g.want(mode+": sent, again", g.ask("/s", sent), 200, "duplicate")
+		g.want(mode+": done, again", g.ask("/s", done), 200, "duplicate")
+		l := c.Of("s", "sent")
+		if last := l[len(l)-1].Header; len(l) != 2 || last.Get("Hooktender-Redelivered") != "possible" || last.Get("Idempotency-Key") != l[0].Header.Get("Idempotency-Key") {
+			t.Errorf("%s: bytes out, outcome unknown: %d requests, the last %v", mode, len(l), last)
+		}
+		for _, id := range []string{"done", "queued"} {
+			if l := c.Of("s", id); len(l) > 1 || id == "done" && len(l) == 0 || len(l) == 1 && l[0].Header.Get("Hooktender-Redelivered") != "" {
+				t.Errorf("%s: %s arrived %d times", mode, id, len(l))
+			}
+		}
+	}
+}
+
+// Every request is counted, every event has one line in the log and every attempt one; payloads, secrets and ids stay where they belong.
+func TestWhatCanBeSeen(t *testing.T) {
+	c, addr := consumer(t)
+	p := planned(c)
+	g := prepareGateway(t, sources(addr, source("s", "limits: {body: 1KiB, read_timeout: 200ms}\n    delivery: {mode: hybrid, upstream: app, "+quick+"}")), "info")
+	g.launch()
+	const payload = "for-nobody-but-the-consumer"
+	event := func(id string) hooktest.Request { return signed(fmt.Sprintf(`{"id":%q,"note":%q}`, id, payload)) }
+	p.on("evt_2", hooktest.Answer{Status: 503, Body: payload}, hooktest.Answer{})
+	p.on("evt_3", hooktest.Answer{Status: 404, Body: payload})
+	for _, r := range []struct {
+		path string
+		req  hooktest.Request
+	}{{"/s", event("evt_1")}, {"/s", event("evt_1")}, {"/s", event("evt_2")}, {"/s", event("evt_3")}, {"/s", hooktest.Custom("wrong", []byte(payload), time.Now())}, {"/s", signed(`{"x":"` + payload + `"}`)},
+		{"/nowhere", event("evt_4")}, {"/s", signed(strings.Repeat("x", 1025))}} {
+		g.ask(r.path, r.req)
+	}
+	if conn, err := net.Dial("tcp", g.public); err != nil {
+		t.Fatal(err)
+	} else {
+		fmt.Fprintf(conn, "POST /s HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12")
+		_, _ = conn.Read(make([]byte, 1024))
+		_ = conn.Close()
+	}
+	g.becomes("s", "evt_2", "delivered/")
+	g.call("POST", "/v1/events/evt_1/replay?source=s", `{"force":true,"reason":"test"}`)
+	g.becomes("s", "evt_1", "replayed/")
+	g.call("POST", "/v1/events/evt_2/replay?source=s", `{}`)
+	for series, want := range map[string]string{
+		`requests_total{outcome="delivered",source="s"}`: "1", `requests_total{outcome="duplicate",source="s"}`: "1", `requests_total{outcome="accepted",source="s"}`: "1",
+		`requests_total{outcome="failed",source="s"}`: "1", `requests_total{outcome="rejected",source="s"}`: "1", `requests_total{outcome="unidentified",source="s"}`: "1",
+		`requests_total{outcome="not_found",source=""}`: "1", `requests_total{outcome="too_large",source="s"}`: "1", `requests_total{outcome="timeout",source="s"}`: "1",
+		`attempts_total{outcome="delivered",upstream="app"}`: "3", `attempts_total{outcome="transient",upstream="app"}`: "1", `attempts_total{outcome="permanent",upstream="app"}`: "1",
+		`events{source="s",state="delivered"}`: "1", `events{source="s",state="replayed"}`: "1", `events{source="s",state="failed"}`: "1", `dead_letters{source="s"}`: "1",
+		`dedup_lookups_total{result="hit",tier="lru"}`: "1", `replay_events_total{result="replayed"}`: "1", `replay_events_total{result="skipped"}`: "1", `breaker_open{upstream="app"}`: "0",
+	} {
+		if got := g.metric(series); got != want {
+			t.Errorf("%s is %q, want %s", series, got, want)
+		}
+	}
+	for _, series := range []string{`request_duration_seconds_count{source="s"}`, `verify_duration_seconds_count{provider="custom"}`, `upstream_duration_seconds_count{upstream="app"}`,
+		"journal_sync_duration_seconds_count", "journal_group_size_count", "journal_bytes", "disk_free_bytes"} {
+		if got := g.metric(series); got == "" || got == "0" {
+			t.Errorf("%s is %q", series, got)
+		}
+	}
+	raw, err := os.ReadFile(g.stderr.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := map[string]int{}
+	for line := range bytes.Lines(raw) {
+		var l struct {
+			Msg     string
+			EventID string `json:"event_id"`
+		}
+		if err := json.Unmarshal(line, &l); err != nil {
+			t.Errorf("no JSON: %s", line)
+		}
+		lines[l.Msg+" "+l.EventID]++
+	}
+	for line, want := range map[string]int{"event evt_1": 1, "event evt_2": 1, "event evt_3": 1, "attempt evt_1": 2, "attempt evt_2": 2, "attempt evt_3": 1, "event evt_4": 0} {
+		if lines[line] != want {
+			t.Errorf("%d lines of %s, want %d", lines[line], line, want)
+		}
+	}
+	for _, hidden := range []string{payload, secret} {
+		if bytes.Contains(raw, []byte(hidden)) || strings.Contains(g.call("GET", "/metrics", "").body, hidden) {
+			t.Errorf("%q is shown", hidden)
+		}
+	}
+}
