@@ -16,7 +16,9 @@ func resourcesCommand(e *env) *cobra.Command {
 	get := &cobra.Command{Use: "get <source> <resource>", Short: "Show a resource: its version, what is held, what is missing", Args: cobra.ExactArgs(2),
 		ValidArgsFunction: e.completeSources}
 	get.RunE = func(cmd *cobra.Command, args []string) error {
-		return e.resource(cmd.Context(), func(ctx context.Context, c *client.Client) (api.Resource, error) { return c.Resource(ctx, args[0], args[1]) })
+		return e.resource(cmd.Context(), func(ctx context.Context, c *client.Client) (api.Resource, error) {
+			return c.Resource(ctx, args[0], args[1])
+		})
 	}
 	cmd.AddCommand(get, setCursorCommand(e))
 	return cmd

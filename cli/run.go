@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,8 @@ func (e *env) load() (*config.Config, error) {
 
 // serve runs the gateway with everything around it: warnings, SIGHUP, the watch of the file.
 func (e *env) serve(ctx context.Context, log *slog.Logger) error {
+	var read atomic.Value // the fingerprint of the file as it was last read
+	read.Store(config.Fingerprint(e.config))
 	cfg, err := e.load()
 	if err != nil {
 		return err
@@ -58,14 +61,18 @@ func (e *env) serve(ctx context.Context, log *slog.Logger) error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.String())
 	}
-	g, err := gateway.New(cfg, gateway.Options{Log: log, Version: thisBuild().Version,
-		Load: func() (*config.Config, error) { return config.Load(e.config, os.LookupEnv) }})
+	g, err := gateway.New(cfg, gateway.Options{Log: log, Version: thisBuild().Version, Load: func() (*config.Config, error) {
+		read.Store(config.Fingerprint(e.config))
+		return config.Load(e.config, os.LookupEnv)
+	}})
 	if err != nil {
 		return startError(err)
 	}
 	around, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
-	work.Go(func() { e.reloads(around, g, log) })
+	work.Go(func() {
+		e.reloads(around, g, log, func() bool { return read.Load() == config.Fingerprint(e.config) })
+	})
 	err = g.Run(ctx)
 	stop()
 	if errors.Is(err, gateway.ErrJournal) {
@@ -91,8 +98,8 @@ func startError(err error) error {
 	return err
 }
 
-// reloads reads the configuration again on SIGHUP and when the file, or the link to it, changes.
-func (e *env) reloads(ctx context.Context, g *gateway.Gateway, log *slog.Logger) {
+// reloads reads the configuration again on SIGHUP and when the file, or the link to it, changes, unless it was read since.
+func (e *env) reloads(ctx context.Context, g *gateway.Gateway, log *slog.Logger, wasRead func() bool) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -116,6 +123,9 @@ func (e *env) reloads(ctx context.Context, g *gateway.Gateway, log *slog.Logger)
 			return
 		case <-hup:
 		case <-changed:
+			if wasRead() {
+				continue
+			}
 		}
 		_, _ = g.Reload(ctx) // it has logged what is wrong
 	}

@@ -27,7 +27,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 		return fmt.Errorf("watch %q: %w", path, err)
 	}
 	addLinks(w, path)
-	last := fingerprint(path)
+	last := Fingerprint(path)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -45,7 +45,7 @@ func Watch(ctx context.Context, path string, changed func()) error {
 			}
 			timer.Reset(settle)
 		case <-timer.C:
-			if now := fingerprint(path); now != "" && now != last {
+			if now := Fingerprint(path); now != "" && now != last {
 				last = now
 				addLinks(w, path)
 				changed()
@@ -73,8 +73,8 @@ func addLinks(w *fsnotify.Watcher, path string) {
 	}
 }
 
-// fingerprint changes with the file's content and with the file that path leads to; "" = it cannot be read now.
-func fingerprint(path string) string {
+// Fingerprint changes with the file's content and with the file that path leads to; "" = it cannot be read now.
+func Fingerprint(path string) string {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return ""
