@@ -251,13 +251,7 @@ func (l *Lane) Next(now int64) Step {
 	if l.flying != nil {
 		return s
 	}
-	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
-		late := !e.Forced && l.gate(e.Version) == Stale
-		if late {
-			s.Stale = append(s.Stale, e)
-		}
-		return late
-	})
+	l.dropStale(&s)
 	next := l.expected()
 	var unknown Version // the newest that was passed over and may be at the upstream already
 	for i, e := range l.waiting {
@@ -278,13 +272,13 @@ func (l *Lane) Next(now int64) Step {
 			continue
 		}
 		if e.Forced || e.Retry || l.policy.ready(next, l.waiting[i:], now) {
-			l.depart(e, next, &s)
+			l.depart(i, next, &s)
 			return s
 		}
 		s.Wake = min(s.Wake, firstRelease(l.waiting[i:]))
-		for _, f := range l.waiting[i+1:] {
+		for k, f := range l.waiting[i+1:] {
 			if f.Forced && f.Due <= now {
-				l.depart(f, next, &s)
+				l.depart(i+1+k, next, &s)
 				break
 			}
 		}
@@ -293,12 +287,36 @@ func (l *Lane) Next(now int64) Step {
 	return s
 }
 
-func (l *Lane) depart(e *Entry, next Version, s *Step) {
+// dropStale takes out what is too late. Those that wait are in order, so the first that is not ends the search.
+func (l *Lane) dropStale(s *Step) {
+	if !l.policy.versions {
+		return
+	}
+	kept := 0
+	for i, e := range l.waiting {
+		late := !e.Forced && l.gate(e.Version) == Stale
+		if !late && !e.Forced && !e.Unknown {
+			l.waiting = slices.Delete(l.waiting, kept, i)
+			return
+		}
+		if late {
+			s.Stale = append(s.Stale, e)
+		} else {
+			l.waiting[kept] = e
+			kept++
+		}
+	}
+	l.waiting = slices.Delete(l.waiting, kept, len(l.waiting))
+}
+
+func (l *Lane) depart(i int, next Version, s *Step) {
+	e := l.waiting[i]
+
 	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" && !e.Forced && !e.Retry && next.Known() && next.Less(e.Version) {
 		s.Lost = l.drop(next)
 		return
 	}
-	l.waiting = slices.DeleteFunc(l.waiting, func(x *Entry) bool { return x == e })
+	l.waiting = slices.Delete(l.waiting, i, i+1)
 	l.flying = e
 	if l.policy.versions && !e.Forced {
 		l.left = maxVersion(l.left, e.Version)

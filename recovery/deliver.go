@@ -229,8 +229,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if d == ordering.Hold {
 		rec.NextAt = rec.HeldSince.Add(c.policy.MaxWait)
 	}
+	store := mode == "store" || d == ordering.Hold || s.paused.Load()
 	durable := journal.Written
-	if mode == "store" || d == ordering.Hold || s.paused.Load() {
+	if store {
 		durable = journal.Synced
 	}
 	if ok, err := s.store(ctx, sub, nil, durable); err != nil || !ok {
@@ -242,6 +243,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	e.Owner, e.Early = w, d == ordering.Hold
 	s.mu.Lock()
 	l.Add(e)
+	if t := &l.task; t.index == 0 && !t.ready && !store {
+		t.fresh = true
+	}
 	s.wake(l, 0)
 	s.mu.Unlock()
 	switch {

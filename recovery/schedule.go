@@ -13,21 +13,21 @@ import (
 
 // run hands slots to what is due, until the Recovery stops running. One loop per upstream; attempts run beside it.
 func (u *upstream) run(ctx context.Context) {
-	var due []*task // due and without a slot yet, oldest first
+	var due line
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for u.r.running.Load() && ctx.Err() == nil {
 		now := time.Now()
 		next := u.collect(&due, now)
-		u.queued.Store(int64(len(due))) // before the slots are asked for: who frees one from here on sees that it is wanted
+		u.queued.Store(int64(due.len())) // before the slots are asked for: who frees one from here on sees that it is wanted
 		u.mu.Lock()
-		u.serve(now, len(due) > 0)
+		u.serve(now, due.len() > 0)
 		u.mu.Unlock()
-		for len(due) > 0 {
-			t := due[0]
+		for due.len() > 0 {
+			t := due.first()
 			if t.src.paused.Load() || t.src.cfg.Load().up != u {
+				due.take()
 				t.src.putBack(t)
-				due = due[1:]
 				continue
 			}
 			u.mu.Lock()
@@ -36,14 +36,14 @@ func (u *upstream) run(ctx context.Context) {
 			if why != granted {
 				break
 			}
-			due = due[1:]
+			due.take()
 			u.start(t, sl)
 			u.mu.Lock()
 			u.turn = false
-			u.serve(now, len(due) > 0)
+			u.serve(now, due.len() > 0)
 			u.mu.Unlock()
 		}
-		if len(due) > 0 || u.waiting() {
+		if due.len() > 0 || u.waiting() {
 			if at := u.nextTry(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 				next = at
 			}
@@ -66,8 +66,43 @@ func (u *upstream) waiting() bool {
 	return len(u.waiters) > 0
 }
 
+// line is what is due and has no slot yet: what a sender waits for, and the rest, each oldest first. They take turns, so that a new event need
+// not wait behind the backlog of an outage.
+type line struct {
+	fresh, backlog []*task
+	turn           bool // the backlog's
+}
+
+func (l *line) len() int { return len(l.fresh) + len(l.backlog) }
+
+func (l *line) add(t *task) {
+	if t.fresh {
+		l.fresh = append(l.fresh, t)
+	} else {
+		l.backlog = append(l.backlog, t)
+	}
+}
+
+// next is the list whose turn it is; the line must not be empty.
+func (l *line) next() *[]*task {
+	if len(l.fresh) == 0 || l.turn && len(l.backlog) > 0 {
+		return &l.backlog
+	}
+	return &l.fresh
+}
+
+func (l *line) first() *task { return (*l.next())[0] }
+
+// take removes the first.
+func (l *line) take() {
+	q := l.next()
+	l.turn = q == &l.fresh
+	(*q)[0] = nil
+	*q = (*q)[1:]
+}
+
 // collect moves what is due from the sources' queues to due, and says when the next thing will be.
-func (u *upstream) collect(due *[]*task, now time.Time) (next time.Time) {
+func (u *upstream) collect(due *line, now time.Time) (next time.Time) {
 	u.mu.Lock()
 	sources := u.sources
 	u.mu.Unlock()
@@ -80,7 +115,7 @@ func (u *upstream) collect(due *[]*task, now time.Time) (next time.Time) {
 		for len(s.queue) > 0 && s.queue[0].due <= steady {
 			t := heap.Pop(&s.queue).(*task)
 			t.ready = true
-			*due = append(*due, t)
+			due.add(t)
 		}
 		if len(s.queue) > 0 && s.queue[0].due < ordering.Never {
 			if at := now.Add(time.Duration(s.queue[0].due - steady)); next.IsZero() || at.Before(next) {
@@ -95,7 +130,7 @@ func (u *upstream) collect(due *[]*task, now time.Time) (next time.Time) {
 // putBack returns a task whose source was paused or moved to another upstream.
 func (s *Source) putBack(t *task) {
 	s.mu.Lock()
-	t.ready = false
+	t.ready, t.fresh = false, false
 	heap.Push(&s.queue, t)
 	s.mu.Unlock()
 	if !s.paused.Load() {
@@ -111,7 +146,7 @@ func (u *upstream) start(t *task, sl slot) {
 		return
 	}
 	s.mu.Lock()
-	t.ready = false
+	t.ready, t.fresh = false, false
 	l := t.lane
 	step := l.Next(u.r.steady().UnixNano())
 	if step.Go == nil && step.Wake < ordering.Never {

@@ -51,6 +51,7 @@ type task struct {
 	due   int64 // nanoseconds since 1970
 	index int   // place in the queue plus one; 0 = not queued
 	ready bool  // taken from the queue, waits for a slot
+	fresh bool  // a sender waits for it
 	src   *Source
 	id    event.ID
 	lane  *lane
