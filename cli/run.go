@@ -52,6 +52,9 @@ func (e *env) load() (*config.Config, error) {
 
 // serve runs the gateway with everything around it: warnings, SIGHUP, the watch of the file.
 func (e *env) serve(ctx context.Context, log *slog.Logger) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // from the first moment: unhandled, it would end the process
+	defer signal.Stop(hup)
 	var read atomic.Value // the fingerprint of the file as it was last read
 	read.Store(config.Fingerprint(e.config))
 	cfg, err := e.load()
@@ -71,7 +74,7 @@ func (e *env) serve(ctx context.Context, log *slog.Logger) error {
 	around, stop := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() {
-		e.reloads(around, g, log, func() bool { return read.Load() == config.Fingerprint(e.config) })
+		e.reloads(around, g, log, hup, func() bool { return read.Load() == config.Fingerprint(e.config) })
 	})
 	err = g.Run(ctx)
 	stop()
@@ -99,10 +102,7 @@ func startError(err error) error {
 }
 
 // reloads reads the configuration again on SIGHUP and when the file, or the link to it, changes, unless it was read since.
-func (e *env) reloads(ctx context.Context, g *gateway.Gateway, log *slog.Logger, wasRead func() bool) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+func (e *env) reloads(ctx context.Context, g *gateway.Gateway, log *slog.Logger, hup <-chan os.Signal, wasRead func() bool) {
 	changed := make(chan struct{}, 1)
 	var work sync.WaitGroup
 	defer work.Wait()

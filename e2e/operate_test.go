@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -263,6 +264,34 @@ func TestWhatCanBeSeen(t *testing.T) {
 	for _, hidden := range []string{payload, secret} {
 		if bytes.Contains(raw, []byte(hidden)) || strings.Contains(g.call("GET", "/metrics", "").body, hidden) {
 			t.Errorf("%q is shown", hidden)
+		}
+	}
+}
+
+// Signals that come before the gateway is ready: SIGHUP does not end it, SIGTERM ends it with 0.
+func TestSignalsDuringTheStart(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
+		g := prepareGateway(t, sources("127.0.0.1:1", source("s", "delivery: {mode: store, upstream: app}")), "warn")
+		cmd := exec.CommandContext(t.Context(), binary, "run", "--config", g.file())
+		cmd.Env = append(os.Environ(), "E2E_SECRET="+secret)
+		log, err := cmd.StderrPipe()
+		if err := errors.Join(err, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		first, err := bufio.NewReader(log).ReadString('\n') // about its configuration; the journal is not open yet
+		if err != nil || !strings.Contains(first, "no tokens") {
+			t.Fatalf("%q %v", first, err)
+		}
+		_ = cmd.Process.Signal(sig)
+		if sig == syscall.SIGHUP {
+			g.await("ready after SIGHUP", 15*time.Second, func() bool {
+				resp, err := g.client.Get("http://" + g.admin + "/readyz")
+				return err == nil && resp.Body.Close() == nil && resp.StatusCode == 200
+			})
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%s: %v", sig, err)
 		}
 	}
 }

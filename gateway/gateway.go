@@ -206,7 +206,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 		stopAdmin()
 		work.Wait()
-		return errors.Join(err, g.engine.Close())
+		if ctx.Err() != nil {
+			err = nil // told to stop before it had begun
+		}
+		return errors.Join(err, g.public.Close(), g.engine.Close())
 	}
 	loopCtx, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoops()
