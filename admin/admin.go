@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
@@ -108,12 +106,12 @@ func HashToken(secret []byte) [sha256.Size]byte { return sha256.Sum256(secret) }
 
 // Options of New. Journal, Core, Control and Health are required.
 type Options struct {
-	Journal  journal.Journal
-	Core     Core
-	Control  Control
-	Health   Health
-	Gatherer prometheus.Gatherer // what /metrics shows; nil = no such route
-	Log      *slog.Logger        // nil = nowhere
+	Journal journal.Journal
+	Core    Core
+	Control Control
+	Health  Health
+	Metrics func([]byte) []byte // appends what /metrics shows (metrics.ContentType); nil = no such route
+	Log     *slog.Logger        // nil = nowhere
 	// Tokens that may call. None: everyone who reaches the listener is "local" with all scopes, which is only right on loopback; Serve
 	// refuses any other listener.
 	Tokens []Token

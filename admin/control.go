@@ -7,9 +7,8 @@ import (
 	"net/http/pprof"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/hooktender/hooktender/admin/api"
+	"github.com/hooktender/hooktender/metrics"
 )
 
 func (s *Server) whoami(c *call) error {
@@ -69,12 +68,9 @@ func (s *Server) openAPI(c *call) error {
 	return nil
 }
 
-func (s *Server) metrics() func(*call) error {
-	h := promhttp.HandlerFor(s.Gatherer, promhttp.HandlerOpts{Timeout: writeTimeout / 2})
-	return func(c *call) error {
-		h.ServeHTTP(c.w, c.r)
-		return nil
-	}
+func (s *Server) metrics(c *call) error {
+	send(c.w, http.StatusOK, metrics.ContentType, s.Metrics(nil))
+	return nil
 }
 
 // maxProfile bounds how long a profile or a trace may be taken.

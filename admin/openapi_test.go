@@ -5,14 +5,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/hooktender/hooktender/admin"
+	"github.com/hooktender/hooktender/metrics"
 )
 
 // What is served and what is described are the same list.
 func TestEveryRouteIsDescribedAndEveryDescribedRouteIsServed(t *testing.T) {
-	p := start(t, func(o *admin.Options) { o.Gatherer = prometheus.NewRegistry() })
+	p := start(t, func(o *admin.Options) { o.Metrics = metrics.New().AppendText })
 	described := p.contract.Operations()
 	for _, op := range described {
 		method, path, _ := strings.Cut(op, " ")

@@ -70,8 +70,8 @@ func (s *Server) table() []route {
 		open("/livez", s.livez),
 		open("/readyz", s.readyz),
 	}
-	if s.Gatherer != nil {
-		rows = append(rows, open("/metrics", s.metrics()))
+	if s.Metrics != nil {
+		rows = append(rows, open("/metrics", s.metrics))
 	}
 	return append(rows, s.debugRoutes()...)
 }

@@ -140,7 +140,7 @@ func (g *Gateway) build(cfg *config.Config) error {
 		return err
 	}
 	g.metrics.SetGauges(g.gauges())
-	g.admin, err = admin.New(admin.Options{Journal: g.engine, Core: g.recovery, Control: g, Health: g, Gatherer: g.metrics.Gatherer(), Log: g.log,
+	g.admin, err = admin.New(admin.Options{Journal: g.engine, Core: g.recovery, Control: g, Health: g, Metrics: g.metrics.AppendText, Log: g.log,
 		Tokens: tokens(cfg), Debug: cfg.Admin.Debug, AllowedHosts: hosts(cfg)})
 	return err
 }

@@ -87,7 +87,7 @@ type Journal struct {
 }
 
 // Set is all metrics of one process. Create with New. Safe for concurrent use; every series that it knows of exists from the start,
-// with 0. Set is a prometheus.Collector.
+// with 0.
 type Set struct {
 	mu        sync.RWMutex
 	sources   map[string]*Source
@@ -125,6 +125,9 @@ func thisBuild() buildInfo {
 	}
 	return b
 }
+
+// began is when the process began, about.
+var began = time.Now()
 
 // New makes a Set.
 func New() *Set {

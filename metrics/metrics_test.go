@@ -1,6 +1,8 @@
 package metrics_test
 
 import (
+	"bytes"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -8,6 +10,8 @@ import (
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"github.com/hooktender/hooktender/metrics"
 )
@@ -38,7 +42,8 @@ func full() *metrics.Set {
 
 func gather(t *testing.T, s *metrics.Set) map[string]*dto.MetricFamily {
 	t.Helper()
-	families, err := s.Gatherer().Gather()
+	parser := expfmt.NewTextParser(model.UTF8Validation) // Prometheus' own
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(s.AppendText(nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,8 +147,11 @@ func TestBucketsHoldWhatBelongsIntoThem(t *testing.T) {
 	if first := m.Bucket[0]; first.GetUpperBound() != 0.001 || first.GetCumulativeCount() != 2 {
 		t.Errorf("first bucket %v", first)
 	}
-	if last := m.Bucket[len(m.Bucket)-1]; last.GetCumulativeCount() != 3 || m.GetSampleCount() != 4 {
+	if last := m.Bucket[len(m.Bucket)-2]; last.GetCumulativeCount() != 3 || m.GetSampleCount() != 4 {
 		t.Errorf("last bucket %v of %d", last, m.GetSampleCount())
+	}
+	if all := m.Bucket[len(m.Bucket)-1]; !math.IsInf(all.GetUpperBound(), 1) || all.GetCumulativeCount() != 4 {
+		t.Errorf("bucket of everything %v", all)
 	}
 	if sum := m.GetSampleSum(); sum < 60.002 || sum > 60.003 {
 		t.Errorf("sum %v", sum)
@@ -196,4 +204,13 @@ func BenchmarkHistogram(b *testing.B) {
 			h.Observe(3 * time.Millisecond)
 		}
 	})
+}
+
+func TestLabelsAreEscaped(t *testing.T) {
+	s := full()
+	name := "a\"b\\c\nd\xff"
+	s.Upstream(name).Attempts("delivered").Inc()
+	if got := value(t, gather(t, s)["attempts_total"], "upstream", "a\"b\\c\nd\ufffd", "outcome", "delivered"); got != 1 {
+		t.Errorf("%v", got)
+	}
 }
