@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,15 +15,19 @@ import (
 
 // presetInfo is a preset in JSON.
 type presetInfo struct {
-	Name       string         `json:"name"`
-	Confidence string         `json:"confidence"`
-	Scheme     api.Text       `json:"scheme"`
-	Binds      string         `json:"binds"`
-	ID         selector.Texts `json:"id"`
-	Secret     api.Text       `json:"secret"`
-	Handshake  api.Text       `json:"handshake"`
-	Note       api.Text       `json:"note"`
-	YAML       string         `json:"yaml,omitempty"`
+	Name        string         `json:"name"`
+	Confidence  string         `json:"confidence"`
+	Scheme      api.Text       `json:"scheme"`
+	Binds       string         `json:"binds"`
+	ID          selector.Texts `json:"id"`
+	IDSigned    bool           `json:"id_signed"`
+	Tolerance   api.Text       `json:"tolerance"` // null: any age
+	Secret      api.Text       `json:"secret"`
+	Handshake   api.Text       `json:"handshake"`
+	Deadline    api.Text       `json:"deadline"`     // null: not known
+	RetryWindow api.Text       `json:"retry_window"` // null: not known, or it does not retry
+	Note        api.Text       `json:"note"`
+	YAML        string         `json:"yaml,omitempty"`
 }
 
 func infoOf(p *provider.Preset) presetInfo {
@@ -30,8 +35,23 @@ func infoOf(p *provider.Preset) presetInfo {
 	if id == nil {
 		id = selector.Texts{}
 	}
-	return presetInfo{Name: p.ID, Confidence: string(p.Confidence), Scheme: api.Text(p.Verify.Scheme), Binds: string(p.Binds()), ID: id,
-		Secret: api.Text(p.Secret), Handshake: api.Text(p.Handshake), Note: api.Text(p.Note)}
+	return presetInfo{Name: p.ID, Confidence: string(p.Confidence), Scheme: api.Text(p.Verify.Scheme), Binds: string(p.Binds()), ID: id, IDSigned: p.SignsID(),
+		Tolerance: span(p.Tolerance()), Secret: api.Text(p.Secret), Handshake: api.Text(p.Handshake), Deadline: span(p.Deadline), RetryWindow: span(p.RetryWindow), Note: api.Text(p.Note)}
+}
+
+// span is a duration without the zero parts at its end; nothing for none.
+func span(d time.Duration) api.Text {
+	if d == 0 {
+		return ""
+	}
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return api.Text(s)
 }
 
 func providersCommand(e *env) *cobra.Command {
@@ -77,13 +97,17 @@ func (e *env) listProviders() error {
 		page.Data = append(page.Data, infoOf(&p))
 	}
 	return e.printValue(page, func(w io.Writer) {
-		t := e.table("PROVIDER", "CONFIDENCE", "SCHEME", "BINDS", "ID", "HANDSHAKE")
+		t := e.table("PROVIDER", "CONFIDENCE", "SCHEME", "BINDS", "ID SIGNED", "TOLERANCE", "CHALLENGE", "ID", "SECRET")
 		for _, p := range page.Data {
 			paint := plain
 			if p.Confidence == string(provider.Unconfirmed) {
 				paint = yellow
 			}
-			t.row(p.Name, cell{p.Confidence, paint}, string(p.Scheme), p.Binds, fmt.Sprint(joined(p.ID)), string(p.Handshake))
+			signed := "no"
+			if p.IDSigned {
+				signed = "yes"
+			}
+			t.row(p.Name, cell{p.Confidence, paint}, string(p.Scheme), p.Binds, signed, string(p.Tolerance), string(p.Handshake), joined(p.ID), string(p.Secret))
 		}
 		t.writeTo(w)
 	})

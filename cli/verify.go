@@ -19,7 +19,7 @@ import (
 
 // captured holds the flags that describe a captured request.
 type captured struct {
-	provider, url, method, bodyFile, publicURL string
+	provider, source, url, method, bodyFile, publicURL string
 	secrets, secretEnv, keyFiles, headers      []string
 	params                                     map[string]string
 	at                                         int64
@@ -34,6 +34,7 @@ func verifyCommand(e *env) *cobra.Command {
 		Example: "  hooktender verify --provider stripe --secret-env STRIPE_WEBHOOK_SECRET -H 'Stripe-Signature: t=…,v1=…' --body-file body.json --at 1760000000"}
 	fs := cmd.Flags()
 	fs.StringVar(&c.provider, "provider", "", "`name` of the preset")
+	fs.StringVar(&c.source, "source", "", "`name` of a source of the configuration file, with its secrets, in place of --provider")
 	fs.StringArrayVar(&c.secrets, "secret", nil, "the shared `secret`; all that are given are tried")
 	fs.StringArrayVar(&c.secretEnv, "secret-env", nil, "`name` of an environment variable that holds the secret")
 	fs.StringArrayVar(&c.keyFiles, "public-key-file", nil, "`file` with a public key")
@@ -46,6 +47,7 @@ func verifyCommand(e *env) *cobra.Command {
 	fs.Int64Var(&c.at, "at", 0, "judge as of this Unix `time` (default now)")
 	fs.StringVar(&c.vectors, "vectors", "", "judge every request of a JSON `file` instead; - is stdin")
 	_ = cmd.RegisterFlagCompletionFunc("provider", completeProviders) // the flag is there
+	_ = cmd.RegisterFlagCompletionFunc("source", e.completeSources)
 	cmd.RunE = func(*cobra.Command, []string) error {
 		if c.vectors != "" {
 			return e.judgeVectors(c.vectors)
@@ -72,18 +74,11 @@ type finding struct {
 }
 
 func (e *env) explainRequest(c *captured) error {
-	if c.provider == "" {
-		return usage("--provider or --vectors is needed")
-	}
-	p, err := preset(c.provider)
+	name, v, err := e.verifierOf(c)
 	if err != nil {
 		return err
 	}
 	req, err := e.capturedRequest(c)
-	if err != nil {
-		return err
-	}
-	v, err := c.compile(&p)
 	if err != nil {
 		return err
 	}
@@ -92,7 +87,7 @@ func (e *env) explainRequest(c *captured) error {
 		at = time.Unix(c.at, 0)
 	}
 	verdict := v.Verify(req, at)
-	out := explanation{Provider: p.ID, Verdict: "invalid", Why: api.Text(verdict.Check.String()), SignedAt: api.Time{Time: verdict.SignedAt}, Findings: []finding{}}
+	out := explanation{Provider: name, Verdict: "invalid", Why: api.Text(verdict.Check.String()), SignedAt: api.Time{Time: verdict.SignedAt}, Findings: []finding{}}
 	if verdict.OK {
 		out.Verdict, out.Binds = "valid", api.Text(verdict.Binds)
 	}
@@ -106,6 +101,37 @@ func (e *env) explainRequest(c *captured) error {
 		return &exitError{code: exitUnsafe, err: errShown}
 	}
 	return nil
+}
+
+// verifierOf makes the verifier of a preset or of a configured source, and says which provider it is.
+func (e *env) verifierOf(c *captured) (string, *verify.Verifier, error) {
+	switch {
+	case c.provider == "" && c.source == "":
+		return "", nil, usage("--provider, --source or --vectors is needed")
+	case c.provider != "" && c.source != "":
+		return "", nil, usage("one of --provider and --source, not both")
+	case c.provider != "":
+		p, err := preset(c.provider)
+		if err != nil {
+			return "", nil, err
+		}
+		v, err := c.compile(&p)
+		return p.ID, v, err
+	}
+	cfg, err := e.load()
+	if err != nil {
+		return "", nil, err
+	}
+	src := cfg.Sources[c.source]
+	if src == nil {
+		return "", nil, fail(exitNotFound, "no source %q in %s", c.source, e.config)
+	}
+	params := src.Params()
+	v, err := verify.Compile(src.Verify, src.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: src.PublicKeys, Keys: src.Preset.KeySource(params), Params: params})
+	if err != nil {
+		return "", nil, fail(exitFailed, "source %s: %w", c.source, err)
+	}
+	return src.Provider, v, nil
 }
 
 func (e *env) showExplanation(w io.Writer, x *explanation) {
@@ -133,7 +159,7 @@ func (c *captured) compile(p *provider.Preset) (*verify.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := verify.Options{PublicURL: c.publicURL, Params: c.params}
+	opts := verify.Options{PublicURL: c.publicURL, Params: c.params, Keys: p.KeySource(c.params)}
 	if u, err := url.Parse(c.url); err == nil && opts.PublicURL == "" && u.Host != "" {
 		opts.PublicURL = u.Scheme + "://" + u.Host
 	}

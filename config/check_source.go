@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -132,11 +133,25 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	if s.Verify.Mode == "observe" {
 		d.warn(key+".verify.mode", "requests that fail verification are let through")
 	}
+	if parts := append(s.Verify.All[:len(s.Verify.All):len(s.Verify.All)], s.Verify.Any...); len(parts) > 0 {
+		for _, f := range shape.Fields(reflect.TypeFor[verify.Spec]()) {
+			if at := key + ".verify." + f.Name; f.Name != "mode" && f.Name != "all" && f.Name != "any" && d.has(at) {
+				d.fail(at, "write it in the parts that need it", "stands beside all or any")
+			}
+		}
+		s.Verify = verify.Spec{Mode: s.Verify.Mode, All: s.Verify.All, Any: s.Verify.Any}
+		for i := range parts {
+			if parts[i].Scheme == "" {
+				d.fail(key+".verify", "", "a part of all or any has no scheme")
+				return
+			}
+		}
+	}
 	if s.Verify.Scheme == "none" && s.Provider != providerNone {
 		d.fail(key+".verify.scheme", "use provider: none with insecure: true", "none verifies nothing")
 		return
 	}
-	if s.Verify.Scheme == "" {
+	if s.Verify.Scheme == "" && len(s.Verify.All)+len(s.Verify.Any) == 0 {
 		d.warn(key+".provider", "%s is known for its challenge only: every event is refused until verify says how its requests are signed", s.Provider)
 		return
 	}

@@ -186,6 +186,9 @@ func (p *printer) flowMap(v reflect.Value) string {
 func (p *printer) flowBlock(key string, v reflect.Value) string {
 	var parts []string
 	for _, f := range shape.Fields(v.Type()) {
+		if v.Type() == specType && v.Field(f.Index).IsZero() {
+			continue
+		}
 		parts = append(parts, f.Name+": "+p.flow(join(key, f.Name), f, v.Field(f.Index)))
 	}
 	return "{" + strings.Join(parts, ", ") + "}"

@@ -88,7 +88,7 @@ func (g *Gateway) verifier(cfg *config.Config, c *config.Source) (*verify.Verifi
 		}
 		secrets = []verify.Secret{secret}
 	}
-	if c.Verify.Scheme == "" {
+	if c.Verify.Scheme == "" && len(c.Verify.All)+len(c.Verify.Any) == 0 {
 		return verify.Closed(), nil
 	}
 	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySource(c.Params()), Params: c.Params()})

@@ -282,3 +282,64 @@ func TestSNSIsConfirmedWhereThatIsConfigured(t *testing.T) {
 		})
 	}
 }
+
+const guarded = `
+upstreams: {app: {url: "http://127.0.0.1:3000"}}
+sources:
+  both:
+    path: /both
+    provider: custom
+    secrets: [{value: the-signing-secret}, {value: the-token}]
+    verify:
+      all:
+        - {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, signed: "{body}", use: [1]}
+        - {scheme: token, location: bearer, use: [2]}
+    identity: {id: "body:sha256"}
+    limits: {allow_ips: [127.0.0.0/8, "::1"]}
+    upstream: app
+  outside:
+    path: /outside
+    provider: github
+    secrets: [{value: the-signing-secret}]
+    limits: {allow_ips: [192.0.2.0/24]}
+    upstream: app
+`
+
+// A signature, a token and an address, all of which must be right.
+func TestSeveralGuardsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), guarded, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		const body = `{"n":1}`
+		signature, token := "X-Signature: "+hexMAC("the-signing-secret", body)+"\r\n", "Authorization: Bearer the-token\r\n"
+		for _, tt := range []struct {
+			path, head string
+			status     int
+			verified   string
+		}{
+			{"/both", signature, 401, ""},
+			{"/both", token, 401, ""},
+			{"/both", "X-Signature: " + hexMAC("the-token", body) + "\r\nAuthorization: Bearer the-signing-secret\r\n", 401, ""}, // each part has its own secret
+			{"/both", signature + token, 200, "custom;binds=body"},
+			{"/outside", "X-GitHub-Delivery: d\r\nX-Hub-Signature-256: sha256=" + hexMAC("the-signing-secret", body) + "\r\n", 403, ""},
+		} {
+			raw := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: %d\r\n%s\r\n%s", tt.path, len(body), tt.head, body)
+			resp, _, err := send(b, []byte(raw))
+			if err != nil || resp.StatusCode != tt.status {
+				t.Errorf("%s %q: %v %v, want %d", tt.path, tt.head, resp, err, tt.status)
+			}
+			if seen := b.Consumer.Seen(); tt.verified != "" && (len(seen) != 1 || seen[0].Header.Get("Hooktender-Verified") != tt.verified) {
+				t.Errorf("the consumer saw %v", seen)
+			}
+		}
+		if err := b.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		b.Down()
+	})
+}

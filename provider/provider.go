@@ -146,6 +146,20 @@ func (p Preset) Binds() verify.Binding {
 	return p.Verify.Binding()
 }
 
+// SignsID says whether the signature covers the event id, so that nobody can give a captured request another.
+func (p Preset) SignsID() bool {
+	id, err := selector.ParseList(p.Identity.ID...)
+	return err == nil && p.Verify.SignsID(id)
+}
+
+// Tolerance is how old a signature may be; 0 = any age.
+func (p Preset) Tolerance() time.Duration {
+	if p.Verify.Scheme == "jwt" {
+		return p.Verify.MaxAge
+	}
+	return p.Verify.Tolerance
+}
+
 // NeedsReplayKey says whether the verified MAC serves as a second replay key for this source: v is its verifier, id its
 // event id.
 func (p Preset) NeedsReplayKey(v *verify.Verifier, id selector.List) bool {
@@ -193,10 +207,19 @@ func (p Preset) YAML() []byte {
 		fmt.Fprintf(&b, "\n# secret: %s", p.Secret)
 	}
 	if p.Deadline > 0 {
-		fmt.Fprintf(&b, "\n# the sender waits %s", p.Deadline)
+		fmt.Fprintf(&b, "\n# the sender waits %s", shortDuration(p.Deadline))
 	}
 	if p.RetryWindow > 0 {
-		fmt.Fprintf(&b, "\n# the sender retries for %s", p.RetryWindow)
+		fmt.Fprintf(&b, "\n# the sender retries for %s", shortDuration(p.RetryWindow))
+	}
+	if p.Verify.Scheme != "" && p.Verify.Scheme != "none" {
+		fmt.Fprintf(&b, "\n# the signature binds: %s; it covers the event id: %s", p.Binds(), map[bool]string{true: "yes", false: "no"}[p.SignsID()])
+	}
+	if p.Compare != "" {
+		fmt.Fprintf(&b, "\n# versions are no integers: ordering: {compare: %s}", p.Compare)
+	}
+	if p.Handshake != "" {
+		fmt.Fprintf(&b, "\n# its challenge is answered (%s)", p.Handshake)
 	}
 	if p.Note != "" {
 		fmt.Fprintf(&b, "\n# %s", p.Note)

@@ -21,6 +21,9 @@ type Finding struct {
 // signature fit: a trailing newline, another form of the key, another algorithm, another URL. It costs several
 // verifications: for the command line, not for the public port.
 func (v *Verifier) Explain(req *event.Request, now time.Time) []Finding {
+	if len(v.parts) > 0 {
+		return v.explainParts(req, now)
+	}
 	verdict := v.Verify(req, now)
 	if verdict.OK {
 		return v.explainGood(verdict, now)

@@ -123,6 +123,15 @@ func parseSPKI(der []byte) (crypto.PublicKey, error) {
 	return checkKey(key)
 }
 
+// certificateBlock gives the DER of the first block, which must be a certificate.
+func certificateBlock(b []byte) ([]byte, error) {
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, errors.New("is not a certificate")
+	}
+	return block.Bytes, nil
+}
+
 // parsePEM reads the first block. A certificate must be valid at the time now, unless now is zero.
 func parsePEM(b []byte, now time.Time) (crypto.PublicKey, error) {
 	block, _ := pem.Decode(b)

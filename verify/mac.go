@@ -256,6 +256,9 @@ var ErrCannotSign = errors.New("requests of this scheme cannot be signed here")
 
 // Symmetric says whether the secrets suffice to sign.
 func (v *Verifier) Symmetric() bool {
+	if len(v.parts) > 0 {
+		return v.any && v.parts[0].Symmetric() || !v.any && v.every((*Verifier).Symmetric)
+	}
 	switch v.spec.Scheme {
 	case "hmac", "digest", "token", "none":
 		return true
@@ -271,6 +274,9 @@ func (v *Verifier) Symmetric() bool {
 // of test events. Header lines of the signature and timestamp are set in place or added, query parameters and form
 // fields likewise; a signature inside a JSON body is written over the string that is there. It fails with ErrCannotSign.
 func (v *Verifier) Sign(req *event.Request, now time.Time) (*event.Request, error) {
+	if len(v.parts) > 0 {
+		return v.signParts(req, now)
+	}
 	out := req.Clone()
 	if !v.Symmetric() {
 		return nil, fmt.Errorf("%w: %s", ErrCannotSign, v.spec.Scheme)

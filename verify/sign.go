@@ -15,6 +15,9 @@ import (
 // headers; the lines are replaced in place, one line each, everything else stays as it is. ok is false otherwise. The
 // body is not touched.
 func (v *Verifier) Resign(req *event.Request, now time.Time) (head event.Head, ok bool) {
+	if len(v.parts) > 0 {
+		return v.resignParts(req, now)
+	}
 	if v.spec.Scheme != "hmac" && v.spec.Scheme != "digest" || !v.HasTimestamp() || v.loc.kind != "header" || v.stamp.kind == "json" || v.items != nil {
 		return nil, false
 	}

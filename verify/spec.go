@@ -16,9 +16,18 @@ type Spec struct {
 	// What a failed check means: enforce refuses the request, observe logs and counts it and lets it pass, without
 	// Hooktender-Verified.
 	Mode string `yaml:"mode"`
+	// Several ways to verify, each written like verify itself: a request must pass all of them. Everything but mode stands in the parts then.
+	All []Spec `yaml:"all"`
+	// Several ways to verify: a request must pass one of them. See all.
+	Any []Spec `yaml:"any"`
+	// Inside of all and any: the numbers of the secrets that this part uses, counted from 1; empty = every one.
+	Use []int `yaml:"use"`
+	// Inside of all and any: the numbers of the public_keys that this part uses; empty = every one.
+	UseKeys []int `yaml:"use_keys"`
 	// How requests are signed. hmac: a keyed hash of `signed`. digest: a plain hash of `signed`, which has {secret} in
 	// it. token: the secret itself is in the request. public_key: a signature checked with public_keys. jwt: a signed
-	// JSON Web Token (RFC 7519). http_signature: HTTP Message Signatures (RFC 9421). none: nothing is checked; needs
+	// JSON Web Token (RFC 7519). http_signature: HTTP Message Signatures (RFC 9421). client_certificate: a proxy in front has
+	// checked a TLS client certificate and passes it on in a header (RFC 9440, or percent-encoded PEM); issuers are in public_keys. none: nothing is checked; needs
 	// insecure: true.
 	Scheme string `yaml:"scheme"`
 	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512. public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
@@ -124,6 +133,8 @@ type Spec struct {
 	Components []string `yaml:"components"`
 	// http_signature: the key id that signatures must name; empty = any.
 	KeyID string `yaml:"key_id"`
+	// client_certificate: names of which the certificate must carry one (DNS name, URI, e-mail address or common name); empty = any.
+	Names []string `yaml:"names"`
 	// What the signature authenticates: body, crc32 (of the body only) or origin (not the body). Empty: derived from
 	// what is signed.
 	Binds string `yaml:"binds"`
@@ -132,6 +143,7 @@ type Spec struct {
 // Clone is a deep copy.
 func (s Spec) Clone() Spec {
 	s.Algorithms, s.Also, s.Fields = slices.Clone(s.Algorithms), slices.Clone(s.Also), slices.Clone(s.Fields)
+	s.All, s.Any, s.Use, s.UseKeys, s.Names = cloneAll(s.All), cloneAll(s.Any), slices.Clone(s.Use), slices.Clone(s.UseKeys), slices.Clone(s.Names)
 	s.KeyHosts, s.Components = slices.Clone(s.KeyHosts), slices.Clone(s.Components)
 	s.AlgorithmChoices, s.Require, s.Claims = maps.Clone(s.AlgorithmChoices), maps.Clone(s.Require), maps.Clone(s.Claims)
 	s.Lines = maps.Clone(s.Lines)
@@ -141,10 +153,18 @@ func (s Spec) Clone() Spec {
 	return s
 }
 
+func cloneAll(parts []Spec) []Spec {
+	out := slices.Clone(parts)
+	for i := range out {
+		out[i] = out[i].Clone()
+	}
+	return out
+}
+
 // choices of the fields that have a closed list.
 var choices = map[string][]string{
 	"mode":      {"", "enforce", "observe"},
-	"scheme":    {"hmac", "digest", "token", "public_key", "jwt", "http_signature", "none"},
+	"scheme":    {"hmac", "digest", "token", "public_key", "jwt", "http_signature", "client_certificate", "none"},
 	"encoding":  {"", "hex", "base64", "base64url"},
 	"format":    {"", "plain", "list", "fields", "tagged", "positional", "pairs", "wrapped"},
 	"unit":      {"", "s", "ms", "rfc3339"},
@@ -179,6 +199,9 @@ func (e *SpecError) Error() string { return e.Field + ": " + e.Problem }
 
 // Check joins every fault (each a *SpecError) that can be seen without secrets. {config:name} is taken as given.
 func (s *Spec) Check() error {
+	if len(s.All)+len(s.Any) > 0 {
+		return s.checkParts()
+	}
 	f := &faults{}
 	f.oneOf("mode", s.Mode, "mode")
 	f.oneOf("scheme", s.Scheme, "scheme")
@@ -233,7 +256,7 @@ func (s *Spec) checkScheme(f *faults) {
 		s.checkLocation(f)
 	case "http_signature":
 		f.oneOf("algorithm", s.Algorithm, "http")
-	case "token":
+	case "token", "client_certificate":
 		s.checkLocation(f)
 	}
 }
@@ -281,6 +304,9 @@ func (s *Spec) checkSigned(f *faults) {
 
 // SignsURL says whether verification needs the public URL of the request.
 func (s *Spec) SignsURL() bool {
+	if parts := s.parts(); len(parts) > 0 {
+		return slices.ContainsFunc(parts, func(p Spec) bool { return p.SignsURL() })
+	}
 	if s.URLClaim != "" || strings.Contains(s.Audience, "{url}") || s.Scheme == "http_signature" {
 		return s.Scheme != "http_signature" || slices.ContainsFunc(s.Components, func(c string) bool {
 			return c == "@target-uri" || c == "@authority" || c == "@scheme"

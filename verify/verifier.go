@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"regexp"
@@ -125,6 +126,10 @@ type Verifier struct {
 	docForm string
 	places  map[string]place // compiled selectors by field name
 	lines   map[string][]lineItem
+	parts   []*Verifier // of all and any
+	any     bool
+	roots   *x509.CertPool // of client certificates
+	pinned  []*x509.Certificate
 	pool    sync.Pool
 	judge   func(*Verifier, *state) Verdict
 	authURL publicURL
@@ -142,6 +147,9 @@ type lineItem struct {
 // space-padded or undecodable secrets and keys, and a missing public URL. No error shows a secret.
 func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	spec = spec.Clone()
+	if len(spec.All)+len(spec.Any) > 0 {
+		return compileParts(spec, secrets, opts)
+	}
 	f := &faults{}
 	spec.expand(opts.Params, f)
 	if err := spec.Check(); err != nil {
@@ -151,7 +159,11 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	v.compileSecrets(secrets, f)
 	v.compileURL(opts, f)
 	v.compileShape(f)
-	v.compileKeys(opts, f)
+	if spec.Scheme == "client_certificate" {
+		v.compileCertificate(opts, f)
+	} else {
+		v.compileKeys(opts, f)
+	}
 	v.binds = spec.Binding()
 	if len(v.paths) > 0 {
 		v.set = selector.NewJSONSet(v.paths...)
@@ -169,6 +181,8 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 		v.judge = (*Verifier).judgeJWT
 	case "http_signature":
 		v.judge = (*Verifier).judgeHTTP
+	case "client_certificate":
+		v.judge = (*Verifier).judgeCertificate
 	}
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err
@@ -427,7 +441,7 @@ func (s *Spec) Binding() Binding {
 		return BindsNone
 	case s.Binds != "":
 		return Binding(s.Binds)
-	case s.Scheme == "token":
+	case s.Scheme == "token", s.Scheme == "client_certificate":
 		return BindsOrigin
 	case s.Scheme == "jwt":
 		if s.BodyClaim != "" || s.Location == "body" {
@@ -462,6 +476,9 @@ func (v *Verifier) Binds() Binding { return v.binds }
 
 // HasTimestamp says whether the signature covers a timestamp of its own.
 func (v *Verifier) HasTimestamp() bool {
+	if len(v.parts) > 0 {
+		return v.joined((*Verifier).HasTimestamp)
+	}
 	switch v.spec.Scheme {
 	case "jwt":
 		return v.spec.MaxAge > 0
@@ -473,6 +490,9 @@ func (v *Verifier) HasTimestamp() bool {
 
 // Tolerance is how old a signature may be; 0 = any age.
 func (v *Verifier) Tolerance() time.Duration {
+	if len(v.parts) > 0 {
+		return v.joinedTolerance()
+	}
 	if v.spec.Scheme == "jwt" {
 		return v.spec.MaxAge
 	}
@@ -488,6 +508,9 @@ func (v *Verifier) Observe() bool { return v.spec.Mode == "observe" }
 // SignsID says whether the signature covers every part of the event id, so that nobody can give a captured request
 // another id. Members of the body are covered where the body is.
 func (v *Verifier) SignsID(id selector.List) bool {
+	if len(v.parts) > 0 {
+		return v.joined(func(p *Verifier) bool { return p.SignsID(id) })
+	}
 	for _, s := range id {
 		for again := true; again; s, again = s.Or() { // whoever can leave out the first can choose the second
 			if !v.signs(s) {
@@ -496,6 +519,15 @@ func (v *Verifier) SignsID(id selector.List) bool {
 		}
 	}
 	return len(id) > 0
+}
+
+// SignsID is Verifier.SignsID before secrets are known; {config:name} counts as what it stands for.
+func (s *Spec) SignsID(id selector.List) bool {
+	v := &Verifier{spec: *s, id: s.ID, binds: s.Binding()}
+	if s.Signed != "" {
+		v.tmpl, _ = parseTemplate(s.Signed) // Check reports what is wrong with it
+	}
+	return s.Scheme != "" && s.Scheme != "none" && v.SignsID(id)
 }
 
 func (v *Verifier) signs(s selector.Selector) bool {
@@ -534,8 +566,11 @@ func (v *Verifier) signs(s selector.Selector) bool {
 // NeedsReplayKey says whether the verified MAC has to serve as a second replay key (SPEC §4): somebody who captured a
 // request could send it again under another id, and no timestamp would stop it. Schemes without a MAC have none to offer.
 func (v *Verifier) NeedsReplayKey(id selector.List) bool {
+	if len(v.parts) > 0 && !v.some(func(p *Verifier) bool { return p.NeedsReplayKey(id) }) {
+		return false
+	}
 	switch v.spec.Scheme {
-	case "none", "token":
+	case "none", "token", "client_certificate":
 		return false
 	}
 	if v.binds == BindsOrigin { // the sender itself repeats the signature for other bodies

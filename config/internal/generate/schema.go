@@ -76,6 +76,8 @@ func value(f shape.Field, v reflect.Value, src *sources) node {
 		return list(secret())
 	case f.Type == reflect.TypeFor[verify.Secret]():
 		return secret()
+	case f.Type == reflect.TypeFor[[]verify.Spec](): // parts of verify, written like verify itself
+		return list(node{"type": "object"})
 	case f.One:
 		return node{"anyOf": []any{text(nil), list(text(nil))}}
 	}

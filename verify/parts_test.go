@@ -1,0 +1,182 @@
+package verify
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"math/big"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/selector"
+)
+
+var tokenPart = Spec{Scheme: "token", Header: "X-Token", Use: []int{2}}
+
+// Two ways to verify, of which all or one must be good.
+func TestAllAndAny(t *testing.T) {
+	hmacPart := fieldsSpec
+	hmacPart.Use = []int{1}
+	both := mustCompile(t, Spec{All: []Spec{hmacPart, tokenPart}}, "secret-one", "token-two")
+	one := mustCompile(t, Spec{Any: []Spec{hmacPart, tokenPart}}, "secret-one", "token-two")
+	signed := signedKiB(t, mustCompile(t, fieldsSpec, "secret-one"))
+	with := func(r *event.Request, token string) *event.Request {
+		c := r.Clone()
+		c.Head = c.Head.AppendString("X-Token", token)
+		return c
+	}
+	plain := &event.Request{Method: "POST", Target: []byte("/h"), Body: signed.Body}
+	for _, tt := range []struct {
+		name     string
+		req      *event.Request
+		at       time.Duration
+		all, any Check
+	}{
+		{"both", with(signed, "token-two"), 0, CheckNone, CheckNone},
+		{"the signature only", signed, 0, CheckMissing, CheckNone},
+		{"the token only", with(plain, "token-two"), 0, CheckMissing, CheckNone},
+		{"the token of another part's secret", with(signed, "secret-one"), 0, CheckMismatch, CheckNone},
+		{"neither", plain, 0, CheckMissing, CheckMissing},
+		{"both, an hour later", with(signed, "token-two"), time.Hour, CheckStale, CheckNone},
+		{"an hour later", signed, time.Hour, CheckStale, CheckStale},
+	} {
+		for _, x := range []struct {
+			v    *Verifier
+			want Check
+		}{{both, tt.all}, {one, tt.any}} {
+			if got := x.v.Verify(tt.req, benchTime.Add(tt.at)); got.Check != x.want || got.OK != (x.want == CheckNone) {
+				t.Errorf("%s (any: %v): %v, want %v", tt.name, x.v.any, got.Check, x.want)
+			}
+		}
+	}
+	if both.Binds() != BindsBody || one.Binds() != BindsOrigin || both.Tolerance() != 5*time.Minute || one.Tolerance() != 0 {
+		t.Errorf("all binds %s within %s, any %s within %s", both.Binds(), both.Tolerance(), one.Binds(), one.Tolerance())
+	}
+	id, _ := selector.ParseList("json:id")
+	if !both.SignsID(id) || one.SignsID(id) {
+		t.Error("the id is signed where every way in signs it")
+	}
+	again, err := both.Sign(plain, benchTime)
+	if err != nil || !both.Verify(again, benchTime).OK {
+		t.Errorf("what was signed is refused: %v", err)
+	}
+	head, ok := both.Resign(again, benchTime.Add(time.Hour))
+	again.Head = head
+	if !ok || !both.Verify(again, benchTime.Add(time.Hour)).OK {
+		t.Error("signed again it is refused")
+	}
+	var text []string
+	for _, f := range both.Explain(signed, benchTime) {
+		text = append(text, f.Text)
+	}
+	if s := strings.Join(text, "\n"); !strings.Contains(s, "all[0]: the signature fits") || !strings.Contains(s, "all[1]: there is no header X-Token") {
+		t.Errorf("explained as\n%s", s)
+	}
+}
+
+func TestFaultsOfPartsNameThePart(t *testing.T) {
+	for want, spec := range map[string]Spec{
+		"all: all and any exclude":                 {All: []Spec{tokenPart}, Any: []Spec{tokenPart}},
+		"any[0]: all and any cannot stand":         {Any: []Spec{{All: []Spec{tokenPart}}}},
+		"any[1].header: say which header":          {Any: []Spec{tokenPart, {Scheme: "token"}}},
+		"all[0].mode: stands at the top":           {All: []Spec{{Scheme: "token", Header: "X", Mode: "observe"}}},
+		"all[0].scheme: none verifies nothing":     {All: []Spec{{Scheme: "none"}}},
+		"all[0]: there is no number 3: 2 are":      {All: []Spec{{Scheme: "token", Header: "X", Use: []int{3}}}},
+		"secrets: any[0]: number 1 is not base64":  {Any: []Spec{{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X", Key: "base64", Signed: "{body}"}}},
+		"public_keys: any[0]: the scheme needs at": {Any: []Spec{{Scheme: "public_key", Algorithm: "ed25519", Encoding: "hex", Header: "X", Signed: "{body}"}}},
+	} {
+		_, err := Compile(spec, []Secret{NewSecret([]byte("not base64!")), NewSecret([]byte("b"))}, Options{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "not base64!") {
+			t.Errorf("%v shows a secret", err)
+		}
+	}
+}
+
+func certificate(t *testing.T, name string, ca bool, parent *x509.Certificate, signer *ecdsa.PrivateKey, usage x509.ExtKeyUsage) (*x509.Certificate, *ecdsa.PrivateKey, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: benchTime.Add(-time.Hour), NotAfter: benchTime.Add(time.Hour),
+		IsCA: ca, BasicConstraintsValid: true, ExtKeyUsage: []x509.ExtKeyUsage{usage}}
+	if ca {
+		tpl.KeyUsage, tpl.ExtKeyUsage = x509.KeyUsageCertSign, nil
+	}
+	if parent == nil {
+		parent, signer = tpl, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tpl, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// A client certificate that the proxy in front passes on is a guard beside a signature.
+func TestClientCertificates(t *testing.T) {
+	client := x509.ExtKeyUsageClientAuth
+	ca, caKey, caPEM := certificate(t, "Sender CA", true, nil, nil, client)
+	_, _, goodPEM := certificate(t, "hooks.sender.example", false, ca, caKey, client)
+	good, _, _ := certificate(t, "hooks.sender.example", false, ca, caKey, client)
+	_, _, otherName := certificate(t, "someone.else.example", false, ca, caKey, client)
+	_, _, server := certificate(t, "hooks.sender.example", false, ca, caKey, x509.ExtKeyUsageServerAuth)
+	evil, evilKey, _ := certificate(t, "Sender CA", true, nil, nil, client)
+	_, _, forged := certificate(t, "hooks.sender.example", false, evil, evilKey, client)
+	spec := Spec{Scheme: "client_certificate", Header: "Client-Cert", Names: []string{"hooks.sender.example"}}
+	byCA, err := Compile(spec, nil, Options{PublicKeys: []string{caPEM}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, err := Compile(spec, nil, Options{PublicKeys: []string{goodPEM}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rfc9440 := ":" + base64.StdEncoding.EncodeToString(good.Raw) + ":"
+	for _, tt := range []struct {
+		name, value string
+		at          time.Duration
+		ca, pinned  bool
+	}{
+		{"percent-encoded PEM", url.PathEscape(goodPEM), 0, true, true},
+		{"RFC 9440", rfc9440, 0, true, false},
+		{"expired", url.PathEscape(goodPEM), 2 * time.Hour, false, false},
+		{"not yet", url.PathEscape(goodPEM), -2 * time.Hour, false, false},
+		{"another name", url.PathEscape(otherName), 0, false, false},
+		{"for servers", url.PathEscape(server), 0, false, false},
+		{"another issuer of the same name", url.PathEscape(forged), 0, false, false},
+		{"the issuer itself", url.PathEscape(caPEM), 0, false, false},
+		{"garbage", ":AAAA:", 0, false, false},
+		{"empty", "", 0, false, false},
+	} {
+		req := &event.Request{Method: "POST", Target: []byte("/"), Head: event.Head(nil).AppendString("Client-Cert", tt.value)}
+		if got := byCA.Verify(req, benchTime.Add(tt.at)); got.OK != tt.ca {
+			t.Errorf("%s, by issuer: %v", tt.name, got.Check)
+		}
+		if got := pinned.Verify(req, benchTime.Add(tt.at)); got.OK != tt.pinned {
+			t.Errorf("%s, pinned: %v", tt.name, got.Check)
+		}
+		req.Head = append(req.Head, bytes.Clone(req.Head)...)
+		if byCA.Verify(req, benchTime).OK {
+			t.Errorf("%s: two lines are accepted", tt.name)
+		}
+	}
+	if _, err := Compile(spec, nil, Options{}); err == nil {
+		t.Error("no issuer is needed")
+	}
+}
