@@ -12,10 +12,16 @@ import (
 )
 
 func (s *Server) whoami(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	return c.answer(http.StatusOK, api.Whoami{Name: c.who.name, Scopes: append([]string{}, c.who.scopes...)})
 }
 
 func (s *Server) reload(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	if err := c.decode(&struct{}{}, true); err != nil {
 		return err
 	}
@@ -42,6 +48,9 @@ func messages(err error) []string {
 }
 
 func (s *Server) drain(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	if err := c.decode(&struct{}{}, true); err != nil {
 		return err
 	}

@@ -121,6 +121,9 @@ func (s *Server) pauseSource(c *call) error  { return s.setPaused(c, true) }
 func (s *Server) resumeSource(c *call) error { return s.setPaused(c, false) }
 
 func (s *Server) setPaused(c *call, paused bool) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	var in struct {
 		Reason string `json:"reason"`
 	}

@@ -153,6 +153,9 @@ func (s *Server) getReplay(c *call) error {
 }
 
 func (s *Server) cancelReplay(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	if err := c.decode(&struct{}{}, true); err != nil {
 		return err
 	}
