@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"context"
+	"crypto/sha256"
+	"flag"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/client"
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/journal/embedded"
+)
+
+var stored = flag.Int("stored", 20_000, "events in the journal when lists and look-ups are timed; 1000000 for the bar")
+
+// Look-ups and filtered pages stay quick however much is stored: a get within 2 ms, a filtered page of 100 within 20 ms (medians).
+func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
+	_, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)+source("t", refusing)))
+	g.kill()
+	fill(t, filepath.Join(g.dir, "data"), *stored)
+	g.launch()
+	median := func(name string, n int, bar time.Duration, f func(i int) error) {
+		t.Helper()
+		var took []time.Duration
+		for i := range n {
+			began := time.Now()
+			if err := f(i); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			took = append(took, time.Since(began))
+		}
+		slices.Sort(took)
+		mid := took[len(took)/2]
+		t.Logf("%-42s median %8s, slowest %8s", name, mid.Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond))
+		if mid > bar {
+			t.Errorf("%s: median %s, want at most %s", name, mid, bar)
+		}
+	}
+	c, ctx := g.api(), t.Context()
+	var ours []string
+	page, err := c.Events(ctx, client.Query{Limit: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range page.Data {
+		ours = append(ours, e.ID)
+	}
+	at := func(i int) int { return i * 7919 % *stored }
+	median("get by our id", 200, 2*time.Millisecond, func(i int) error { _, err := c.Event(ctx, "", ours[i], client.Wait{}); return err })
+	median("get by the sender's id", 200, 2*time.Millisecond, func(i int) error { _, err := c.Event(ctx, "s", "e"+strconv.Itoa(at(i)), client.Wait{}); return err })
+	median("get by the sender's id, no source", 200, 2*time.Millisecond, func(i int) error { _, err := c.Event(ctx, "", "e"+strconv.Itoa(at(i)), client.Wait{}); return err })
+	median("attempts", 200, 2*time.Millisecond, func(i int) error { _, err := c.Attempts(ctx, "s", "e"+strconv.Itoa(at(i))); return err })
+	pages := func(name string, want int, q client.Query) {
+		q.Limit = 100
+		median("page: "+name, 30, 20*time.Millisecond, func(int) error {
+			p, err := c.Events(ctx, q)
+			if err == nil && len(p.Data) < min(want, *stored/200) {
+				return fmt.Errorf("%d events", len(p.Data))
+			}
+			return err
+		})
+	}
+	pages("newest", 100, client.Query{})
+	pages("failed", 100, client.Query{States: []string{"failed"}})
+	pages("failed, by reason", 100, client.Query{Source: "s", States: []string{"failed"}, Reasons: []string{"exhausted"}})
+	pages("a type", 100, client.Query{Type: "order.refunded"})
+	pages("a resource", 1, client.Query{Source: "s", Resource: "r5"})
+	pages("a time", 100, client.Query{Until: time.Now().Add(-30 * time.Minute)})
+	pages("oldest delivered", 100, client.Query{States: []string{"delivered"}, Asc: true})
+	pages("nothing", 0, client.Query{Source: "t", Type: "no.such"})
+	median("checkpoints", 30, 20*time.Millisecond, func(int) error { _, err := c.Checkpoints(ctx, ""); return err })
+	median("sources", 30, 20*time.Millisecond, func(int) error { _, err := c.Sources(ctx); return err })
+}
+
+// fill writes a journal of n events, received over the last hour: each hundredth a dead letter.
+func fill(t *testing.T, dir string, n int) {
+	t.Helper()
+	engine, err := embedded.Open(embedded.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var run sync.WaitGroup
+	run.Go(func() { _ = engine.Run(context.Background()) })
+	begin, step := time.Now().Add(-time.Hour), time.Hour/time.Duration(n)
+	payload := &event.Payload{Method: "POST", Target: []byte("/s"), Head: event.Head("Content-Type: application/json\r\n"), Body: []byte(`{"a":1}`)}
+	for from := 0; from < n; from += 500 {
+		var batch []journal.Accept
+		for i := from; i < min(from+500, n); i++ {
+			at, id := begin.Add(time.Duration(i)*step), "e"+strconv.Itoa(i)
+			rec := event.Record{Source: "s", Provider: "custom", EventID: id, Type: "order.paid", Resource: "r" + strconv.Itoa(i/20), Version: "1", Verified: true,
+				State: event.Delivered, ReceivedAt: at, DeliveredAt: at, SettledAt: at, Attempts: 1, LastAttemptAt: at, LastStatus: 200, BodyBytes: 7, BodySHA256: sha256.Sum256(payload.Body)}
+			if i%100 == 0 {
+				rec.State, rec.Reason, rec.DeliveredAt, rec.LastStatus, rec.LastErrKind, rec.LastErrText = event.Failed, event.Exhausted, time.Time{}, 503, "status", "the upstream answered 503"
+			}
+			if i%50 == 1 {
+				rec.Type = "order.refunded"
+			}
+			batch = append(batch, journal.Accept{Record: rec, Payload: payload, Keys: []event.Key{event.MakeKey(event.KeyEvent, "s", "", id)}, Aliases: []event.Key{event.MakeKey(event.KeyAlias, "s", id)}})
+		}
+		if _, err := engine.Accept(t.Context(), batch, journal.Written); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	run.Wait()
+}
