@@ -58,6 +58,7 @@ type Replayer interface {
 
 // Overseer tells of sources and upstreams.
 type Overseer interface {
+	Names() []string // of the configured sources
 	Sources(ctx context.Context) ([]recovery.SourceStatus, error)
 	Upstreams() []recovery.UpstreamStatus
 	// SetPaused and Resource return recovery.ErrUnknownSource for a source that is none.

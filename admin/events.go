@@ -36,18 +36,14 @@ func (s *Server) checkSource(ctx context.Context, name string) error {
 	if name == "" {
 		return nil
 	}
+	if slices.Contains(s.Core.Names(), name) {
+		return nil
+	}
 	counts, err := s.Journal.Counts(ctx)
 	if err != nil {
 		return err
 	}
 	if slices.ContainsFunc(counts, func(c journal.Count) bool { return c.Source == name && c.N > 0 }) {
-		return nil
-	}
-	sources, err := s.Core.Sources(ctx)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(sources, func(st recovery.SourceStatus) bool { return st.Name == name }) {
 		return nil
 	}
 	return recovery.ErrUnknownSource

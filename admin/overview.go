@@ -18,21 +18,16 @@ func (s *Server) listCheckpoints(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.r.Context()
-	sources, err := s.Core.Sources(ctx)
-	if err != nil {
-		return err
-	}
 	page := api.Page[api.Checkpoint]{Data: []api.Checkpoint{}}
-	for i := range sources {
-		if v.Has("source") && v.Get("source") != sources[i].Name {
+	for _, name := range s.Core.Names() {
+		if v.Has("source") && v.Get("source") != name {
 			continue
 		}
-		cp, err := s.Journal.Checkpoint(ctx, sources[i].Name)
+		cp, err := s.Journal.Checkpoint(c.r.Context(), name)
 		if err != nil {
 			return err
 		}
-		page.Data = append(page.Data, showCheckpoint(sources[i].Name, &cp))
+		page.Data = append(page.Data, showCheckpoint(name, &cp))
 	}
 	if v.Has("source") && len(page.Data) == 0 {
 		return recovery.ErrUnknownSource

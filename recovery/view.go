@@ -122,7 +122,7 @@ func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
 		return nil, err
 	}
 	var out []SourceStatus
-	for _, name := range r.sourceNames() {
+	for _, name := range r.Names() {
 		st, err := r.sourceStatus(ctx, r.Source(name), counts)
 		if err != nil {
 			return nil, err
@@ -142,11 +142,16 @@ func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal
 			st.Reasons = append(st.Reasons, n)
 		}
 	}
-	cp, err := r.journal.Checkpoint(ctx, s.name)
+	if st.Counts[event.Pending] == 0 {
+		return st, nil
+	}
+	oldest, err := r.journal.List(ctx, journal.Query{Source: s.name, States: []event.State{event.Pending}, Asc: true, Limit: 1})
 	if err != nil {
 		return st, err
 	}
-	st.OldestPendingAt = cp.OldestPending
+	if len(oldest.Records) > 0 {
+		st.OldestPendingAt = oldest.Records[0].ReceivedAt
+	}
 	return st, nil
 }
 

@@ -242,7 +242,7 @@ func (r *Recovery) findOld(ctx context.Context, source, id string) (event.Record
 
 // recorded names the sources that are configured, and those that were and have records.
 func (r *Recovery) recorded(ctx context.Context) ([]string, error) {
-	names := r.sourceNames()
+	names := r.Names()
 	counts, err := r.journal.Counts(ctx)
 	for _, c := range counts {
 		if c.N > 0 && !slices.Contains(names, c.Source) {
@@ -261,7 +261,8 @@ func newer(a, b event.Fate) event.Fate {
 	return b
 }
 
-func (r *Recovery) sourceNames() []string {
+// Names lists the configured sources.
+func (r *Recovery) Names() []string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	names := make([]string, 0, len(r.sources))

@@ -38,6 +38,9 @@ func newCore(j journal.Journal) *Core {
 // names are the sources of the core.
 var names = []string{"github", "stripe"}
 
+// Names lists the sources.
+func (c *Core) Names() []string { return names }
+
 // Find looks an id up as the gateway's core does.
 func (c *Core) Find(ctx context.Context, source, id string) (event.Record, error) {
 	if source != "" && !slices.Contains(names, source) {

@@ -93,7 +93,7 @@ func (e *Engine) unsettled(ctx context.Context, v *view, cp *journal.Checkpoint)
 		walk := v.snap.walk([]byte{prefixState, byte(st)}, false)
 		for walk.Rewind(); walk.Valid(); walk.Next() {
 			seq := seqOf(walk.Item().Key())
-			it, err := v.snap.item(seq)
+			raw, err := v.snap.get(recordKey(seq)) // there may be very many: the rest of the record is not decoded
 			if err == nil {
 				err = ctx.Err()
 			}
@@ -101,15 +101,20 @@ func (e *Engine) unsettled(ctx context.Context, v *view, cp *journal.Checkpoint)
 				walk.Close()
 				return nil, err
 			}
-			if it == nil || it.marker {
+			if raw == nil {
 				continue
 			}
-			body, _ := viewBody(it.body)
-			if r := (event.Record{State: it.state, Reason: it.reason}); string(body.source) != cp.Source || r.Settled() {
+			marker, encoded, ok := viewItem(raw)
+			body, whole := viewBody(encoded)
+			if !ok || !whole {
+				walk.Close()
+				return nil, errCodec
+			}
+			if r := (event.Record{State: body.state, Reason: body.reason}); marker || string(body.source) != cp.Source || r.Settled() {
 				continue
 			}
 			open = append(open, seq)
-			if at := fromNanos(it.received); st == event.Pending && (cp.OldestPending.IsZero() || at.Before(cp.OldestPending)) {
+			if at := fromNanos(body.received); st == event.Pending && (cp.OldestPending.IsZero() || at.Before(cp.OldestPending)) {
 				cp.OldestPending = at
 			}
 		}
