@@ -76,7 +76,8 @@ func (p *port) call(want int, method, path, body string, header ...string) (raw 
 func TestEveryAnswerIsAsDescribed(t *testing.T) {
 	c, addr := consumer(t)
 	g := startGuarded(t, tokens, sources(addr, source("s", refusing)+source("hold", "delivery: {mode: hybrid, upstream: app, on_unknown: hold, retry: {base: 20ms, max_attempts: 2}}")+
-		source("seq", "delivery: {mode: hybrid, upstream: app}\n    ordering: {policy: in_sequence, start: \"1\", max_wait: 60s, max_jump: 100}")))
+		source("seq", "delivery: {mode: hybrid, upstream: app}\n    ordering: {policy: in_sequence, start: \"1\", max_wait: 60s, max_jump: 100}")+
+		"  asana:\n    path: /asana\n    provider: asana\n    upstream: app\n"))
 	doc, err := g.client.Get("http://" + g.admin + "/v1/openapi.json")
 	if err != nil {
 		t.Fatal(err)
@@ -159,6 +160,10 @@ func TestEveryAnswerIsAsDescribed(t *testing.T) {
 	p.call(200, "GET", "/v1/replays?limit=1", "")
 	p.call(200, "POST", "/v1/sources/s/pause", `{"reason":"a deployment"}`)
 	p.call(200, "POST", "/v1/sources/s/resume", ``)
+	p.call(200, "POST", "/v1/sources/asana/enroll", `{"for":"1m"}`)
+	p.call(404, "POST", "/v1/sources/no/enroll", `{}`)
+	p.call(200, "POST", "/v1/resources/seq/z/cursor", `{"version":"2","reason":"2 will never come"}`)
+	p.call(404, "POST", "/v1/resources/no/z/cursor", `{"version":"2"}`)
 	p.call(404, "POST", "/v1/sources/no/pause", ``)
 	p.call(404, "POST", "/v1/sources/no/resume", ``)
 	p.call(200, "POST", "/v1/config/reload", ``)
@@ -172,7 +177,7 @@ func TestEveryAnswerIsAsDescribed(t *testing.T) {
 		t.Fatal(err)
 	}
 	post := []string{"/v1/events/ok/replay", "/v1/events/ok/resolve", "/v1/events/ok/discard", "/v1/replays", "/v1/replays/x/cancel", "/v1/sources/s/pause", "/v1/sources/s/resume",
-		"/v1/config/reload", "/v1/drain"}
+		"/v1/sources/asana/enroll", "/v1/resources/seq/z/cursor", "/v1/config/reload", "/v1/drain"}
 	for _, path := range post {
 		p.call(401, "POST", path, `{}`, "Authorization", "")
 		p.call(403, "POST", path, `{}`, "Authorization", "Bearer "+readerToken)
@@ -349,7 +354,9 @@ func TestTheStreamMissesNothing(t *testing.T) {
 	var mu sync.Mutex
 	var whole []string // of the stream that stays
 	var cursors []string
-	text := func(ch client.Change) string { return fmt.Sprint(ch.Event.EventID, " ", ch.Event.State, "/", ch.Event.Reason) }
+	text := func(ch client.Change) string {
+		return fmt.Sprint(ch.Event.EventID, " ", ch.Event.State, "/", ch.Event.Reason)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		_ = g.api().Stream(ctx, "", "", func(ch client.Change) error {
