@@ -141,7 +141,7 @@ func fillOnce(b *bench, cycle int) (r ledger.Report, again time.Duration, ended 
 	}
 	if ended = !sc.g.alive(); ended {
 		if how := sc.g.ended(); how != "with exit code 74" {
-			return r, 0, ended, fmt.Errorf("on a full disk it ended %s:\n%s", how, sc.g.stderr())
+			return r, 0, ended, errors.Join(fmt.Errorf("on a full disk it ended %s", how), sc.g.panics(), errors.New(sc.g.stderr()))
 		}
 	}
 	// A start on a full disk: not ready, or refused with a message; never a crash.

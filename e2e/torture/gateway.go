@@ -150,9 +150,9 @@ func (g *gateway) stderr() string {
 // panics says what must never be in the log.
 func (g *gateway) panics() error {
 	raw, _ := os.ReadFile(filepath.Join(g.dir, "stderr"))
-	for _, bad := range []string{"panic:", "SIGBUS", "fatal error:", "goroutine 1 ["} {
+	for _, bad := range []string{"unexpected fault address", "panic:", "SIGBUS", "fatal error:", "goroutine 1 ["} {
 		if i := strings.Index(string(raw), bad); i >= 0 {
-			return fmt.Errorf("in the log: %.1000s", raw[i:])
+			return fmt.Errorf("in the log: %.2500s", raw[i:])
 		}
 	}
 	return nil
