@@ -75,7 +75,13 @@ func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap str
 	}
 	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
 	f.prepare(time.Now())
-	out, err := s.r.journal.Commit(s.r.ctx, []journal.Transition{{Record: f.rec, Attempt: f.begun()}}, journal.Written)
+	// An event that was acknowledged must not come again unmarked after a power cut: that it is being sent is on disk before the first byte. Where
+	// the sender still waits nothing was promised yet, and whoever lets it go syncs first.
+	durable := journal.Synced
+	if f.sender.listening() {
+		durable = journal.Written
+	}
+	out, err := s.r.journal.Commit(s.r.ctx, []journal.Transition{{Record: f.rec, Attempt: f.begun()}}, durable)
 	if err != nil || !out[0].Applied {
 		sl.cancel()
 		f.leaveLane()

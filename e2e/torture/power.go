@@ -137,13 +137,13 @@ func (sc *scene) present(sinceCut int, since time.Time) error {
 }
 
 // powerCuts loses the power at random moments under load.
-func powerCuts(b *bench, mode string) (result, error) {
-	d, err := newPowerDisk(b, mode)
+func powerCuts(b *bench, disk, mode string) (result, error) {
+	d, err := newPowerDisk(b, disk)
 	if err != nil {
 		return result{}, err
 	}
 	defer d.close()
-	sc, err := newScene(b, filepath.Join(d.dir, "data"), "min_free: 64MiB", "mode: hybrid")
+	sc, err := newScene(b, filepath.Join(d.dir, "data"), "min_free: 64MiB", "mode: "+mode)
 	if err != nil {
 		return result{}, err
 	}

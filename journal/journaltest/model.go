@@ -36,7 +36,15 @@ func (d *Disk) Cut(n int) {
 	d.synced = len(d.log)
 }
 
-// ModelOptions of Open. Nil members are absent.
+// Lie takes the last n changes whether they were synced or not, as no disk should: so that a test can show that it finds out.
+func (d *Disk) Lie(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.log = d.log[:max(0, len(d.log)-n)]
+	d.synced = len(d.log)
+}
+
+// ModelOptions of OpenModel. Nil members are absent.
 type ModelOptions struct {
 	Config
 	// Before is called, unlocked, before what a power cut or a kill may come between: "accept", "commit", "note", "meta" (nothing is
@@ -110,6 +118,7 @@ func OpenModel(d *Disk, o ModelOptions) *Model {
 	for _, change := range d.log {
 		change(st)
 	}
+	d.synced = len(d.log) // what an engine finds it makes durable before it says so
 	return &Model{disk: d, o: o, st: st}
 }
 
