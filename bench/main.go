@@ -6,6 +6,7 @@
 //	go run ./bench -peers nginx,haproxy       beside them, where they are installed
 //	go run ./bench -scenarios all             everything in docs/performance.md; takes a quarter of an hour
 //	go run ./bench -check                     exit 1 where a bar is missed
+//	go run ./bench -binary A -other B         two builds beside each other
 //
 // Sink, targets and load share the machine, so lone figures mean little: the ratios, medians of the paired rounds, are what counts. A run
 // prints nothing if something that was accepted did not arrive exactly once, or if the plain proxy's own rounds differ too much.
@@ -35,6 +36,7 @@ type options struct {
 	stored      string
 	pending     int
 	binary      string
+	other       string
 	dir         string
 	check       bool
 
@@ -58,9 +60,10 @@ func main() {
 	flag.StringVar(&o.stored, "stored", "1000000", "comma-separated numbers of ids that the scenario stored has in the journal")
 	flag.IntVar(&o.pending, "pending", 1_000_000, "events that wait for a consumer in the scenario pending")
 	flag.StringVar(&o.binary, "binary", "", "a built hooktender (default: build it)")
+	flag.StringVar(&o.other, "other", "", "another built hooktender to measure in the same rounds")
 	flag.StringVar(&o.dir, "dir", "", "where journals are kept during the run (default: a temporary directory; it must not be a tmpfs)")
 	flag.BoolVar(&o.check, "check", false, "exit 1 where a bar of docs/performance.md is missed; bars against nginx need -peers nginx")
-	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy or load")
+	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, or fill (a journal in -dir with -pending events)")
 	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
 	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy: where to forward")
@@ -77,6 +80,8 @@ func main() {
 		err = runProxy(o.listen, o.upstream)
 	case "load":
 		err = runLoad(ctx, o)
+	case "fill":
+		err = fill(ctx, o.dir, o.pending, true)
 	default:
 		err = fmt.Errorf("no role is called %q", o.role)
 	}

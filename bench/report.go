@@ -82,7 +82,16 @@ func table(w io.Writer, title string, subjects []*subject) error {
 		}
 		fmt.Fprintln(tw)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		if i := slices.IndexFunc(subjects, func(o *subject) bool { return o.name == s.name+otherSuffix }); i >= 0 {
+			o := subjects[i]
+			fmt.Fprintf(w, "%s: CPU × %.3f, requests × %.3f, p99 × %.3f of %s's\n", o.name, ratio(o, s, cpu), ratio(o, s, rps), ratio(o, s, p99), s.name)
+		}
+	}
+	return nil
 }
 
 // bar is one figure that must hold.

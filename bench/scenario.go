@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -110,7 +111,7 @@ func (b *bench) all(w work, modes ...string) []*subject {
 		out = append(out, &subject{target: t, name: t.name, work: plain})
 	}
 	for _, t := range b.byMode {
-		if len(modes) == 0 || slices.Contains(modes, t.name) {
+		if len(modes) == 0 || slices.Contains(modes, strings.TrimSuffix(t.name, otherSuffix)) {
 			out = append(out, &subject{target: t, name: t.name, work: w})
 		}
 	}
@@ -156,7 +157,7 @@ func runStored(ctx context.Context, b *bench) error {
 		if err := fill(ctx, dir, n, false); err != nil {
 			return err
 		}
-		t, err := b.startGateway(millions(n)+" ids", dir, "hybrid", "always")
+		t, err := b.startGateway(b.o.binary, millions(n)+" ids", dir, "hybrid", "always")
 		if err != nil {
 			return err
 		}
@@ -194,7 +195,7 @@ func runPending(ctx context.Context, b *bench) error {
 		}
 		began := time.Now()
 		var err error
-		if t, err = b.startGateway("pending", dir, "store", "always"); err != nil {
+		if t, err = b.startGateway(b.o.binary, "pending", dir, "store", "always"); err != nil {
 			return err
 		}
 		answered, err := b.firstAnswer(ctx, t)

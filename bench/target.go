@@ -119,8 +119,19 @@ func (f *fleet) startAll() error {
 		if f.o.only != "" && !slices.Contains(list(f.o.only), m.name) {
 			continue
 		}
-		t, err := f.startGateway(m.name, filepath.Join(f.dir, m.name), m.mode, m.sync)
+		t, err := f.startGateway(f.o.binary, m.name, filepath.Join(f.dir, m.name), m.mode, m.sync)
 		if err != nil {
+			return err
+		}
+		f.byMode = append(f.byMode, t)
+		if f.o.other == "" {
+			continue
+		}
+		other, err := filepath.Abs(f.o.other)
+		if err != nil {
+			return err
+		}
+		if t, err = f.startGateway(other, m.name+otherSuffix, filepath.Join(f.dir, "other-"+m.name), m.mode, m.sync); err != nil {
 			return err
 		}
 		f.byMode = append(f.byMode, t)
@@ -146,8 +157,11 @@ func (f *fleet) startPlain(name, binary string, start func(p *processes, binary,
 	return nil
 }
 
+// otherSuffix is behind the mode's name where the binary is that of -other.
+const otherSuffix = ", other"
+
 // startGateway starts hooktender with its journal in dir, which may have been filled.
-func (f *fleet) startGateway(name, dir, mode, sync string) (*target, error) {
+func (f *fleet) startGateway(binary, name, dir, mode, sync string) (*target, error) {
 	addr, err := freeAddr()
 	if err != nil {
 		return nil, err
@@ -164,7 +178,7 @@ func (f *fleet) startGateway(name, dir, mode, sync string) (*target, error) {
 	if err := os.WriteFile(path, []byte(gatewayConfig(addr, admin, dir, f.sink, nobody, mode, sync)), 0o600); err != nil {
 		return nil, err
 	}
-	cmd, err := f.start(addr, []string{"BENCH_SECRET=" + secret}, f.o.binary, "run", "--config", path, "--log-level", "warn")
+	cmd, err := f.start(addr, []string{"BENCH_SECRET=" + secret}, binary, "run", "--config", path, "--log-level", "warn")
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
