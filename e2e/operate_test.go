@@ -295,3 +295,26 @@ func TestSignalsDuringTheStart(t *testing.T) {
 		}
 	}
 }
+
+// What is pending of a source that a reload takes out goes to the old upstream, though the upstream's name means another one now.
+func TestASourceThatIsTakenOut(t *testing.T) {
+	old, oldAddr := consumer(t)
+	other, otherAddr := consumer(t)
+	old.Close()
+	stays := source("stays", "delivery: {mode: hybrid, upstream: app}")
+	g := startGateway(t, sources(oldAddr, stays+source("goes", "delivery: {mode: store, upstream: app, "+quick+"}")))
+	g.want("pending", g.ask("/goes", custom("evt_1", "", "")), 202, "accepted")
+	g.write(g.file(), g.text(sources(otherAddr, stays)))
+	if a := g.call("POST", "/v1/config/reload", "{}"); a.status != 200 {
+		t.Fatalf("%+v", a)
+	}
+	g.want("a new request", g.ask("/goes", custom("evt_2", "", "")), 404, "")
+	g.want("another source", g.ask("/stays", custom("evt_3", "", "")), 200, "delivered")
+	if _, err := old.Listen(""); err != nil {
+		t.Fatal(err)
+	}
+	g.becomes("goes", "evt_1", "delivered/")
+	if len(old.Of("goes", "evt_1")) != 1 || len(other.Seen()) != 1 {
+		t.Errorf("the old consumer saw %d, the other %d", len(old.Seen()), len(other.Seen()))
+	}
+}

@@ -107,22 +107,23 @@ func New(o Options) *Recovery {
 func (r *Recovery) Apply(c Config) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for name, cfg := range c.Upstreams {
-		u := r.upstreams[name]
-		if u == nil {
-			u = &upstream{r: r, name: name, kick: make(chan struct{}, 1)}
-		}
-		if err := u.configure(cfg, r.forward); err != nil {
-			return err
-		}
-		if r.upstreams[name] == nil {
-			r.upstreams[name] = u
-			r.begin(func() { u.run(r.ctx) })
-		}
-	}
 	named := map[string]bool{}
 	for _, sc := range c.Sources {
 		named[sc.Name] = true
+	}
+	for name, s := range r.sources {
+		if !named[name] {
+			if err := r.keepUpstream(s, c.Upstreams); err != nil {
+				return err
+			}
+		}
+	}
+	for name, cfg := range c.Upstreams {
+		if _, err := r.applyUpstream(name, cfg); err != nil {
+			return err
+		}
+	}
+	for _, sc := range c.Sources {
 		if err := r.applySource(sc); err != nil {
 			return err
 		}
@@ -130,6 +131,53 @@ func (r *Recovery) Apply(c Config) error {
 	for name, s := range r.sources {
 		s.removed.Store(!named[name])
 	}
+	return nil
+}
+
+func (r *Recovery) applyUpstream(name string, cfg forward.Config) (*upstream, error) {
+	u := r.upstreams[name]
+	if u == nil {
+		u = &upstream{r: r, name: name, kick: make(chan struct{}, 1)}
+	}
+	if err := u.configure(cfg, r.forward); err != nil {
+		return nil, err
+	}
+	if r.upstreams[name] == nil {
+		r.upstreams[name] = u
+		r.begin(func() { u.run(r.ctx) })
+	}
+	return u, nil
+}
+
+// keepUpstream makes sure that what is pending of a source that goes still reaches the old upstream (SPEC §12): where its name is about to mean
+// another address, the old one goes on under its URL, as if the source had named that.
+func (r *Recovery) keepUpstream(s *Source, next map[string]forward.Config) error {
+	old := s.cfg.Load()
+	old.up.mu.Lock()
+	cfg, state := old.up.cfg, old.up.breaker
+	old.up.mu.Unlock()
+	if n, named := next[old.up.name]; !named || n.URL == cfg.URL {
+		return nil
+	}
+	if state.state == halfOpen { // that probe is not this one's
+		state.state, state.next = open, time.Now()
+	}
+	fresh := r.upstreams[cfg.URL] == nil
+	up, err := r.applyUpstream(cfg.URL, cfg)
+	if err != nil {
+		return err
+	}
+	kept := *old
+	kept.up, kept.Delivery.Upstream = up, up.name
+	s.cfg.Store(&kept)
+	old.up.detach(s)
+	up.mu.Lock()
+	if fresh {
+		up.breaker = state
+	}
+	up.sources = append(up.sources, s)
+	up.mu.Unlock()
+	up.poke()
 	return nil
 }
 
