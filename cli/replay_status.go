@@ -67,7 +67,11 @@ func (e *env) showReplays(w io.Writer, jobs []api.Replay) {
 		case j.State != api.ReplayDone || j.Failed > 0:
 			paint = red
 		}
-		t.row(j.ID, string(j.Name), cell{j.State, paint}, j.Total, j.Sent, j.Replayed, j.Failed, j.Skipped.Total, j.Actor, e.ago(j.CreatedAt))
+		state := j.State
+		if j.DryRun {
+			state = "dry run"
+		}
+		t.row(j.ID, string(j.Name), cell{state, paint}, j.Total, j.Sent, j.Replayed, j.Failed, j.Skipped.Total, j.Actor, e.ago(j.CreatedAt))
 	}
 	t.writeTo(w)
 }

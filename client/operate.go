@@ -13,7 +13,7 @@ func (c *Client) StartReplay(ctx context.Context, spec api.ReplaySpec) (api.Repl
 	return out, err
 }
 
-// Replays lists the replays that the gateway remembers.
+// Replays lists the newest replays, at most 100.
 func (c *Client) Replays(ctx context.Context) ([]api.Replay, error) {
 	var out api.Page[api.Replay]
 	err := c.get(ctx, "/v1/replays", nil, &out)

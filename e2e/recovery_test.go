@@ -21,9 +21,9 @@ import (
 )
 
 var (
-	dead    = flag.Int("dead", 300, "dead letters that a replay delivers")
-	waiters = flag.Int("waiters", 300, "calls that wait at the same time")
-	paged   = flag.Int("paged", 500, "events that are paged through while more arrive")
+	dead    = flag.Int("dead", 200, "dead letters that a replay delivers")
+	waiters = flag.Int("waiters", 200, "calls that wait at the same time")
+	paged   = flag.Int("paged", 300, "events that are paged through while more arrive")
 )
 
 // api is a client of the gateway's admin port.
@@ -186,6 +186,41 @@ func TestAReplayGoesOnAfterAKill(t *testing.T) {
 	}
 	if len(times) != 200 {
 		t.Errorf("%d came", len(times))
+	}
+}
+
+// A long list of ids, and a long list of what was left out, are remembered whole: over a kill in the middle, and after the end.
+func TestALongListIsRememberedWhole(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", refusing)))
+	refuse(c)
+	var ids []string
+	for i := range 3 {
+		ids = append(ids, fmt.Sprintf("dead%d", i))
+		g.send("s", ids[i], "r", "1", "failed")
+	}
+	for i := range 4000 {
+		ids = append(ids, fmt.Sprintf("a-sender-never-sent-this-%06d", i))
+	}
+	c.Plan(nil)
+	before := len(c.Seen())
+	job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{IDs: ids, Rate: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.await("the first", 30*time.Second, func() bool { return len(c.Seen()) > before })
+	g.kill()
+	g.launch()
+	g.ended(job.ID, time.Minute)
+	g.kill()
+	g.launch()
+	job, err = g.api().ReplayStatus(t.Context(), job.ID)
+	if err != nil || job.State != "done" || job.Replayed != 3 || job.Skipped.Total != 4000 || len(job.Skips) != 1000 || job.Skips[999].Why != "not_found" {
+		t.Errorf("%s %d replayed, %d skipped, %d listed: %v", job.State, job.Replayed, job.Skipped.Total, len(job.Skips), err)
+	}
+	list, err := g.api().Replays(t.Context())
+	if err != nil || len(list) != 1 || len(list[0].Skips) != 1000 {
+		t.Errorf("%d replays: %v", len(list), err)
 	}
 }
 
