@@ -44,6 +44,10 @@ var (
 	ErrLocked = errors.New("journal is in use by another process")
 	// ErrKey: the journal is encrypted with a key that was not given. Open changes nothing.
 	ErrKey = errors.New("journal is encrypted with another key")
+	// ErrFormat: a newer program wrote the journal. Open changes nothing.
+	ErrFormat = errors.New("journal has a newer format")
+	// ErrTmpfs: the directory is in memory.
+	ErrTmpfs = errors.New("the directory is in memory (tmpfs): nothing there survives a reboot")
 	// ErrDamaged: the journal's files are damaged; wrapped with the file's name. Open changes nothing.
 	ErrDamaged = errors.New("journal is damaged")
 )

@@ -66,11 +66,11 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 	}
 	switch {
 	case name == "tmpfs" && !o.AllowTmpfs:
-		return nil, errors.New("the directory is in memory (tmpfs): nothing there survives a reboot (allow_tmpfs allows it)")
+		return nil, fmt.Errorf("%w (journal.allow_tmpfs allows it)", journal.ErrTmpfs)
 	case name == "overlayfs" || name == "nfs" || name == "smb":
 		o.Log.Warn("journal on a file system whose fsync may not be what it says", "dir", o.Dir, "filesystem", name)
 	}
-	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, err
 	}
 	switch err := syncDir(filepath.Dir(o.Dir)); {
@@ -89,7 +89,13 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 		}
 		return nil, errors.Join(err, lock.Close())
 	}
+	if err := finishSalvage(o.Dir, o.Log); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	if err := checkFormat(o.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil
@@ -101,6 +107,13 @@ func checkFormat(dir string) error {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 { // empty: a crash cut the first start short
 		return writeFormat(dir, path)
 	}
+	return readFormat(dir)
+}
+
+// readFormat says whether this program can read the journal.
+func readFormat(dir string) error {
+	path := filepath.Join(dir, nameFormat)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
@@ -110,7 +123,7 @@ func checkFormat(dir string) error {
 		return damaged(path, "not a journal's format file")
 	}
 	if version > formatVersion {
-		return fmt.Errorf("%s: the journal has format %d; this program reads up to %d", path, version, formatVersion)
+		return fmt.Errorf("%w: %s says format %d, this program reads up to %d", journal.ErrFormat, path, version, formatVersion)
 	}
 	return nil
 }
@@ -118,10 +131,10 @@ func checkFormat(dir string) error {
 // writeFormat marks a new journal; a directory that holds log files without the mark is not one.
 func writeFormat(dir, path string) error {
 	segs, err := listSegments(filepath.Join(dir, nameLog))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if len(segs) > 0 {
+	if _, err := os.Stat(filepath.Join(dir, nameLedger)); err == nil || len(segs) > 0 {
 		return damaged(path, "the file is missing")
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -78,6 +78,13 @@ func (e *Engine) Get(ctx context.Context, id event.ID, withPayload bool) (event.
 		if errors.Is(err, fs.ErrNotExist) && try < 3 {
 			continue // carried forward meanwhile: look again where it is
 		}
+		switch {
+		case err == nil, errors.Is(err, journal.ErrCorrupt):
+		case errors.Is(err, fs.ErrNotExist):
+			err = fmt.Errorf("%w: %w", journal.ErrCorrupt, err)
+		default:
+			err = e.fail(fmt.Errorf("read a payload: %w", err)) // a disk that fails to read
+		}
 		return r, p, err
 	}
 }
@@ -85,7 +92,7 @@ func (e *Engine) Get(ctx context.Context, id event.ID, withPayload bool) (event.
 // payload reads a payload from the log.
 func (e *Engine) payload(at payloadPos) (*event.Payload, error) {
 	if at.size == 0 {
-		return nil, fmt.Errorf("%w: the payload is nowhere in the log", journal.ErrCorrupt)
+		return nil, errNowhere
 	}
 	b, err := e.wal.read(at.segment, at.offset, at.size)
 	if errors.Is(err, io.EOF) {
@@ -94,8 +101,15 @@ func (e *Engine) payload(at payloadPos) (*event.Payload, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openPayload(b, at, e.wal.dir)
+}
+
+var errNowhere = fmt.Errorf("%w: the payload is nowhere in the log", journal.ErrCorrupt)
+
+// openPayload checks and decodes the bytes of a payload.
+func openPayload(b []byte, at payloadPos, dir string) (*event.Payload, error) {
 	if checksum(b) != at.sum {
-		return nil, fmt.Errorf("%w: %s, %d bytes at %d", journal.ErrCorrupt, segmentPath(e.wal.dir, at.segment), at.size, at.offset)
+		return nil, fmt.Errorf("%w: %s, %d bytes at %d", journal.ErrCorrupt, segmentPath(dir, at.segment), at.size, at.offset)
 	}
 	p, err := decodePayload(b)
 	if err != nil {

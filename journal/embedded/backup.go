@@ -1,0 +1,214 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hooktender/hooktender/journal"
+)
+
+// A backup is the log up to a frame that the disk had confirmed, a ledger that says so, and the format: a journal without an
+// index. The log only grows at its end, so it can be copied while a gateway runs: the files are opened first, and stay readable
+// if retention takes one away meanwhile.
+
+// Backup copies the journal in dir, which may be in use, to the new directory to, checking every frame on the way. The copy
+// appears whole or not at all. It needs no key: an encrypted journal stays encrypted. progress may be nil. An error that wraps journal.ErrDamaged names the file.
+func Backup(ctx context.Context, dir, to string, progress func(done, total int64)) (*Report, error) {
+	r, err := backup(ctx, dir, to, progress)
+	if err != nil {
+		return nil, fmt.Errorf("back up journal %q: %w", dir, err)
+	}
+	return r, nil
+}
+
+func backup(ctx context.Context, dir, to string, progress func(done, total int64)) (*Report, error) {
+	if _, err := os.Lstat(to); err == nil {
+		return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
+	}
+	if err := readFormat(dir); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("no journal there: %w", err)
+		}
+		return nil, err
+	}
+	known, files, err := openLog(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	part := to + ".partial"
+	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(filepath.Join(part, nameLog), 0o700)); err != nil {
+		return nil, err
+	}
+	c := copier{ctx: ctx, known: known, to: filepath.Join(part, nameLog), progress: progress, report: &Report{Dir: to, Damage: []Damage{}}}
+	if err := c.copy(files); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(part))
+	}
+	l, err := openLedger(filepath.Join(part, nameLedger), known)
+	if err == nil {
+		err = l.file.Close()
+	}
+	err = errors.Join(err, writeDurably(filepath.Join(part, nameFormat), fmt.Sprintf("%s%d\n", formatPrefix, formatVersion)), syncDir(c.to))
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(part))
+	}
+	return c.report, errors.Join(os.Rename(part, to), syncDir(filepath.Dir(filepath.Clean(to))))
+}
+
+// openLog opens the segments of a log, and reads the ledger as of then.
+func openLog(dir string) (known ledgerState, files []*os.File, err error) {
+	for range 16 {
+		if known, _, err = readLedger(filepath.Join(dir, nameLedger)); err != nil {
+			return known, nil, err
+		}
+		for n := max(known.lowest, 1); n <= known.newest; n++ {
+			f, err := os.Open(segmentPath(filepath.Join(dir, nameLog), n))
+			if err != nil {
+				closeAll(files)
+				files = nil
+				if !errors.Is(err, fs.ErrNotExist) {
+					return known, nil, err
+				}
+				break // taken by retention, or missing: the ledger tells
+			}
+			files = append(files, f)
+		}
+		now, _, err := readLedger(filepath.Join(dir, nameLedger))
+		if err != nil {
+			return known, nil, err
+		}
+		if files != nil && now.lowest == known.lowest {
+			return known, files, nil
+		}
+		if files == nil && now.lowest == known.lowest {
+			return known, nil, fmt.Errorf("%w: a segment of %d to %d is missing", journal.ErrDamaged, known.lowest, known.newest)
+		}
+		closeAll(files)
+		files = nil
+	}
+	return known, nil, errors.New("the log changes too fast")
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// A copier copies segments, checking their frames.
+type copier struct {
+	ctx      context.Context
+	known    ledgerState
+	to       string
+	progress func(done, total int64)
+	report   *Report
+	done     int64
+	total    int64
+}
+
+func (c *copier) copy(files []*os.File) error {
+	for _, f := range files {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		c.total += info.Size()
+	}
+	lsn := uint64(0)
+	for i, f := range files {
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+		next, err := c.segment(f, max(c.known.lowest, 1)+uint64(i), lsn)
+		if err != nil {
+			return err
+		}
+		lsn = next
+	}
+	if lsn <= c.known.synced {
+		return damaged(files[len(files)-1].Name(), fmt.Sprintf("it ends before frame %d, which the disk had confirmed", c.known.synced))
+	}
+	return nil
+}
+
+// segment copies one, and gives the number of the frame after it.
+func (c *copier) segment(f *os.File, number, lsn uint64) (uint64, error) {
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	h, ok := parseSegmentHead(data, number)
+	if !ok {
+		return 0, damaged(f.Name(), "the segment's header does not match its checksum")
+	}
+	if lsn != 0 && h.firstLSN != lsn {
+		return 0, damaged(f.Name(), fmt.Sprintf("it begins with frame %d, the one before ends at %d", h.firstLSN, lsn-1))
+	}
+	sc := newScanner(data, h.generation, segmentHeadSize, h.firstLSN)
+	for sc.lsn <= c.known.synced {
+		if _, _, ok := sc.next(); !ok {
+			if !sc.clean() {
+				return 0, damaged(f.Name(), fmt.Sprintf("frame %d at byte %d does not match its checksum", sc.lsn, sc.at))
+			}
+			break
+		}
+		c.report.Changes++
+	}
+	path := segmentPath(c.to, number)
+	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	_, err = out.Write(data[:sc.at]) // what is behind was not confirmed yet
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return 0, err
+	}
+	c.report.Segments++
+	c.report.Bytes += int64(sc.at)
+	if c.done += int64(len(data)); c.progress != nil {
+		c.progress(c.done, c.total)
+	}
+	return sc.lsn, nil
+}
+
+// Restore makes a journal of a backup in dir, which must hold none. It checks the backup and copies it; the next start makes the index. progress may be nil.
+func Restore(ctx context.Context, from, dir string, progress func(done, total int64)) (*Report, error) {
+	r, err := restore(ctx, from, dir, progress)
+	if err != nil {
+		return nil, fmt.Errorf("restore %q to %q: %w", from, dir, err)
+	}
+	return r, nil
+}
+
+func restore(ctx context.Context, from, dir string, progress func(done, total int64)) (*Report, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if len(entries) > 0 {
+		return nil, fmt.Errorf("%s is not empty: move it away first: %w", dir, fs.ErrExist)
+	}
+	if err == nil { // an empty directory, a mount point perhaps: the copy is made inside it
+		part := filepath.Join(dir, "restore")
+		r, err := backup(ctx, from, part, progress)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range []string{nameLog, nameLedger, nameFormat} { // the format last: without it nothing starts
+			if err := os.Rename(filepath.Join(part, name), filepath.Join(dir, name)); err != nil {
+				return nil, err
+			}
+		}
+		r.Dir = dir
+		return r, errors.Join(os.Remove(part), syncDir(dir))
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o700); err != nil {
+		return nil, err
+	}
+	return backup(ctx, from, dir, progress)
+}

@@ -1,0 +1,225 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// bigSample has a body that tells which event it is.
+func bigSample(n int) journal.Accept {
+	a := sample(n)
+	a.Payload.Body = fmt.Appendf(nil, "%d %s", n, strings.Repeat(fmt.Sprint(n%10), 3000))
+	return a
+}
+
+// salvageable is a journal of 100 events in several segments: every third one is delivered, the last ten after a rest.
+func salvageable(t *testing.T, o Options) (want map[event.ID]event.Record) {
+	t.Helper()
+	e := start(t, o)
+	want = map[event.ID]event.Record{}
+	for i := range 100 {
+		r := accept(t, e, journal.Synced, bigSample(i)).Record
+		if i%3 == 0 {
+			r = deliver(t, e, journal.Synced, r)
+		}
+		want[r.ID] = r
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return want
+}
+
+// flip changes a byte of a file.
+func flip(t *testing.T, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x40
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A damaged journal is refused, and what can be read of it can be had: nothing wrong is given out, nothing is deleted, and what is
+// missing is counted.
+func TestSalvage(t *testing.T) {
+	segment := func(dir string, i int) string { return segmentFiles(t, dir)[i] }
+	for name, tt := range map[string]struct {
+		damage  func(dir string)
+		missing uint64 // events, at most
+		file    string // that the report names
+		encrypt bool
+	}{
+		"a byte of a payload":         {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+2000) }, file: "0002.seg"},
+		"a byte of a record":          {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+frameHead+12) }, missing: 1, file: "0002.seg"},
+		"a byte of a frame's header":  {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+20) }, missing: 1, file: "0002.seg"},
+		"a byte of a frame's length":  {damage: func(d string) { flip(t, segment(d, 2), segmentHeadSize+1) }, missing: 1, file: "0003.seg"},
+		"a byte of a segment header":  {damage: func(d string) { flip(t, segment(d, 1), 30) }, file: "0002.seg"},
+		"a segment header of zeros":   {damage: func(d string) { wipe(t, segment(d, 2), 0, segmentHeadSize) }, file: "0003.seg"},
+		"a page of zeros":             {damage: func(d string) { wipe(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg"},
+		"a page of rubbish":           {damage: func(d string) { rubbish(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg"},
+		"the first segment is gone":   {damage: func(d string) { must(t, os.Remove(segment(d, 0))) }, missing: 30, file: "0001.seg"},
+		"a segment is gone":           {damage: func(d string) { must(t, os.Remove(segment(d, 2))) }, missing: 30, file: "0003.seg"},
+		"the last segment is gone":    {damage: func(d string) { f := segmentFiles(t, d); must(t, os.Remove(f[len(f)-1])) }, missing: 30},
+		"the last segment is cut":     {damage: func(d string) { f := segmentFiles(t, d); must(t, os.Truncate(f[len(f)-1], 5000)) }, missing: 30},
+		"a segment is cut":            {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 20_000)) }, missing: 30, file: "0002.seg"},
+		"a segment is empty":          {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 0)) }, missing: 30, file: "0002.seg"},
+		"the ledger is gone":          {damage: func(d string) { must(t, os.Remove(filepath.Join(d, nameLedger))) }, file: nameLedger},
+		"the ledger is zeros":         {damage: func(d string) { wipe(t, filepath.Join(d, nameLedger), 0, 1024) }, file: nameLedger},
+		"the format file is gone":     {damage: func(d string) { must(t, os.Remove(filepath.Join(d, nameFormat))) }, file: nameFormat},
+		"the format file is rubbish":  {damage: func(d string) { rubbish(t, filepath.Join(d, nameFormat), 0, 10) }, file: nameFormat},
+		"the log is gone":             {damage: func(d string) { must(t, os.RemoveAll(filepath.Join(d, nameLog))) }, missing: 100, file: "0001.seg"},
+		"encrypted, a payload's byte": {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+2000) }, file: "0002.seg", encrypt: true},
+		"encrypted, a page of zeros":  {damage: func(d string) { wipe(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg", encrypt: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := context.Background()
+			o := Options{Dir: t.TempDir(), SegmentSize: 64 << 10, Log: quiet}
+			if tt.encrypt {
+				o.Keys = [][]byte{make([]byte, 32)}
+			}
+			want := salvageable(t, o)
+			tt.damage(o.Dir)
+			must(t, os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700))
+			before := contents(t, filepath.Join(o.Dir, nameLog))
+			if _, err := Open(o); !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), o.Dir) {
+				t.Fatalf("open: %v", err)
+			}
+			r, err := Check(ctx, o.Dir, o.Keys, nil)
+			if err != nil || r.Whole() || r.MissingEvents > tt.missing {
+				t.Fatalf("check: %+v, %v", r, err)
+			}
+			if !strings.Contains(fmt.Sprint(r.Damage), tt.file) {
+				t.Errorf("the report names %v, want %s", r.Damage, tt.file)
+			}
+			if now := contents(t, filepath.Join(o.Dir, nameLog)); !maps.Equal(before, now) {
+				t.Fatal("something was changed")
+			}
+			r, err = Salvage(ctx, o, "", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept, err := os.ReadDir(filepath.Join(r.Kept, nameLog))
+			if err == nil && len(kept) < len(before) {
+				t.Errorf("%d of %d damaged files were kept", len(kept), len(before))
+			}
+			e := start(t, o)
+			found := map[event.ID]event.Record{}
+			for _, r := range everything(t, e) {
+				found[r.ID] = r
+			}
+			missing := uint64(0)
+			for id, w := range want {
+				got, ok := found[id]
+				if !ok {
+					missing++
+					continue
+				}
+				n := 0
+				fmt.Sscanf(w.EventID, "evt_%d", &n)
+				if got.State != w.State && got.State != event.Pending && got.Reason != event.Corrupt {
+					t.Errorf("%s is %v/%v, was %v", w.EventID, got.State, got.Reason, w.State)
+				}
+				if w.State == event.Delivered && got.State == event.Pending && !got.Unknown {
+					t.Errorf("%s was delivered, and would be delivered again without a mark", w.EventID)
+				}
+				_, p, err := e.Get(ctx, id, true)
+				switch {
+				case err == nil && !cmp.Equal(p.Body, bigSample(n).Payload.Body):
+					t.Errorf("%s: wrong bytes", w.EventID)
+				case err != nil && got.State == event.Pending:
+					t.Errorf("%s waits for delivery without its bytes: %v", w.EventID, err)
+				}
+				if accept(t, e, journal.Written, bigSample(n)).Accepted {
+					t.Errorf("%s passes a second time", w.EventID)
+				}
+			}
+			if missing > tt.missing || missing > r.MissingEvents {
+				t.Errorf("%d events are missing, the report says %d", missing, r.MissingEvents)
+			}
+			if v := accept(t, e, journal.Synced, bigSample(1000)); !v.Accepted || want[v.Record.ID].ID == v.Record.ID || v.Record.Seq <= 100 {
+				t.Errorf("the next event is %+v", v.Record)
+			}
+			must(t, e.Close())
+			if r, err := Check(ctx, o.Dir, o.Keys, nil); err != nil || !r.Whole() {
+				t.Errorf("after salvage: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+func wipe(t *testing.T, path string, at int64, n int) { overwrite(t, path, at, make([]byte, n)) }
+
+func rubbish(t *testing.T, path string, at int64, n int) {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7 + i>>8 + 13)
+	}
+	overwrite(t, path, at, b)
+}
+
+func overwrite(t *testing.T, path string, at int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A crash at any moment of putting the salvaged journal in its place is finished by the next start.
+func TestSalvageInterrupted(t *testing.T) {
+	o := Options{Dir: t.TempDir(), SegmentSize: 64 << 10, Log: quiet}
+	salvageable(t, o)
+	flip(t, segmentFiles(t, o.Dir)[1], segmentHeadSize+2000)
+	to := filepath.Join(o.Dir, nameSalvage)
+	if _, err := Salvage(context.Background(), o, to, nil); err != nil {
+		t.Fatal(err)
+	}
+	must(t, writeDurably(filepath.Join(to, nameDone), "damaged-x"))
+	aside := filepath.Join(o.Dir, "damaged-x")
+	must(t, os.Mkdir(aside, 0o700), os.Rename(filepath.Join(o.Dir, nameLog), filepath.Join(aside, nameLog)),
+		os.Rename(filepath.Join(to, nameLog), filepath.Join(o.Dir, nameLog)),
+		os.Rename(filepath.Join(o.Dir, nameLedger), filepath.Join(aside, nameLedger)))
+	if got := len(everything(t, start(t, o))); got != 100 {
+		t.Errorf("%d events of 100", got)
+	}
+	if _, err := os.Stat(to); err == nil {
+		t.Error("the scratch directory is still there")
+	}
+	for _, name := range []string{nameLog, nameLedger, nameFormat, nameIndex} {
+		if _, err := os.Stat(filepath.Join(aside, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}

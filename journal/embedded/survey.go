@@ -1,0 +1,364 @@
+package embedded
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// Report is what a journal's log was found to be like.
+type Report struct {
+	Dir             string   `json:"dir"`
+	InUse           bool     `json:"in_use"` // a gateway holds it; what it writes meanwhile was not looked at
+	Segments        int      `json:"segments"`
+	Bytes           int64    `json:"bytes"`
+	Changes         uint64   `json:"changes"`          // frames that are whole
+	Events          uint64   `json:"events"`           // events that were accepted in what is left of the log
+	MissingChanges  uint64   `json:"missing_changes"`  // acknowledged, and lost
+	MissingEvents   uint64   `json:"missing_events"`   // acknowledged, and nothing of them is left
+	DamagedPayloads uint64   `json:"damaged_payloads"` // their records are whole
+	Corrupt         int      `json:"corrupt"`          // salvage: pending events that became failed/corrupt
+	Doubtful        int      `json:"doubtful"`         // salvage: pending events that may have been delivered before
+	Damage          []Damage `json:"damage"`
+	Kept            string   `json:"kept"` // salvage: where the damaged files are
+}
+
+// Damage is one place that is not as it was written.
+type Damage struct {
+	File   string `json:"file"`
+	Offset int64  `json:"offset"`
+	What   string `json:"what"`
+}
+
+// Whole says whether nothing is damaged.
+func (r *Report) Whole() bool { return len(r.Damage) == 0 }
+
+// maxDamage bounds the places that a report lists.
+const maxDamage = 1000
+
+// A survey reads a whole log that may be damaged, changes nothing, and shows every frame that can be trusted, in order.
+type survey struct {
+	dir      string
+	keys     keyring
+	known    ledgerState
+	blind    bool // the ledger is unreadable
+	needKeys bool // an encrypted segment whose key is not there is an error
+	report   *Report
+	visit    func(s *segment, f *frame, p *parts) error
+	progress func(done, total int64)
+
+	lsn      uint64    // of the next frame; 0 = not known yet
+	next     event.Seq // of the next event; 0 = not known yet
+	first    event.Seq // the first event that the log can have accepted; 0 = not known
+	lastLost uint64    // number of the last frame that is missing
+	done     int64
+	before   *segment // the one that was read before
+	at       int64    // where the body of the frame is that is shown
+}
+
+// Check reads the whole log of a journal, also of one in use, and says what is wrong with it. It changes nothing. Without the
+// keys of an encrypted journal only checksums are looked at. progress may be nil.
+// An error means that it could not be read at all.
+func Check(ctx context.Context, dir string, keys [][]byte, progress func(done, total int64)) (*Report, error) {
+	v := &survey{dir: dir, keys: newKeyring(keys), report: &Report{Dir: dir, Damage: []Damage{}}, progress: progress, visit: func(*segment, *frame, *parts) error { return ctx.Err() }}
+	v.report.InUse = inUse(dir)
+	if err := v.run(); err != nil {
+		return nil, fmt.Errorf("check journal %q: %w", dir, err)
+	}
+	return v.report, nil
+}
+
+// inUse says whether a process holds the journal.
+func inUse(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, nameLock))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+func (v *survey) damage(file string, at int64, format string, args ...any) {
+	if len(v.report.Damage) < maxDamage {
+		v.report.Damage = append(v.report.Damage, Damage{file, at, fmt.Sprintf(format, args...)})
+	}
+}
+
+func (v *survey) run() error {
+	log := filepath.Join(v.dir, nameLog)
+	if _, err := os.Stat(v.dir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(v.dir, nameFormat)); err == nil {
+		if err := readFormat(v.dir); errors.Is(err, journal.ErrDamaged) {
+			v.damage(filepath.Join(v.dir, nameFormat), 0, "not a journal's format file")
+		} else if err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(v.dir, nameLedger)
+	known, _, err := readLedger(path)
+	segs, listErr := listSegments(log)
+	switch {
+	case listErr != nil && errors.Is(listErr, fs.ErrNotExist) && errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s holds no journal: %w", v.dir, fs.ErrNotExist)
+	case listErr != nil && !errors.Is(listErr, fs.ErrNotExist):
+		return listErr
+	case err != nil && len(segs) == 0 && errors.Is(err, fs.ErrNotExist):
+		return nil // created and never used
+	case err != nil:
+		v.damage(path, 0, "the ledger is missing or does not match its checksum")
+		v.blind = true
+	}
+	if len(segs) > 0 {
+		if _, err := os.Stat(filepath.Join(v.dir, nameFormat)); err != nil {
+			v.damage(filepath.Join(v.dir, nameFormat), 0, "the file is missing")
+		}
+	}
+	if v.known = known; v.blind && len(segs) > 0 {
+		v.known.lowest, v.known.newest = segs[0].number, segs[len(segs)-1].number
+	}
+	return v.segments(segs)
+}
+
+func (v *survey) segments(segs []*segment) error {
+	for len(segs) > 0 && segs[0].number < v.known.lowest {
+		segs = segs[1:]
+	}
+	var total int64
+	for _, s := range segs {
+		total += s.size
+	}
+	if v.known.lowest == 1 && (len(segs) == 0 || segs[0].number > 1) { // the first of all is missing
+		v.lsn, v.next, v.first = 1, 1, 1
+	}
+	dir, number := filepath.Join(v.dir, nameLog), max(v.known.lowest, 1)
+	for i, s := range segs {
+		if v.report.InUse && s.number > v.known.newest {
+			break
+		}
+		for ; number < s.number && number-v.known.lowest < 1<<20; number++ {
+			v.damage(segmentPath(dir, number), 0, "the segment is missing")
+		}
+		number = s.number + 1
+		if err := v.segment(s, i == len(segs)-1); err != nil {
+			return err
+		}
+		v.before = s
+		v.report.Segments++
+		v.report.Bytes += s.size
+		if v.done += s.size; v.progress != nil {
+			v.progress(v.done, total)
+		}
+	}
+	for ; number <= v.known.newest; number++ {
+		v.damage(segmentPath(dir, number), 0, "the segment is missing")
+	}
+	if last := v.known.synced; last > 0 && last >= v.lsn {
+		v.lose(last + 1)
+		if v.known.next > v.next && v.next > 0 {
+			v.report.MissingEvents += uint64(v.known.next - v.next)
+			v.next = v.known.next
+		}
+		if len(v.report.Damage) == 0 {
+			v.damage(dir, 0, "the log ends before frame %d, which the disk had confirmed", last)
+		}
+	}
+	return nil
+}
+
+// lose notes that the frames below to are not there.
+func (v *survey) lose(to uint64) {
+	if v.lsn != 0 && to > v.lsn {
+		v.report.MissingChanges += to - v.lsn
+		v.lastLost = to - 1
+	}
+	v.lsn = to
+}
+
+// segment reads one segment.
+func (v *survey) segment(s *segment, last bool) error {
+	data, err := v.load(s)
+	if err != nil {
+		return err
+	}
+	genSum, ok := v.head(s, data)
+	if !ok {
+		return nil
+	}
+	if s.key != 0 {
+		if err := v.keys.open(s); err != nil && (v.keys != nil || v.needKeys) {
+			return err
+		}
+	}
+	sealed := s.key != 0 && s.block == nil // without a key only checksums can be looked at
+	bad := false
+	for at := segmentHeadSize; at+frameHead <= len(data); {
+		f, size, ok := parseHead(data[at:], genSum)
+		if ok && (v.lsn != 0 && f.lsn < v.lsn || size > len(data)-at-frameHead) {
+			ok = false
+		}
+		if ok && v.report.InUse && f.lsn > v.known.synced {
+			return nil
+		}
+		if ok {
+			f.body = data[at+frameHead : at+frameHead+size : at+frameHead+size]
+			if sum := checksum(f.body) == f.bodySum; sum || !bad {
+				bad = false
+				if err := v.frame(s, &f, at, sum, sealed); err != nil {
+					return err
+				}
+				at += frameHead + size
+				continue
+			}
+		}
+		if !bad {
+			if allZero(data[at:]) {
+				return nil
+			}
+			if last && v.torn(data, at, genSum) {
+				return nil // the rest was never acknowledged
+			}
+			v.damage(s.path, int64(at), "no frame can be read here")
+			bad = true
+		}
+		at++
+	}
+	return nil
+}
+
+// torn says whether what stands at an offset of the last segment is an unfinished write that nobody was told of.
+func (v *survey) torn(data []byte, at int, genSum uint32) bool {
+	if v.lsn == 0 || v.known.synced >= v.lsn {
+		return false
+	}
+	sc := &scanner{data: data, genSum: genSum, at: at, lsn: v.lsn}
+	return sc.confirmed() < v.lsn
+}
+
+// head reads a segment's header; without it the checksum that its frames begin with is computed from one of them.
+func (v *survey) head(s *segment, data []byte) (genSum uint32, ok bool) {
+	h, ok := parseSegmentHead(data, s.number)
+	if ok {
+		s.segmentHead = h
+		if v.lsn == 0 {
+			v.lsn = h.firstLSN
+		}
+		if v.next == 0 {
+			v.next, v.first = event.Seq(h.nextSeq), event.Seq(h.nextSeq)
+		}
+		return generationSum(h.generation), true
+	}
+	v.damage(s.path, 0, "the segment's header does not match its checksum")
+	s.segmentHead = segmentHead{nextSeq: uint64(v.next)}
+	for at := segmentHeadSize; at+frameHead < len(data); at++ {
+		if k := kind(data[at+12]); k == 0 || k >= kindEnd {
+			continue
+		}
+		size := int64(binary.LittleEndian.Uint32(data[at:]))
+		if size == 0 || size > int64(len(data)-at-frameHead) || checksum(data[at+frameHead:at+frameHead+int(size)]) != binary.LittleEndian.Uint32(data[at+8:]) {
+			continue
+		}
+		return genSumOf(data[at : at+frameHead]), true
+	}
+	return 0, false
+}
+
+// genSumOf computes what the checksum of a frame's header began with: a CRC can be run backwards.
+func genSumOf(h []byte) uint32 {
+	back := [256]byte{} // the entry of the table whose highest byte is the index
+	for i, x := range castagnoli {
+		back[x>>24] = byte(i)
+	}
+	crc := ^binary.LittleEndian.Uint32(h[4:])
+	undo := func(b []byte) {
+		for i := len(b) - 1; i >= 0; i-- {
+			n := back[crc>>24]
+			crc = (crc^castagnoli[n])<<8 | uint32(n^b[i])
+		}
+	}
+	undo(h[8:frameHead])
+	undo(h[:4])
+	return ^crc
+}
+
+// frame shows a frame whose header is whole. If the checksum of its body is not, a payload that is damaged alone leaves the rest readable.
+func (v *survey) frame(s *segment, f *frame, at int, sum, sealed bool) error {
+	if v.lsn != 0 && f.lsn > v.lsn {
+		where, offset := s.path, int64(at)
+		if v.before != nil && at == segmentHeadSize && v.before.number+1 == s.number {
+			where, offset = v.before.path, v.before.size // the one before ends too early
+		}
+		v.damage(where, offset, "the frames %d to %d are missing", v.lsn, f.lsn-1)
+		v.lose(f.lsn)
+	}
+	if sealed && sum {
+		v.count(f)
+		return nil
+	}
+	crypt(s.block, f.body, f.body, int64(at+frameHead))
+	p, ok := parseParts(f.body)
+	switch {
+	case ok && sum:
+	case !sealed && ok && p.payload != nil && len(p.record) > 0 && checksum(p.payload[4:]) != binary.LittleEndian.Uint32(p.payload) && readable(&p):
+		v.report.DamagedPayloads++
+		v.damage(s.path, int64(at), "the payload of event %s is damaged", f.id)
+	default:
+		v.damage(s.path, int64(at), "frame %d does not match its checksum", f.lsn)
+		v.lsn = f.lsn
+		v.lose(f.lsn + 1)
+		return nil
+	}
+	v.count(f)
+	v.at = int64(at + frameHead)
+	return v.visit(s, f, &p)
+}
+
+func readable(p *parts) bool {
+	_, err := decodeRecord(p.record)
+	return err == nil
+}
+
+func (v *survey) count(f *frame) {
+	v.lsn = f.lsn + 1
+	v.report.Changes++
+	if f.kind != kindAccept {
+		return
+	}
+	v.report.Events++
+	if seq := f.id.Seq(); v.next == 0 || seq >= v.next {
+		if v.next != 0 {
+			v.report.MissingEvents += uint64(seq - v.next)
+		}
+		v.next = seq + 1
+	}
+}
+
+// load reads a segment as far as the disk gives it.
+func (v *survey) load(s *segment) ([]byte, error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	const piece = 64 << 10
+	data := make([]byte, s.size)
+	for at := 0; at < len(data); at += piece {
+		b := data[at:min(at+piece, len(data))]
+		if _, err := f.ReadAt(b, int64(at)); err != nil && !errors.Is(err, io.EOF) {
+			clear(b)
+			v.damage(s.path, int64(at), "cannot be read: %v", err)
+		}
+	}
+	return data, nil
+}
