@@ -18,6 +18,7 @@ var constructors = []func(*env) *cobra.Command{
 	providersCommand,
 	verifyCommand,
 	configCommand,
+	journalCommand,
 	doctorCommand,
 	healthcheckCommand,
 	drainCommand,

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -22,15 +23,17 @@ const exitJournal = 74
 
 func runCommand(e *env) *cobra.Command {
 	var level string
+	var acceptLoss bool
 	cmd := &cobra.Command{Use: "run", Short: "Run the gateway", Args: cobra.NoArgs,
 		Long: "Run the gateway until SIGTERM or SIGINT, which finishes what is under way; a second one ends at once with 1.\nSIGHUP reads the configuration again. Logs are JSON lines on stderr."}
 	cmd.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().BoolVar(&acceptLoss, "accept-loss", false, "start on a damaged journal with what can be read of it, and say how many events are missing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var l slog.Level
 		if err := l.UnmarshalText([]byte(level)); err != nil {
 			return usage("--log-level must be debug, info, warn or error, not %q", level)
 		}
-		return e.serve(cmd.Context(), slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: l})))
+		return e.serve(cmd.Context(), acceptLoss, slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: l})))
 	}
 	return cmd
 }
@@ -51,7 +54,7 @@ func (e *env) load() (*config.Config, error) {
 }
 
 // serve runs the gateway with everything around it: warnings, SIGHUP, the watch of the file.
-func (e *env) serve(ctx context.Context, log *slog.Logger) error {
+func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP) // from the first moment: unhandled, it would end the process
 	defer signal.Stop(hup)
@@ -64,10 +67,17 @@ func (e *env) serve(ctx context.Context, log *slog.Logger) error {
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.String())
 	}
-	g, err := gateway.New(cfg, gateway.Options{Log: log, Version: thisBuild().Version, Load: func() (*config.Config, error) {
+	options := gateway.Options{Log: log, Version: thisBuild().Version, Load: func() (*config.Config, error) {
 		read.Store(config.Fingerprint(e.config))
 		return config.Load(e.config, os.LookupEnv)
-	}})
+	}}
+	g, err := gateway.New(cfg, options)
+	if acceptLoss && errors.Is(err, journal.ErrDamaged) {
+		log.Error("the journal is damaged; starting with what can be read of it, as --accept-loss says", "alarm", true, "error", err)
+		if err = gateway.Salvage(ctx, cfg, log); err == nil {
+			g, err = gateway.New(cfg, options)
+		}
+	}
 	if err != nil {
 		return startError(err)
 	}
@@ -86,19 +96,41 @@ func (e *env) serve(ctx context.Context, log *slog.Logger) error {
 	return err
 }
 
-// startError says what refuses the start and what to do.
+// startError says what refuses the start, and where to read what to do.
 func startError(err error) error {
-	switch {
-	case errors.Is(err, journal.ErrLocked):
+	if _, ok := errors.AsType[*gateway.OpenError](err); !ok {
 		return err
-	case errors.Is(err, journal.ErrDamaged):
-		return fail(exitJournal, "%w\n  nothing was changed; restore the file from a copy and start again", err)
-	case errors.Is(err, syscall.EIO), errors.Is(err, journal.ErrFailed):
-		return fail(exitJournal, "%w\n  the disk fails; the journal was not opened", err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, journal.ErrFull):
-		return fail(exitJournal, "%w\n  the disk is full; nothing was changed", err)
 	}
-	return err
+	return refusal(err)
+}
+
+// refusal says it of an error of the journal.
+func refusal(err error) error {
+	for _, r := range refusals {
+		if errors.Is(err, r.is) {
+			return fail(r.code, "%w\n  %s; see %s%s", err, r.what, operations, r.section)
+		}
+	}
+	return fail(exitJournal, "%w", err)
+}
+
+// refusals are what a start can be refused with because of the journal; each has its section in docs/operations.md.
+var refusals = [...]struct {
+	is            error
+	code          int
+	what, section string
+}{
+	{journal.ErrLocked, exitFailed, "another gateway runs on this data_dir", "the-journal-is-in-use"},
+	{journal.ErrDamaged, exitJournal, "nothing was changed; putting the file back suffices, or 'hooktender journal check' says what is left, and 'run --accept-loss' starts with it", "the-journal-is-damaged"},
+	{journal.ErrKey, exitJournal, "nothing was changed", "the-journal-is-encrypted-with-another-key"},
+	{journal.ErrFormat, exitJournal, "nothing was changed", "the-journal-has-a-newer-format"},
+	{journal.ErrTmpfs, exitJournal, "nothing was changed", "the-directory-is-in-memory"},
+	{syscall.ENOSPC, exitJournal, "the disk is full; nothing was changed", "the-disk-is-full"},
+	{journal.ErrFull, exitJournal, "the disk is full; nothing was changed", "the-disk-is-full"},
+	{syscall.EIO, exitJournal, "the disk fails; the journal was not opened", "the-disk-fails"},
+	{journal.ErrFailed, exitJournal, "the disk fails; the journal was not opened", "the-disk-fails"},
+	{syscall.EROFS, exitJournal, "nothing was changed", "the-directory-cannot-be-written"},
+	{fs.ErrPermission, exitJournal, "nothing was changed", "the-directory-cannot-be-written"},
 }
 
 // reloads reads the configuration again on SIGHUP and when the file, or the link to it, changes, unless it was read since.

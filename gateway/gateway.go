@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -107,22 +106,47 @@ func (g *Gateway) abandon() {
 	}
 }
 
-func (g *Gateway) openJournal(cfg *config.Config) error {
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("data_dir: %w", err)
-	}
+// OpenError says that the journal could not be opened; its text is that of its cause.
+type OpenError struct{ cause error }
+
+func (e *OpenError) Error() string { return e.cause.Error() }
+
+// Unwrap gives the cause: one of the journal's sentinels, or an error of the file system.
+func (e *OpenError) Unwrap() error { return e.cause }
+
+// engineOptions are the options of the journal's engine that stand in the configuration.
+func engineOptions(cfg *config.Config, log *slog.Logger) embedded.Options {
 	o := embedded.Options{Dir: cfg.DataDir, Sync: cfg.Journal.Sync == "always", MinFree: uint64(cfg.Journal.MinFree), Memory: cfg.Journal.Memory,
-		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: g.log, Observer: g.observe,
-		Synced: g.metrics.Journal.Sync.Observe, Grouped: g.metrics.Journal.GroupSize.ObserveN}
+		AllowTmpfs: cfg.Journal.AllowTmpfs, Retention: cfg.Retention, Log: log}
 	for _, k := range cfg.Journal.EncryptionKeys {
 		o.Keys = append(o.Keys, k.Bytes())
 	}
+	return o
+}
+
+// Salvage makes a damaged journal usable with what can be read of it (hooktender run --accept-loss), and logs how much is missing. The
+// damaged files are kept.
+func Salvage(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	r, err := embedded.Salvage(ctx, engineOptions(cfg, log), "", nil)
+	if err != nil {
+		return &OpenError{err}
+	}
+	log.Error("the journal was damaged: events are missing", "alarm", true, "missing_events", r.MissingEvents, "missing_changes", r.MissingChanges,
+		"corrupt_events", r.Corrupt, "possibly_delivered_before", r.Doubtful, "damaged_files_kept_in", r.Kept)
+	return nil
+}
+
+func (g *Gateway) openJournal(cfg *config.Config) error {
+	o := engineOptions(cfg, g.log)
+	o.Observer, o.Synced, o.Grouped = g.observe, g.metrics.Journal.Sync.Observe, g.metrics.Journal.GroupSize.ObserveN
 	if g.opts.Journal != nil {
 		g.opts.Journal(&o)
 	}
 	var err error
-	g.engine, err = embedded.Open(o)
-	return err
+	if g.engine, err = embedded.Open(o); err != nil {
+		return &OpenError{err}
+	}
+	return nil
 }
 
 // build makes the rooms that stand on the journal.

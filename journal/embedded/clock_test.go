@@ -29,7 +29,7 @@ func (m *machine) now() time.Time           { return time.Unix(0, m.wall.Load())
 func (m *machine) pass(d time.Duration)     { m.wall.Add(int64(d)); m.real.Add(int64(d)) }
 func (m *machine) setClock(d time.Duration) { m.wall.Add(int64(d)) }
 func (m *machine) options(dir string) Options {
-	return Options{Dir: dir, Sync: true, Log: quiet, Now: m.now, SegmentSize: 64 << 10,
+	return Options{Dir: dir, AllowTmpfs: true, Sync: true, Log: quiet, Now: m.now, SegmentSize: 64 << 10,
 		boot: func() bootTime { return bootTime{m.boot.Load(), m.real.Load()} }}
 }
 
@@ -46,7 +46,7 @@ func TestSettingTheClockForgetsNothing(t *testing.T) {
 		for _, jump := range []time.Duration{day, -day, year, -year} {
 			t.Run(restart+" "+jump.String(), func(t *testing.T) {
 				m := newMachine()
-				o := m.options(t.TempDir())
+				o := m.options(memDir(t))
 				e := start(t, o)
 				ctx := context.Background()
 				sweep := func() {
@@ -134,7 +134,7 @@ func TestSettingTheClockForgetsNothing(t *testing.T) {
 func TestReceivedBeforeTheClockWasSetStoredAfter(t *testing.T) {
 	for _, jump := range []time.Duration{365 * 24 * time.Hour, -365 * 24 * time.Hour} {
 		m := newMachine()
-		e := start(t, m.options(t.TempDir()))
+		e := start(t, m.options(memDir(t)))
 		a := m.sample(1)
 		m.setClock(jump)
 		accept(t, e, journal.Synced, a)

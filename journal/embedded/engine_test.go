@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -34,6 +35,17 @@ func start(t testing.TB, o Options) *Engine {
 		<-done
 	})
 	return e
+}
+
+// memDir is a directory in memory where there is one, for tests that open many journals and cut no power.
+func memDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "hooktender-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // sample is an event to accept.

@@ -366,7 +366,7 @@ func (s *salvager) mendOne(ctx context.Context, e *Engine, r *event.Record) erro
 	switch {
 	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrNoPayload):
 		r.State, r.Reason, r.SettledAt, r.NextAt = event.Failed, event.Corrupt, e.opts.Now(), time.Time{}
-		r.LastErrKind, r.LastErrText = "corrupt", err.Error()
+		r.LastErrKind, r.LastErrText = "corrupt", "the stored payload is damaged"
 		s.report.Corrupt++
 		e.opts.Log.Error("the payload of a pending event is damaged; it is not forwarded", "alarm", true, "id", r.ID.String(), "source", r.Source, "event_id", r.EventID)
 	case err != nil:

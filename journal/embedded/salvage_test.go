@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
+
+var matrix = flag.Bool("matrix", false, "damage the journal in every way, not only the most telling")
 
 // bigSample has a body that tells which event it is.
 func bigSample(n int) journal.Accept {
@@ -75,33 +78,37 @@ func TestSalvage(t *testing.T) {
 		missing uint64 // events, at most
 		file    string // that the report names
 		encrypt bool
+		long    bool // only with -matrix
 	}{
 		"a byte of a payload":         {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+2000) }, file: "0002.seg"},
 		"a byte of a record":          {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+frameHead+12) }, missing: 1, file: "0002.seg"},
 		"a byte of a frame's header":  {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+20) }, missing: 1, file: "0002.seg"},
-		"a byte of a frame's length":  {damage: func(d string) { flip(t, segment(d, 2), segmentHeadSize+1) }, missing: 1, file: "0003.seg"},
+		"a byte of a frame's length":  {damage: func(d string) { flip(t, segment(d, 2), segmentHeadSize+1) }, missing: 1, file: "0003.seg", long: true},
 		"a byte of a segment header":  {damage: func(d string) { flip(t, segment(d, 1), 30) }, file: "0002.seg"},
-		"a segment header of zeros":   {damage: func(d string) { wipe(t, segment(d, 2), 0, segmentHeadSize) }, file: "0003.seg"},
+		"a segment header of zeros":   {damage: func(d string) { wipe(t, segment(d, 2), 0, segmentHeadSize) }, file: "0003.seg", long: true},
 		"a page of zeros":             {damage: func(d string) { wipe(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg"},
-		"a page of rubbish":           {damage: func(d string) { rubbish(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg"},
-		"the first segment is gone":   {damage: func(d string) { must(t, os.Remove(segment(d, 0))) }, missing: 30, file: "0001.seg"},
+		"a page of rubbish":           {damage: func(d string) { rubbish(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg", long: true},
+		"the first segment is gone":   {damage: func(d string) { must(t, os.Remove(segment(d, 0))) }, missing: 30, file: "0001.seg", long: true},
 		"a segment is gone":           {damage: func(d string) { must(t, os.Remove(segment(d, 2))) }, missing: 30, file: "0003.seg"},
 		"the last segment is gone":    {damage: func(d string) { f := segmentFiles(t, d); must(t, os.Remove(f[len(f)-1])) }, missing: 30},
-		"the last segment is cut":     {damage: func(d string) { f := segmentFiles(t, d); must(t, os.Truncate(f[len(f)-1], 5000)) }, missing: 30},
-		"a segment is cut":            {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 20_000)) }, missing: 30, file: "0002.seg"},
-		"a segment is empty":          {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 0)) }, missing: 30, file: "0002.seg"},
-		"the ledger is gone":          {damage: func(d string) { must(t, os.Remove(filepath.Join(d, nameLedger))) }, file: nameLedger},
-		"the ledger is zeros":         {damage: func(d string) { wipe(t, filepath.Join(d, nameLedger), 0, 1024) }, file: nameLedger},
+		"the last segment is cut":     {damage: func(d string) { f := segmentFiles(t, d); must(t, os.Truncate(f[len(f)-1], 5000)) }, missing: 30, long: true},
+		"a segment is cut":            {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 20_000)) }, missing: 30, file: "0002.seg", long: true},
+		"a segment is empty":          {damage: func(d string) { must(t, os.Truncate(segment(d, 1), 0)) }, missing: 30, file: "0002.seg", long: true},
+		"the ledger is gone":          {damage: func(d string) { must(t, os.Remove(filepath.Join(d, nameLedger))) }, file: nameLedger, long: true},
+		"the ledger is zeros":         {damage: func(d string) { wipe(t, filepath.Join(d, nameLedger), 0, 1024) }, file: nameLedger, long: true},
 		"the format file is gone":     {damage: func(d string) { must(t, os.Remove(filepath.Join(d, nameFormat))) }, file: nameFormat},
-		"the format file is rubbish":  {damage: func(d string) { rubbish(t, filepath.Join(d, nameFormat), 0, 10) }, file: nameFormat},
+		"the format file is rubbish":  {damage: func(d string) { rubbish(t, filepath.Join(d, nameFormat), 0, 10) }, file: nameFormat, long: true},
 		"the log is gone":             {damage: func(d string) { must(t, os.RemoveAll(filepath.Join(d, nameLog))) }, missing: 100, file: "0001.seg"},
 		"encrypted, a payload's byte": {damage: func(d string) { flip(t, segment(d, 1), segmentHeadSize+2000) }, file: "0002.seg", encrypt: true},
-		"encrypted, a page of zeros":  {damage: func(d string) { wipe(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg", encrypt: true},
+		"encrypted, a page of zeros":  {damage: func(d string) { wipe(t, segment(d, 1), 8192, 4096) }, missing: 3, file: "0002.seg", encrypt: true, long: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tt.long && !*matrix {
+				t.Skip("only with -matrix")
+			}
 			t.Parallel()
 			ctx := context.Background()
-			o := Options{Dir: t.TempDir(), SegmentSize: 64 << 10, Log: quiet}
+			o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 64 << 10, Log: quiet}
 			if tt.encrypt {
 				o.Keys = [][]byte{make([]byte, 32)}
 			}
@@ -199,7 +206,7 @@ func overwrite(t *testing.T, path string, at int64, b []byte) {
 
 // A crash at any moment of putting the salvaged journal in its place is finished by the next start.
 func TestSalvageInterrupted(t *testing.T) {
-	o := Options{Dir: t.TempDir(), SegmentSize: 64 << 10, Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 64 << 10, Log: quiet}
 	salvageable(t, o)
 	flip(t, segmentFiles(t, o.Dir)[1], segmentHeadSize+2000)
 	to := filepath.Join(o.Dir, nameSalvage)

@@ -54,7 +54,7 @@ func leaks(t *testing.T, dir string) (files []string) {
 
 func TestEncryptedJournalShowsNothing(t *testing.T) {
 	one, two := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
-	o := Options{Dir: t.TempDir(), Sync: true, SegmentSize: 256 << 10, Keys: [][]byte{one}, Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 256 << 10, Keys: [][]byte{one}, Log: quiet}
 	ctx := context.Background()
 	e := start(t, o)
 	var ids []event.ID
@@ -119,7 +119,7 @@ func TestEncryptedJournalShowsNothing(t *testing.T) {
 
 // Encryption that is turned on covers what comes from then on, and the index at once.
 func TestEncryptionTurnedOnLater(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true, Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
 	e := start(t, o)
 	plain := accept(t, e, journal.Synced, secretSample(0)).Record
 	e.Close()

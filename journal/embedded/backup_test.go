@@ -1,0 +1,79 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// A backup that is made while events come in holds everything that was acknowledged before it began, and opens.
+func TestBackupOfARunningJournal(t *testing.T) {
+	ctx := context.Background()
+	o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 64 << 10, Log: quiet}
+	e := start(t, o)
+	var before []event.Record
+	for i := range 60 {
+		before = append(before, accept(t, e, journal.Synced, bigSample(i)).Record)
+	}
+	must(t, e.wal.sync(), e.reached(e.published()))
+	var writing sync.WaitGroup
+	stop := make(chan struct{})
+	writing.Go(func() {
+		for i := 60; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _ = e.Accept(ctx, []journal.Accept{bigSample(i)}, journal.Written)
+			}
+		}
+	})
+	to := filepath.Join(memDir(t), "backup")
+	r, err := Backup(ctx, o.Dir, to, nil)
+	close(stop)
+	writing.Wait()
+	if err != nil || r.Segments == 0 {
+		t.Fatal(r, err)
+	}
+	if _, err := Backup(ctx, o.Dir, to, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over an existing one: %v", err)
+	}
+	if _, err := Restore(ctx, to, o.Dir, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over a journal: %v", err)
+	}
+	for _, dir := range []string{filepath.Join(memDir(t), "new"), memDir(t)} {
+		if _, err := Restore(ctx, to, dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		if _, err := Export(ctx, dir, nil, nil, func(x *Exported) error { n++; return x.Err }); err != nil || n < len(before) {
+			t.Errorf("exported %d: %v", n, err)
+		}
+		x := start(t, Options{Dir: dir, AllowTmpfs: true, Log: quiet})
+		for i, want := range before {
+			got, p, err := x.Get(ctx, want.ID, true)
+			if err != nil || !cmp.Equal(got, want) || !cmp.Equal(p.Body, bigSample(i).Payload.Body) {
+				t.Fatalf("event %d: %v", i, err)
+			}
+		}
+		if accept(t, x, journal.Written, bigSample(7)).Accepted {
+			t.Error("a duplicate passes after the restore")
+		}
+	}
+	flip(t, segmentFiles(t, o.Dir)[0], segmentHeadSize+2000)
+	bad := filepath.Join(memDir(t), "bad")
+	if _, err := Backup(ctx, o.Dir, bad, nil); !errors.Is(err, journal.ErrDamaged) {
+		t.Errorf("a damaged journal was backed up: %v", err)
+	}
+	if m, _ := filepath.Glob(bad + "*"); len(m) > 0 {
+		t.Errorf("left behind: %v", m)
+	}
+}
