@@ -149,15 +149,13 @@ func powerCuts(b *bench, disk, mode string) (result, error) {
 	}
 	defer sc.close()
 	var ready times
+	if _, err := sc.g.launch(); err != nil {
+		return result{}, err
+	}
 	for cycle := range b.cycles {
 		if b.ctx.Err() != nil {
 			return result{}, b.ctx.Err()
 		}
-		took, err := sc.g.launch()
-		if err != nil {
-			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
-		}
-		ready = append(ready, took)
 		sc.c.down.Store(cycle%4 == 3)
 		began := time.Now()
 		stop := sc.load(b.seed + uint64(cycle))
@@ -165,24 +163,25 @@ func powerCuts(b *bench, disk, mode string) (result, error) {
 		if err := sc.powerCut(d, b.rnd.Uint64(), stop); err != nil {
 			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
 		}
-		if _, err := sc.g.launch(); err != nil {
+		took, err := sc.g.launch()
+		if err != nil {
 			return result{}, fmt.Errorf("cycle %d, after the power cut: %w", cycle, err)
 		}
+		ready = append(ready, took)
 		if err := sc.present(cycle, began); err != nil {
 			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
 		}
-		sc.g.kill()
-	}
-	if _, err := sc.g.launch(); err != nil {
-		return result{}, err
 	}
 	r, err := sc.judge()
 	return result{r, "ready again: " + ready.String()}, err
 }
 
-// powerCut freezes the disk, ends the process and forgets what was not durable.
+// powerCut stops the process and the disk, ends the one and forgets what the other had not made durable.
 func (sc *scene) powerCut(d *powerDisk, seed uint64, stop func()) error {
 	began := sc.book.Begin()
+	if sc.g.alive() { // it must not see a disk that fails: that is another fault
+		_ = sc.g.cmd.Process.Signal(syscall.SIGSTOP)
+	}
 	if _, err := d.do("freeze"); err != nil {
 		return err
 	}
@@ -281,7 +280,7 @@ func (sc *scene) failOne(d *powerDisk, n int) (exit time.Duration, started bool,
 	if err := sc.present(cuts, began); err != nil {
 		return exit, started, err
 	}
-	sc.g.kill()
+	sc.interrupt(func() {})
 	return exit, started, nil
 }
 
