@@ -19,6 +19,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/anishathalye/porcupine"
+
 	"github.com/hooktender/hooktender/config"
 	"github.com/hooktender/hooktender/dedup"
 	"github.com/hooktender/hooktender/event"
@@ -99,6 +101,9 @@ type world struct {
 	past    []*life
 	power   bool // the crash under way is a power cut
 	liar    bool // the disk forgets what it said was synced
+	watched bool // onlookers ask and replay, and every operation is kept in history
+	history []porcupine.Operation
+	clock   int64
 	restart chan struct{}
 }
 
@@ -363,6 +368,7 @@ func (w *world) send(id string) int {
 	for _, name := range []string{"Content-Type", "X-Timestamp", "X-Signature"} {
 		req.Head = req.Head.AppendString(name, r.Header.Get(name))
 	}
+	began := w.now()
 	answered := make(chan proxy.Answer, 1)
 	go func() {
 		var a proxy.Answer
@@ -374,15 +380,18 @@ func (w *world) send(id string) int {
 	select {
 	case a := <-answered:
 		outcome, _ := a.Head.Get("Hooktender-Outcome")
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if w.live != l {
+		if !l.alive() {
+			w.note(0, began, call{"submit", id}, told{}, true)
 			return 0
 		}
+		w.note(0, began, call{"submit", id}, told{status: a.Status, outcome: string(outcome)}, false)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.logf("the sender of %s is told %d %s", id, a.Status, outcome)
 		w.ref.tell(id, a.Status, string(outcome))
 		return a.Status
 	case <-l.ended:
+		w.note(0, began, call{"submit", id}, told{}, true)
 		return 0
 	}
 }
@@ -415,6 +424,11 @@ func (w *world) run() {
 	var senders sync.WaitGroup
 	for _, id := range w.ids {
 		senders.Go(func() { w.sender(id) })
+	}
+	if w.watched {
+		for i := range 2 {
+			senders.Go(func() { w.onlooker(1 + i) })
+		}
 	}
 	allSent := make(chan struct{})
 	go func() { senders.Wait(); close(allSent) }()
