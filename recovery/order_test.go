@@ -1,0 +1,404 @@
+package recovery_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// arrivals is what the consumer saw, as "version" or "version(gap …)", oldest first.
+func (b *bed) arrivals() string {
+	var out []string
+	for _, s := range b.consumer.Seen() {
+		v := strings.TrimPrefix(s.Header.Get("Hooktender-Event-Id"), "v")
+		if gap := s.Header.Get("Hooktender-Gap"); gap != "" {
+			v += "(gap " + gap + ")"
+		}
+		out = append(out, v)
+	}
+	return strings.Join(out, " ")
+}
+
+// version submits version v of resource r; the event's id is v and the version.
+func (b *bed) version(v int) recovery.Handled { return b.send(fmt.Sprint("v", v), "r", fmt.Sprint(v)) }
+
+func (b *bed) resource() recovery.ResourceStatus {
+	b.t.Helper()
+	r, err := b.r.Resource(context.Background(), "s", "r")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+func inSequence(s *recovery.SourceConfig, _ *forward.Config) {
+	s.Ordering.Policy, s.Ordering.Start = "in_sequence", "1"
+}
+
+// A gap: visible while it lasts, also over a restart, and named when it is given up.
+func TestGapIsReleasedAndNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, inSequence)
+		b.up()
+		if h := b.version(1); h.Outcome != recovery.Delivered {
+			t.Fatalf("1: %s", h.Outcome)
+		}
+		began := time.Now()
+		for _, v := range []int{4, 7, 3} {
+			if h := b.version(v); h.Outcome != recovery.Held || time.Since(began) > time.Second {
+				t.Errorf("%d: %s after %s", v, h.Outcome, time.Since(began))
+			}
+		}
+		if rec := b.find("v4"); rec.State != event.Pending || rec.Reason != event.Held || !rec.NextAt.Equal(rec.HeldSince.Add(30*time.Second)) {
+			t.Errorf("4 is %s/%s until %s", rec.State, rec.Reason, rec.NextAt)
+		}
+		time.Sleep(10 * time.Second)
+		b.restart()
+		r := b.resource()
+		if !slices.Equal(r.Missing, []string{"2", "5-6"}) || len(r.Held) != 3 || r.Held[0].Version != "3" || r.State.Version != "1" || len(r.Pending) != 3 {
+			t.Errorf("while it lasts: %+v", r)
+		}
+		if until := r.Held[1].ReleaseAt.Sub(began); until < 30*time.Second || until > 31*time.Second {
+			t.Errorf("4 is released after %s", until)
+		}
+		if since := b.r.OldestGap("s").Sub(began); since < 0 || since > time.Second {
+			t.Errorf("the gap is open since %s", since)
+		}
+		time.Sleep(time.Minute)
+		if got := b.arrivals(); got != "1 3(gap 2) 4 7(gap 5-6)" {
+			t.Errorf("the consumer saw %s", got)
+		}
+		if h := b.version(5); h.Outcome != recovery.Stale {
+			t.Errorf("5 comes too late: %s", h.Outcome)
+		}
+		if h := b.version(8); h.Outcome != recovery.Delivered || b.resource().State.Version != "8" || !b.r.OldestGap("s").IsZero() {
+			t.Errorf("the next: %s, cursor %s", h.Outcome, b.resource().State.Version)
+		}
+	})
+}
+
+// A gap that fills in time: nothing is named, the sender of what fills it gets the upstream's answer.
+func TestGapFillsAlsoWhenTheLaneIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.MaxHeld = 2
+		})
+		b.up()
+		b.version(3)
+		b.version(2)
+		if h := b.version(5); h.Outcome != recovery.Unavailable {
+			t.Errorf("a third one held: %s", h.Outcome)
+		}
+		if _, err := b.r.Find(context.Background(), "s", "v5"); err == nil {
+			t.Error("what was refused left a trace")
+		}
+		if h := b.version(1); h.Outcome != recovery.Delivered {
+			t.Errorf("what fills the gap: %s", h.Outcome)
+		}
+		time.Sleep(time.Second)
+		if h := b.version(5); h.Outcome != recovery.Held {
+			t.Errorf("its sender's retry: %s", h.Outcome)
+		}
+		b.version(4)
+		time.Sleep(time.Second)
+		if got := b.arrivals(); got != "1 2 3 4 5" {
+			t.Errorf("the consumer saw %s", got)
+		}
+	})
+}
+
+func TestGapBecomesDeadLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.OnGap = "dead_letter"
+		})
+		b.up()
+		b.version(1)
+		b.version(3)
+		b.version(4)
+		time.Sleep(time.Minute)
+		if got := b.states(); got["failed/gap"] != 2 || b.resource().State.Version != "1" {
+			t.Fatalf("%v, cursor %s", got, b.resource().State.Version)
+		}
+		b.version(2)
+		for _, id := range []string{"v3", "v4"} {
+			if _, err := b.r.ReplayOne(context.Background(), b.find(id).ID, "ops", false, ""); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if got := b.arrivals(); got != "1 2 3 4" {
+			t.Errorf("after the replay: %s, %v", got, b.states())
+		}
+	})
+}
+
+// A permanent failure of the next version is a gap that is over: the one after it goes, says so, and takes the cursor with it.
+func TestRefusedVersionIsAGapThatIsOver(t *testing.T) {
+	for _, c := range []struct{ onGap, want string }{{"release", "1 2 3(gap 2)"}, {"dead_letter", "1 2"}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				inSequence(s, u)
+				s.Ordering.OnGap, s.Delivery.Mode = c.onGap, "store"
+			})
+			b.up()
+			b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+				if s.Header.Get("Hooktender-Event-Id") == "v2" {
+					return hooktest.Answer{Status: 400, Delay: time.Second}
+				}
+				return hooktest.Answer{}
+			})
+			b.version(1)
+			time.Sleep(time.Second)
+			b.version(2)
+			b.version(3)
+			time.Sleep(10 * time.Second)
+			if got := b.arrivals(); got != c.want {
+				t.Errorf("on_gap %s: the consumer saw %s", c.onGap, got)
+			}
+			if cursor := b.resource().State.Version; c.onGap == "release" && cursor != "3" || c.onGap == "dead_letter" && (cursor != "1" || b.states()["failed/gap"] != 1) {
+				t.Errorf("on_gap %s: cursor %s, %v", c.onGap, cursor, b.states())
+			}
+		})
+	}
+}
+
+// Window: everything waits max_wait and leaves sorted; what comes below what has left is stale.
+func TestWindowSorts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.MaxWait, s.Ordering.MaxHeld = "window", 5*time.Second, 4
+		})
+		b.up()
+		for _, v := range []int{3, 1, 2} {
+			if h := b.version(v); h.Outcome != recovery.Held {
+				t.Errorf("%d: %s", v, h.Outcome)
+			}
+			time.Sleep(time.Second)
+		}
+		b.version(9)
+		if h := b.version(10); h.Outcome != recovery.Unavailable {
+			t.Errorf("max_held: %s", h.Outcome)
+		}
+		time.Sleep(3 * time.Second)
+		if got := b.arrivals(); got != "1 2 3" {
+			t.Errorf("after the first's wait: %s", got)
+		}
+		if h := b.version(2); h.Outcome != recovery.Duplicate {
+			t.Errorf("%s", h.Outcome)
+		}
+		if h := b.send("late", "r", "2"); h.Outcome != recovery.Stale {
+			t.Errorf("late: %s", h.Outcome)
+		}
+		time.Sleep(3 * time.Second)
+		if got := b.arrivals(); got != "1 2 3 9" {
+			t.Errorf("at the end: %s", got)
+		}
+	})
+}
+
+// A later version waits for one that is being retried, up to the deadline, and then in the lane; with continue it does not.
+func TestLaterVersionAndARetry(t *testing.T) {
+	for _, c := range []struct {
+		policy, onFailure string
+		second            recovery.Outcome
+		want              string
+	}{
+		{"reject_stale", "block", recovery.Held, "1 1 2"}, {"reject_stale", "continue", recovery.Delivered, "1 2"},
+		{"serial", "block", recovery.Held, "1 1 2"}, {"serial", "continue", recovery.Delivered, "1 2 1"},
+		{"in_sequence", "block", recovery.Held, "1 1 2"}, {"in_sequence", "continue", recovery.Delivered, "1 2(gap 1)"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Ordering.Policy, s.Ordering.Start, s.Ordering.OnFailure = c.policy, "1", c.onFailure
+				s.Delivery.Deadline, s.Delivery.Retry.Base, s.Delivery.Retry.Jitter = 2*time.Second, 20*time.Second, "none"
+			})
+			b.up()
+			b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+				if s.Header.Get("Hooktender-Event-Id") == "v1" && nth == 1 {
+					return hooktest.Answer{Status: 503}
+				}
+				return hooktest.Answer{}
+			})
+			if h := b.version(1); h.Outcome != recovery.Accepted {
+				t.Errorf("%s/%s: the first: %s", c.policy, c.onFailure, h.Outcome)
+			}
+			began := time.Now()
+			h := b.version(2)
+			if waited := time.Since(began); h.Outcome != c.second || h.Outcome == recovery.Held && waited != 2*time.Second {
+				t.Errorf("%s/%s: the second: %s after %s", c.policy, c.onFailure, h.Outcome, waited)
+			}
+			if rec := b.find("v2"); c.second == recovery.Held && (rec.State != event.Pending || rec.Reason != event.Held) {
+				t.Errorf("%s/%s: the second is %s/%s", c.policy, c.onFailure, rec.State, rec.Reason)
+			}
+			time.Sleep(time.Minute)
+			if got := b.arrivals(); got != c.want {
+				t.Errorf("%s/%s: the consumer saw %s, want %s (%v)", c.policy, c.onFailure, got, c.want, b.states())
+			}
+		})
+	}
+}
+
+// A version that a sender sent by mistake is quarantined; the honest one passes; forced through, it goes; an operator takes the cursor back.
+func TestVersionSentByMistake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy, s.Ordering.MaxJump = "reject_stale", 100 })
+		b.up()
+		b.version(1)
+		if h := b.send("far", "r", "9223372036854775807"); h.Outcome != recovery.Quarantined {
+			t.Errorf("far ahead: %s", h.Outcome)
+		}
+		if rec := b.find("far"); rec.State != event.Rejected || rec.Reason != event.VersionJump {
+			t.Errorf("far ahead: %s/%s", rec.State, rec.Reason)
+		}
+		if h := b.version(101); h.Outcome != recovery.Delivered {
+			t.Errorf("a jump of exactly max_jump: %s", h.Outcome)
+		}
+		far := b.find("far").ID
+		if res, err := b.r.ReplayOne(context.Background(), far, "ops", false, ""); err != nil || res.Why != recovery.SkipQuarantined {
+			t.Errorf("unforced: %+v, %v", res, err)
+		}
+		if res, err := b.r.ReplayOne(context.Background(), far, "ops", true, "yes"); err != nil || !res.Started {
+			t.Errorf("forced: %+v, %v", res, err)
+		}
+		time.Sleep(time.Second)
+		if h := b.version(102); h.Outcome != recovery.Stale || b.resource().State.Version != "9223372036854775807" {
+			t.Errorf("after it: %s", h.Outcome)
+		}
+		if _, err := b.r.SetCursor(context.Background(), "s", "r", "102"); err != nil {
+			t.Fatal(err)
+		}
+		b.restart()
+		if h := b.version(103); h.Outcome != recovery.Delivered || b.resource().State.Version != "103" {
+			t.Errorf("the next honest version: %s, cursor %s", h.Outcome, b.resource().State.Version)
+		}
+	})
+}
+
+// set-cursor moves what waits on, and an attempt that is under way does not undo it.
+func TestSetCursorWhileSomethingIsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, inSequence)
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 3 * time.Second} })
+		go b.version(1)
+		time.Sleep(time.Second)
+		b.version(6)
+		if _, err := b.r.SetCursor(context.Background(), "s", "r", "5"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Second)
+		if got, cursor := b.arrivals(), b.resource().State.Version; got != "1 6" || cursor != "6" {
+			t.Errorf("the consumer saw %s, cursor %s", got, cursor)
+		}
+	})
+}
+
+// At most once: an attempt of unknown outcome waits for a decision, and its lane with it.
+func TestUnknownOutcomeWaitsForADecision(t *testing.T) {
+	for _, decision := range []string{"replay", "resolve", "discard"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				inSequence(s, u)
+				s.Delivery.OnUnknown = "hold"
+			})
+			b.up()
+			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer { return hooktest.Answer{Break: nth == 1} })
+			if h := b.version(1); h.Outcome != recovery.Accepted {
+				t.Errorf("its sender is told %s", h.Outcome)
+			}
+			b.consumer.Plan(nil)
+			b.version(2)
+			time.Sleep(time.Hour)
+			b.restart()
+			time.Sleep(time.Hour)
+			rec := b.find("v1")
+			if rec.Reason != event.WaitingForDecision || len(b.consumer.Seen()) != 1 || b.r.SafeToRetry(&rec).Verdict != "unsafe" {
+				t.Fatalf("after two hours: %s/%s, %s", rec.State, rec.Reason, b.arrivals())
+			}
+			if _, err := b.r.ReplayOne(context.Background(), rec.ID, "ops", false, ""); err != recovery.ErrNeedsForce {
+				t.Errorf("unforced: %v", err)
+			}
+			var err error
+			want := "1 2(gap 1)"
+			switch decision {
+			case "replay":
+				_, err = b.r.ReplayOne(context.Background(), rec.ID, "ops", true, "looked at it")
+				want = "1 1 2"
+			case "resolve":
+				_, err = b.r.Resolve(context.Background(), rec.ID, "ops", "it happened")
+			case "discard":
+				_, err = b.r.Discard(context.Background(), rec.ID, "ops", "not wanted")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if got := b.arrivals(); got != want {
+				t.Errorf("%s: the consumer saw %s", decision, got)
+			}
+			if decision == "replay" && b.consumer.Seen()[1].Header.Get("Hooktender-Redelivered") != "possible" {
+				t.Error("the forced replay is not marked")
+			}
+		})
+	}
+}
+
+// observe: everything passes, and the consumer is told what would have been done.
+func TestObserve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.Mode, s.Ordering.MaxJump = "observe", 50
+		})
+		b.up()
+		for _, v := range []int{1, 3, 2, 100, 4} {
+			if h := b.version(v); h.Outcome != recovery.Delivered {
+				t.Errorf("%d: %s", v, h.Outcome)
+			}
+		}
+		var notes []string
+		for _, s := range b.consumer.Seen() {
+			notes = append(notes, s.Header.Get("Hooktender-Event-Id")+":"+s.Header.Get("Hooktender-Order"))
+		}
+		if got := strings.Join(notes, " "); got != "v1: v3:held v2:stale v100:version_jump v4:stale" {
+			t.Errorf("the consumer is told %s", got)
+		}
+	})
+}
+
+// A resource whose events hang does not slow the others.
+func TestBlackHoledResource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy = "serial" })
+		b.up()
+		b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+			if strings.HasPrefix(s.Header.Get("Hooktender-Event-Id"), "hole") {
+				return hooktest.Answer{Delay: time.Hour}
+			}
+			return hooktest.Answer{Delay: 10 * time.Millisecond}
+		})
+		for i := range 50 {
+			go b.send(fmt.Sprint("hole", i), "hole", "")
+		}
+		time.Sleep(time.Second)
+		for i := range 300 {
+			began := time.Now()
+			if h := b.send(fmt.Sprint("evt", i), fmt.Sprint("r", i%7), ""); h.Outcome != recovery.Delivered || time.Since(began) > 11*time.Millisecond {
+				t.Fatalf("event %d: %s after %s", i, h.Outcome, time.Since(began))
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
