@@ -14,7 +14,7 @@ type Config struct {
 	Policy string `yaml:"policy" enum:"none,serial,reject_stale,in_sequence,window"`
 	// enforce, or observe: let everything pass and tell the upstream what would have been done (Hooktender-Order).
 	Mode string `yaml:"mode" enum:"enforce,observe"`
-	// Event types that supersede each other, as globs; events of other types pass untouched.
+	// Event types that supersede each other, as globs (* stands for anything, also a slash); events of other types pass untouched.
 	Types []string `yaml:"types"`
 	// How versions compare: integer (any number of digits), timestamp (RFC 3339, or seconds or milliseconds since 1970), lexicographic.
 	Compare string `yaml:"compare" enum:"integer,timestamp,lexicographic"`
@@ -24,13 +24,14 @@ type Config struct {
 	Start string `yaml:"start"`
 	// in_sequence: how long an early version waits for the gap before it; window: how long every version waits.
 	MaxWait time.Duration `yaml:"max_wait"`
-	// Events that may wait per resource; beyond it the sender gets 503.
+	// Events that may be held per resource, behind a gap or in their window; beyond it the sender gets 503. What fills a gap or waits for one before
+	// it that is on its way is never refused for this.
 	MaxHeld int `yaml:"max_held"`
 	// in_sequence, when max_wait has passed: release (deliver what waits, marked) | dead_letter.
 	OnGap string `yaml:"on_gap" enum:"release,dead_letter"`
 	// block: a later version never passes one that is still being retried; continue: it may.
 	OnFailure string `yaml:"on_failure" enum:"block,continue"`
-	// A version further ahead of the cursor than this is quarantined; 0 = off. Needs compare: integer.
+	// A version further ahead than this, counted from the newest that was delivered or is on its way, is quarantined; 0 = off. Needs compare: integer.
 	MaxJump int64 `yaml:"max_jump"`
 }
 

@@ -106,7 +106,7 @@ func TestHourWithoutTheConsumer(t *testing.T) {
 		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
 			s.Ordering.Policy = "serial"
 			u.Rate = rate
-		}, func(b *bed) { b.sync = false }) // what an fsync costs is not the question here
+		})
 		c := &tally{last: map[string]event.Seq{}, seen: make([]bool, n)}
 		var before, during runtime.MemStats
 		runtime.GC()

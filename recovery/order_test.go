@@ -253,7 +253,9 @@ func TestLaterVersionAndARetry(t *testing.T) {
 // A version that a sender sent by mistake is quarantined; the honest one passes; forced through, it goes; an operator takes the cursor back.
 func TestVersionSentByMistake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy, s.Ordering.MaxJump = "reject_stale", 100 })
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.MaxJump = "reject_stale", 100
+		})
 		b.up()
 		b.version(1)
 		if h := b.send("far", "r", "9223372036854775807"); h.Outcome != recovery.Quarantined {

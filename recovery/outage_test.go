@@ -24,7 +24,6 @@ import (
 type bed struct {
 	t        *testing.T
 	dir      string
-	sync     bool // the journal's fsyncs
 	net      *hooktest.Network
 	consumer *hooktest.Consumer
 	source   recovery.SourceConfig
@@ -32,23 +31,27 @@ type bed struct {
 	engine   *embedded.Engine
 	r        *recovery.Recovery
 	stop     func()
+	dead     []chan struct{} // closed when what was killed has ended
 }
 
 const consumerAddr = "127.0.0.1:3000"
 
-func newBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config), more ...func(*bed)) *bed {
+func newBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config)) *bed {
 	t.Helper()
-	b := &bed{sync: true, t: t, dir: t.TempDir(), net: &hooktest.Network{}, consumer: hooktest.NewConsumer(), upstream: forward.Default()}
+	b := &bed{t: t, dir: t.TempDir(), net: &hooktest.Network{}, consumer: hooktest.NewConsumer(), upstream: forward.Default()}
 	b.upstream.URL = "http://" + consumerAddr
 	b.source = recovery.SourceConfig{Name: "s", Path: "/s", Provider: "custom", Delivery: recovery.DefaultDelivery(), Ordering: ordering.Default(),
 		Pending: 100_000, Held: 10_000, Resources: 100_000, Binds: "body"}
 	b.source.Delivery.Upstream = "app"
 	change(&b.source, &b.upstream)
-	for _, f := range more {
-		f(b)
-	}
 	b.start()
-	t.Cleanup(func() { b.stop(); b.consumer.Close() })
+	t.Cleanup(func() {
+		b.stop()
+		b.consumer.Close()
+		for _, d := range b.dead {
+			<-d
+		}
+	})
 	return b
 }
 
@@ -67,7 +70,8 @@ func (b *bed) down() { b.consumer.Close() }
 func (b *bed) start() {
 	b.t.Helper()
 	var r *recovery.Recovery
-	engine, err := embedded.Open(embedded.Options{Dir: b.dir, Sync: b.sync, AllowTmpfs: true, InBubble: true,
+	engine, err := embedded.Open(embedded.Options{Dir: b.dir, Sync: false, // a killed process does not need fsyncs; a power cut would
+		AllowTmpfs: true, InBubble: true,
 		Observer: func(old event.State, why event.Reason, rec *event.Record) { r.Observe(old, why, rec) }})
 	if err != nil {
 		b.t.Fatal(err)

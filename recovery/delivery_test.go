@@ -1,0 +1,299 @@
+package recovery_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// While the breaker is open: hybrid senders are answered at once, proxy senders sent away; one probe at a time, further and further apart; attempts and
+// elapsed time stand still, also over a restart; then everything arrives.
+func TestOpenBreaker(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		for _, mode := range []string{"hybrid", "proxy"} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+					s.Delivery.Mode, s.Ordering.Policy = mode, policy
+					s.Delivery.Retry.MaxAttempts, s.Delivery.Retry.Base = 4, 100*time.Millisecond
+					u.Breaker = forward.BreakerConfig{Failures: 3, Probe: 2 * time.Second, MaxProbe: 16 * time.Second}
+				})
+				b.up()
+				b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+					return hooktest.Answer{Status: 503, Delay: 50 * time.Millisecond}
+				})
+				for i := range 3 {
+					b.send(fmt.Sprint("first", i), fmt.Sprint("first", i), "")
+				}
+				time.Sleep(500 * time.Millisecond)
+				if got := b.r.Upstreams()[0]; got.Breaker != "open" || got.NextProbeAt.IsZero() {
+					t.Fatalf("%s/%s: %+v", policy, mode, got)
+				}
+				for i := range 200 {
+					began := time.Now()
+					h := b.send(fmt.Sprint("later", i), fmt.Sprint("r", i%5), "")
+					if waited := time.Since(began); mode == "hybrid" && (h.Outcome != recovery.Accepted || waited > 0) {
+						t.Fatalf("%s/%s: %s after %s", policy, mode, h.Outcome, waited)
+					}
+					if mode == "proxy" && h.Outcome == recovery.Unavailable && h.RetryAfter != 2*time.Second {
+						t.Errorf("%s: come again after %s", policy, h.RetryAfter)
+					}
+					if mode == "proxy" && h.Outcome != recovery.Unavailable && h.Outcome != recovery.Returned {
+						t.Errorf("%s: %s", policy, h.Outcome)
+					}
+					time.Sleep(500 * time.Millisecond)
+				}
+				if mode == "proxy" {
+					// Now and then one of the requests was the probe: 2, 4, 8, 16, 16 … seconds apart.
+					if n := len(b.consumer.Seen()); n < 8 || n > 12 {
+						t.Errorf("%s/%s: %d requests in 100 s", policy, mode, n)
+					}
+					return
+				}
+				b.restart()
+				time.Sleep(time.Hour)
+				seen := b.consumer.Seen()
+				if n := len(seen); n < 220 || n > 250 {
+					t.Errorf("%s/%s: %d requests in an hour", policy, mode, n)
+				}
+				for i, s := range seen[10:] {
+					if gap := s.At.Sub(seen[10+i-1].At); gap < 50*time.Millisecond {
+						t.Errorf("%s/%s: probes %s apart", policy, mode, gap)
+					}
+				}
+				if got := b.states(); got["failed/exhausted"] != 0 {
+					t.Errorf("%s/%s: %v", policy, mode, got)
+				}
+				b.consumer.Plan(nil)
+				time.Sleep(5 * time.Minute)
+				if got := b.states(); got["delivered"] != 203 {
+					t.Errorf("%s/%s: when it is back: %v", policy, mode, got)
+				}
+			})
+		}
+	}
+}
+
+// Retry-After is not capped by max_delay; a retry that would fall after max_elapsed is not waited for; a negative one is a refusal.
+func TestRetryAfter(t *testing.T) {
+	for _, c := range []struct {
+		value  string
+		status int
+		second time.Duration // 0 = none
+		want   event.Reason
+	}{
+		{"100", 503, 100 * time.Second, event.NoReason}, {"100", 429, 100 * time.Second, event.NoReason}, {"299", 503, 299 * time.Second, event.NoReason},
+		{"301", 503, 0, event.Exhausted}, {"-1", 503, 0, event.Permanent}, {"soon", 503, 5 * time.Second, event.NoReason},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Retry.MaxDelay, s.Delivery.Retry.Base, s.Delivery.Retry.Jitter = 5*time.Second, 10*time.Second, "none"
+			})
+			b.up()
+			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+				if nth > 1 {
+					return hooktest.Answer{}
+				}
+				return hooktest.Answer{Status: c.status, Header: map[string][]string{"Retry-After": {c.value}}}
+			})
+			began := time.Now()
+			b.send("evt_1", "", "")
+			ended := b.find("evt_1")
+			time.Sleep(10 * time.Minute)
+			seen := b.consumer.Seen()
+			if c.second == 0 {
+				if len(seen) != 1 || ended.State != event.Failed || ended.Reason != c.want {
+					t.Errorf("Retry-After: %s: %s/%s at once, %d requests", c.value, ended.State, ended.Reason, len(seen))
+				}
+				return
+			}
+			if len(seen) != 2 || seen[1].At.Sub(began).Round(100*time.Millisecond) != c.second || b.find("evt_1").State != event.Delivered {
+				t.Errorf("Retry-After: %s with %d: %d requests, the last after %s", c.value, c.status, len(seen), seen[len(seen)-1].At.Sub(began))
+			}
+		})
+	}
+}
+
+// A thousand events that fail at the same moment are retried all over the interval, not in waves.
+func TestRetriesSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, buckets, base = 1000, 50, 100 * time.Second
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			s.Delivery.Retry.Base, s.Delivery.Retry.MaxElapsed = base, time.Hour
+			u.MaxInFlight, u.Breaker.Failures = 2000, 5000
+		})
+		b.up()
+		b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+			if nth == 1 {
+				return hooktest.Answer{Status: 500, Delay: time.Second}
+			}
+			return hooktest.Answer{}
+		})
+		began := time.Now()
+		for i := range n {
+			go b.send(fmt.Sprint("evt_", i), "", "")
+		}
+		time.Sleep(base + 2*time.Second)
+		var hist [buckets]int
+		late := 0
+		for _, s := range b.consumer.Seen()[n:] {
+			i := int(s.At.Sub(began.Add(time.Second)) * buckets / base)
+			if i < 0 || i >= buckets {
+				late++
+				continue
+			}
+			hist[i]++
+		}
+		if got := b.states()["delivered"]; got != n || late > 0 {
+			t.Errorf("%d delivered, %d outside the interval", got, late)
+		}
+		for i, k := range hist {
+			if k > 3*n/buckets || k == 0 {
+				t.Errorf("%d retries in bucket %d; the mean is %d", k, i, n/buckets)
+			}
+		}
+	})
+}
+
+// Beyond a bound the sender is sent away, and nothing is left that would swallow its retry.
+func TestBounds(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*recovery.SourceConfig)
+		fill   func(b *bed)
+		send   func(b *bed) recovery.Handled
+	}{
+		{"pending", func(s *recovery.SourceConfig) { s.Delivery.Mode, s.Pending = "store", 3 },
+			func(b *bed) { b.send("a", "", ""); b.send("b", "", ""); b.send("c", "", "") }, func(b *bed) recovery.Handled { return b.send("d", "", "") }},
+		{"held", func(s *recovery.SourceConfig) { s.Ordering.Policy, s.Ordering.Start, s.Held = "in_sequence", "1", 2 },
+			func(b *bed) { b.send("a", "r1", "3"); b.send("b", "r2", "3") }, func(b *bed) recovery.Handled { return b.send("d", "r3", "3") }},
+		{"max_held", func(s *recovery.SourceConfig) {
+			s.Ordering.Policy, s.Ordering.Start, s.Ordering.MaxHeld = "in_sequence", "1", 2
+		},
+			func(b *bed) { b.send("a", "r", "3"); b.send("b", "r", "5") }, func(b *bed) recovery.Handled { return b.send("d", "r", "7") }},
+		{"resources", func(s *recovery.SourceConfig) { s.Ordering.Policy, s.Resources, s.Delivery.Mode = "serial", 2, "store" },
+			func(b *bed) { b.send("a", "r1", ""); b.send("b", "r2", "") }, func(b *bed) recovery.Handled { return b.send("d", "r3", "") }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { c.change(s) })
+			c.fill(b)
+			for range 3 {
+				if h := c.send(b); h.Outcome != recovery.Unavailable {
+					t.Errorf("%s: beyond the bound: %s", c.name, h.Outcome)
+				}
+			}
+			if _, err := b.r.Find(context.Background(), "s", "d"); err == nil {
+				t.Errorf("%s: what was refused left a trace", c.name)
+			}
+			b.up()
+			time.Sleep(2 * time.Minute)
+			h := c.send(b)
+			time.Sleep(2 * time.Minute)
+			if rec := b.find("d"); h.Outcome == recovery.Duplicate || h.Outcome == recovery.Unavailable || rec.State != event.Delivered {
+				t.Errorf("%s: the sender's retry: %s, %s/%s", c.name, h.Outcome, rec.State, rec.Reason)
+			}
+		})
+	}
+}
+
+// kill ends the process at this very moment and starts it again: the files are as they are now. What the dead process still does happens on other files,
+// and it begins no attempt any more; those under way have reached the consumer, but their answers reach nobody.
+func (b *bed) kill() {
+	b.t.Helper()
+	synctest.Wait()
+	dir := b.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(b.dir)); err != nil {
+		b.t.Fatal(err)
+	}
+	dead := make(chan struct{})
+	go func(stop func()) { stop(); close(dead) }(b.stop)
+	b.dead, b.dir = append(b.dead, dead), dir
+	b.start()
+}
+
+// Random arrival, failing deliveries, lost answers and SIGKILL at random moments: what the consumer applies for the first time is strictly newer than all
+// before, whatever it sees again is marked, and everything accepted comes to its end.
+//
+// More: go test ./recovery -run TestOrderUnderKills -kill-rounds 50
+func TestOrderUnderKills(t *testing.T) {
+	for _, policy := range []string{"reject_stale", "in_sequence", "window"} {
+		for round := range *killRounds {
+			synctest.Test(t, func(t *testing.T) { orderUnderKills(t, policy, uint64(round)) })
+		}
+	}
+}
+
+var killRounds = flag.Int("kill-rounds", 1, "rounds of TestOrderUnderKills, per policy")
+
+func orderUnderKills(t *testing.T, policy string, seed uint64) {
+	random := rand.New(rand.NewPCG(seed, 1))
+	b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+		s.Ordering.Policy, s.Ordering.Start, s.Ordering.MaxWait, s.Ordering.MaxHeld = policy, "1", 10*time.Minute, 1000
+		s.Delivery.Mode, s.Delivery.Retry.MaxAttempts, s.Delivery.Retry.MaxElapsed = "store", 1000, 24*time.Hour
+		s.Delivery.Retry.MaxDelay = 20 * time.Second
+		if policy == "window" {
+			s.Ordering.MaxWait = 5 * time.Second
+		}
+		u.Breaker.Failures = 1000
+	})
+	b.up()
+	var mu sync.Mutex
+	moods := rand.New(rand.NewPCG(seed, 2))
+	newest, applied := map[int]int{}, map[string]int{}
+	b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+		mu.Lock()
+		defer mu.Unlock()
+		mood := moods.IntN(8)
+		if mood < 2 {
+			return hooktest.Answer{Status: 500}
+		}
+		id := s.Header.Get("Hooktender-Event-Id")
+		var r, v int
+		_, _ = fmt.Sscanf(id, "evt_%d_%d", &r, &v)
+		if applied[id]++; applied[id] > 1 && s.Header.Get("Hooktender-Redelivered") != "possible" {
+			t.Errorf("%s/%d: %s is sent again and not marked", policy, seed, id)
+		}
+		if v < newest[r] {
+			t.Errorf("%s/%d: resource %d: version %d after %d", policy, seed, r, v, newest[r])
+		}
+		newest[r] = max(newest[r], v)
+		return hooktest.Answer{Delay: time.Duration(moods.IntN(400)) * time.Millisecond, Break: mood == 2}
+	})
+	const resources, versions = 4, 25
+	var all [][2]int
+	for i := range resources * versions {
+		all = append(all, [2]int{i / versions, i%versions + 1})
+	}
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, e := range all {
+		id, resource, version := fmt.Sprintf("evt_%d_%d", e[0], e[1]), fmt.Sprint("r", e[0]), fmt.Sprint(e[1])
+		b.send(id, resource, version)
+		if random.IntN(4) == 0 {
+			if h := b.send(id, resource, version); h.Outcome != recovery.Duplicate && h.Outcome != recovery.Stale {
+				t.Errorf("%s/%d: %s again: %s", policy, seed, id, h.Outcome)
+			}
+		}
+		time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+		if random.IntN(12) == 0 {
+			b.kill()
+		}
+	}
+	time.Sleep(3 * time.Hour)
+	got := b.states()
+	if got["delivered"]+got["rejected/stale"] != len(all) || policy == "in_sequence" && got["delivered"] != len(all) {
+		t.Errorf("%s/%d: at the end: %v", policy, seed, got)
+	}
+	if len(applied) != got["delivered"] {
+		t.Errorf("%s/%d: %d applied, %d delivered", policy, seed, len(applied), got["delivered"])
+	}
+}
