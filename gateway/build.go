@@ -164,7 +164,7 @@ func presetAnswers(s *proxy.Source, p *provider.Preset) {
 		return proxy.OwnAnswer{Status: a.Status, ContentType: a.ContentType, Body: a.Body}
 	}
 	r := &p.Responses
-	s.Own = proxy.OwnAnswers{Accepted: own(r.Success), Duplicate: own(r.Duplicate), Stale: own(r.Stale), Held: own(r.Success), Rejected: own(r.Rejected), Forbid410: p.Forbid410}
+	s.Own = proxy.OwnAnswers{Accepted: own(r.Success), Duplicate: own(r.Duplicate), Stale: own(r.Stale), Held: own(r.Success), Rejected: own(r.Rejected), Forbid410: p.Forbid410, Echo: p.Echo}
 }
 
 // resigner signs a stored request anew.

@@ -63,6 +63,8 @@ type Preset struct {
 	Forbid410 bool `yaml:"forbid_410"`
 	// Where the sender publishes its keys as a JWK set; may hold {config:name}. See KeySource.
 	JWKS string `yaml:"jwks"`
+	// A header of its events that the answer must repeat; "" = none.
+	Echo string `yaml:"echo"`
 	// Which service gives the sender's keys one by one, to those who have an account there (handshake.client_id and client_secret): plaid, ebay.
 	KeyService string `yaml:"key_service"`
 	// Which challenge the sender makes; "" = none. See NewHandshake.

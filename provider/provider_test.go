@@ -20,7 +20,7 @@ import (
 )
 
 // unsigned are the rows that say nothing of signatures: generic ones, and those known for their challenge only.
-var unsigned = []string{"none", "custom", "adobe-sign", "adobe-io", "cloudevents", "mailchimp", "worldline", "strava", "websub"}
+var unsigned = []string{"none", "custom", "adobe-io", "cloudevents", "mailchimp", "worldline", "strava", "websub"}
 
 func TestThePackedRowsAreTheRows(t *testing.T) {
 	want, err := os.ReadFile("providers.yaml")

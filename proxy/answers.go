@@ -142,6 +142,13 @@ func (p *Pipeline) write(v *visit, r *reply, a *Answer) {
 		}
 		h = h.AppendString("Hooktender-Event-Id", id)
 	}
+	if v.src != nil && v.src.Own.Echo != "" && v.rec.Verified {
+		if value, n := v.req.Head.Get(v.src.Own.Echo); n == 1 {
+			if _, there := h.Get(v.src.Own.Echo); there == 0 {
+				h = h.Append(v.src.Own.Echo, value)
+			}
+		}
+	}
 	if r.outcome != "" {
 		h = h.AppendString("Hooktender-Outcome", r.outcome)
 	}

@@ -67,7 +67,8 @@ type OwnAnswer struct {
 // OwnAnswers are a preset's, by outcome.
 type OwnAnswers struct {
 	Accepted, Duplicate, Stale, Held, Rejected OwnAnswer
-	Forbid410                                  bool // an upstream's 410 becomes a 400
+	Forbid410                                  bool   // an upstream's 410 becomes a 400
+	Echo                                       string // a header of a verified request that the answer repeats; "" = none
 }
 
 // Ready checks the source and prepares what requests need. Call it once before the source is used.

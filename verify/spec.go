@@ -30,7 +30,7 @@ type Spec struct {
 	// checked a TLS client certificate and passes it on in a header (RFC 9440, or percent-encoded PEM); issuers are in public_keys. none: nothing is checked; needs
 	// insecure: true.
 	Scheme string `yaml:"scheme"`
-	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512. public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
+	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512 (and md5, of which only the keyed form is safe). public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
 	// rsa-sha1, rsa-sha256. http_signature: hmac-sha256, ed25519, ecdsa-p256-sha256, ecdsa-p384-sha384, rsa-v1_5-sha256, rsa-pss-sha512.
 	Algorithm string `yaml:"algorithm"`
 	// jwt: the algorithms a token may name: HS256, HS384, HS512, RS256, RS384, RS512, PS256, ES256, ES384, EdDSA. Never none.
@@ -173,7 +173,7 @@ var choices = map[string][]string{
 	"body_enc":  {"", "hex", "base64"},
 	"secretKey": {"", "utf8", "base64", "hex", "whsec", "sha1", "sha256"},
 	"publicKey": {"", "pem", "spki", "base64", "hex", "whpk", "certificate_url", "key_id"},
-	"hmac":      {"sha1", "sha256", "sha384", "sha512"},
+	"hmac":      {"md5", "sha1", "sha256", "sha384", "sha512"},
 	"public":    {"ed25519", "ecdsa-sha1", "ecdsa-sha256", "rsa-sha1", "rsa-sha256"},
 	"http":      {"hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha512"},
 	"jwt":       {"HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"},
@@ -293,6 +293,9 @@ func (s *Spec) checkSigned(f *faults) {
 		if _, err := parseStamp(s.Timestamp); err != nil {
 			f.add("timestamp", "%v", err)
 		}
+	}
+	if s.Scheme == "digest" && s.Algorithm == "md5" {
+		f.add("algorithm", "a plain MD5 proves nothing")
 	}
 	if s.Scheme == "digest" && !t.uses("secret", "") {
 		f.add("signed", "a digest without {secret} proves nothing")

@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"crypto/hmac"
+	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -58,6 +59,8 @@ func (v *Verifier) newState() *state {
 
 func hashOf(algorithm string) func() hash.Hash {
 	switch algorithm {
+	case "md5":
+		return md5.New
 	case "sha1":
 		return sha1.New
 	case "sha384":

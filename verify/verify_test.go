@@ -55,7 +55,7 @@ func TestCompileRefusesSecretsThatProveNothing(t *testing.T) {
 }
 
 func TestCheckNamesEveryFault(t *testing.T) {
-	s := Spec{Mode: "off", Scheme: "hmac", Algorithm: "md5", Encoding: "octal", Header: "X Y", Signed: "{body}{nope}", Tolerance: -1, Unit: "min", Refuse: "("}
+	s := Spec{Mode: "off", Scheme: "hmac", Algorithm: "md4", Encoding: "octal", Header: "X Y", Signed: "{body}{nope}", Tolerance: -1, Unit: "min", Refuse: "("}
 	err := s.Check()
 	for _, field := range []string{"mode:", "algorithm:", "encoding:", "location:", "signed:", "tolerance:", "unit:", "refuse:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
