@@ -118,6 +118,8 @@ type Options struct {
 	Tokens []Token
 	// Debug serves /debug/pprof to callers with the scope admin.
 	Debug bool
+	// Hide says which headers' values a payload does not show; nil = event.Credential.
+	Hide func(header string) bool
 	// AllowedHosts are names that a Host header may hold besides localhost and loopback addresses, without port. See guard.go.
 	AllowedHosts []string
 }
@@ -139,6 +141,7 @@ func New(o Options) (*Server, error) {
 	s.hosts = hostSet(o.AllowedHosts)
 	s.routes = s.table()
 	s.SetDebug(o.Debug)
+	s.SetHide(o.Hide)
 	s.idem.journal = o.Journal
 	return s, s.SetTokens(o.Tokens)
 }

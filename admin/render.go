@@ -71,9 +71,13 @@ func excerpt(b []byte) string {
 	return strings.ToValidUTF8(string(b), "\uFFFD")
 }
 
-func showPayload(p *event.Payload) api.Payload {
+// showPayload leaves out the values of headers that carry credentials.
+func showPayload(p *event.Payload, hide func(header string) bool) api.Payload {
 	out := api.Payload{Method: p.Method, Path: string(p.Target), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
 	for name, value := range p.Head.All() {
+		if hide(string(name)) {
+			value = []byte(event.Redacted)
+		}
 		out.Headers = append(out.Headers, [2]string{string(name), string(value)})
 	}
 	kind, _ := p.Head.Get("Content-Type")

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // Time-outs and bounds of the port.
@@ -36,6 +38,7 @@ type Server struct {
 	logins  loginLimit
 	idem    answers
 	debug   atomic.Bool // see SetDebug
+	hide    atomic.Pointer[func(header string) bool]
 	public  atomic.Bool // the listener is reachable from other hosts
 	waits   places
 	begun   atomic.Int64 // waits so far
@@ -67,6 +70,14 @@ func (s *Server) SetTokens(tokens []Token) error {
 	kept := append([]Token(nil), tokens...)
 	s.tokens.Store(&kept)
 	return nil
+}
+
+// SetHide says which headers' values are not shown, on reload; nil = event.Credential.
+func (s *Server) SetHide(hide func(header string) bool) {
+	if hide == nil {
+		hide = event.Credential
+	}
+	s.hide.Store(&hide)
 }
 
 // SetDebug switches /debug/pprof on or off, on reload.

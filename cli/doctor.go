@@ -84,6 +84,7 @@ func (d *doctor) configuration(ctx context.Context) {
 		d.warn("configuration", "%s", w.String())
 	}
 	d.dataDir(cfg.DataDir)
+	d.disk(cfg)
 	for _, name := range sortedNames(cfg.Upstreams) {
 		d.dial(ctx, name, cfg.Upstreams[name].URL)
 	}
@@ -100,13 +101,7 @@ func sortedNames[V any](m map[string]V) []string {
 
 // dataDir says whether the journal's directory, or the one that it would be made in, can be written.
 func (d *doctor) dataDir(dir string) {
-	at := dir
-	for {
-		if _, err := os.Stat(at); err == nil || filepath.Dir(at) == at {
-			break
-		}
-		at = filepath.Dir(at)
-	}
+	at := existing(dir)
 	f, err := os.CreateTemp(at, ".hooktender-doctor-*")
 	if err != nil {
 		d.problem(exitFailed, "data_dir", "%s cannot be written: %v", at, err)
@@ -115,6 +110,16 @@ func (d *doctor) dataDir(dir string) {
 	_ = f.Close()
 	_ = os.Remove(f.Name())
 	d.ok("data_dir", "%s can be written", dir)
+}
+
+// existing is a directory, or its nearest parent that exists.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || filepath.Dir(dir) == dir {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // dial says whether an upstream takes connections. It may be down for a while, so that is a warning.

@@ -20,10 +20,10 @@ import (
 // captured holds the flags that describe a captured request.
 type captured struct {
 	provider, source, url, method, bodyFile, publicURL string
-	secrets, secretEnv, keyFiles, headers      []string
-	params                                     map[string]string
-	at                                         int64
-	vectors                                    string
+	secrets, secretEnv, keyFiles, headers              []string
+	params                                             map[string]string
+	at                                                 int64
+	vectors                                            string
 }
 
 func verifyCommand(e *env) *cobra.Command {

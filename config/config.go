@@ -64,6 +64,8 @@ type Admin struct {
 	Listen string `yaml:"listen"`
 	// Serve /debug/pprof.
 	Debug bool `yaml:"debug"`
+	// Show the values of headers that carry credentials (Authorization, Cookie …) where payloads are read; otherwise [redacted] stands in their place.
+	ShowCredentials bool `yaml:"show_credentials"`
 	// Who may call it. None: everyone on this host.
 	Tokens []Token `yaml:"tokens"`
 }

@@ -216,6 +216,7 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 	g.engine.SetRetention(next.Retention)
 	g.index.Reconfigure(next.Dedup, next.Retention.Dedup)
 	g.admin.SetDebug(next.Admin.Debug)
+	g.admin.SetHide(hidden(next))
 	g.mu.Lock()
 	g.cfg = next
 	g.mu.Unlock()

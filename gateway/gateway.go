@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/hooktender/hooktender/admin"
 	"github.com/hooktender/hooktender/config"
 	"github.com/hooktender/hooktender/dedup"
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/journal/embedded"
 	"github.com/hooktender/hooktender/metrics"
@@ -165,7 +167,7 @@ func (g *Gateway) build(cfg *config.Config) error {
 	}
 	g.metrics.SetGauges(g.gauges())
 	g.admin, err = admin.New(admin.Options{Journal: g.engine, Core: g.recovery, Control: g, Health: g, Metrics: g.metrics.AppendText, Log: g.log,
-		Tokens: tokens(cfg), Debug: cfg.Admin.Debug, AllowedHosts: hosts(cfg)})
+		Tokens: tokens(cfg), Debug: cfg.Admin.Debug, Hide: hidden(cfg), AllowedHosts: hosts(cfg)})
 	return err
 }
 
@@ -175,6 +177,22 @@ func tokens(cfg *config.Config) []admin.Token {
 		out = append(out, admin.Token{Name: t.Name, Hash: admin.HashToken(t.Token.Bytes()), Scopes: t.Scopes})
 	}
 	return out
+}
+
+// hidden says which headers' values the admin port does not show: those that carry credentials, and the token of a source that goes by one.
+func hidden(cfg *config.Config) func(header string) bool {
+	if cfg.Admin.ShowCredentials {
+		return func(string) bool { return false }
+	}
+	var tokens []string
+	for _, s := range cfg.Sources {
+		if s.Verify.Scheme == "token" && s.Verify.Header != "" {
+			tokens = append(tokens, s.Verify.Header)
+		}
+	}
+	return func(header string) bool {
+		return event.Credential(header) || slices.ContainsFunc(tokens, func(t string) bool { return strings.EqualFold(t, header) })
+	}
 }
 
 // hosts are the names under which the admin port may be called beside localhost.

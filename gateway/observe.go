@@ -98,6 +98,9 @@ func (g *Gateway) sourceGauges() []metrics.SourceGauge {
 			if r.DeadLetter() {
 				sg.DeadLetters += c.N
 			}
+			if c.State == event.Failed && c.Reason == event.Corrupt {
+				sg.Corrupt += c.N
+			}
 		}
 		out = append(out, sg)
 	}

@@ -55,6 +55,8 @@ var declared = []metric{
 		eachGauge(func(e *emitter, g *SourceGauge) { e.value(e.age(g.OldestPending), g.Name) })},
 	{"dead_letters", "Failed events that wait for an operator.", gauge, []string{"source"},
 		eachGauge(func(e *emitter, g *SourceGauge) { e.value(float64(g.DeadLetters), g.Name) })},
+	{"corrupt_events", "Failed events whose stored bytes are damaged and were not forwarded; anything but 0 is an alarm.", gauge, []string{"source"},
+		eachGauge(func(e *emitter, g *SourceGauge) { e.value(float64(g.Corrupt), g.Name) })},
 	{"dedup_lookups_total", "Lookups of event ids, by the tier that was asked and what it said.", counter, []string{"tier", "result"}, func(s *Set, e *emitter) {
 		for _, t := range lookupTiers {
 			for _, r := range lookupResults {

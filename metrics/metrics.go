@@ -215,6 +215,7 @@ type SourceGauge struct {
 	Events        map[string]int64 // by state; states that are not there are 0
 	OldestPending time.Time        // when the oldest pending event was received; zero if none
 	DeadLetters   int64
+	Corrupt       int64 // of these, with damaged bytes
 	Held          int64
 	OldestGap     time.Time // since when the longest open gap has been open; zero if none
 }
