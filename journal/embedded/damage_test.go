@@ -621,10 +621,15 @@ func TestPayloadsLeaveTheDisk(t *testing.T) {
 
 // TestFaultThatBadgerOnlyLogsIsFinal: Badger logs that a table could not be written, and tries again. A disk that fails is final for the journal.
 func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
-	e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
-	badgerLog{quiet, e.opts.indexFault}.Errorf("error flushing memtable to disk: %v, retrying", syscall.EIO)
-	<-e.Failed()
-	if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
-		t.Fatal(err)
+	for name, say := range map[string]func(badgerLog){
+		"flush":      func(l badgerLog) { l.Errorf("error flushing memtable to disk: %v, retrying", syscall.EIO) },
+		"compaction": func(l badgerLog) { l.Warningf("[Compactor: %d] LOG Compact FAILED with error: %+v", 1, syscall.EIO) },
+	} {
+		e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
+		say(badgerLog{quiet, e.opts.indexFault})
+		<-e.Failed()
+		if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
+			t.Fatal(name, err)
+		}
 	}
 }

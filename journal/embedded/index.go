@@ -241,13 +241,19 @@ type badgerLog struct {
 func (l badgerLog) Errorf(format string, args ...any) {
 	text := strings.TrimSpace(fmt.Sprintf(format, args...))
 	l.log.Error("index: " + text)
+	l.judge(text)
+}
+
+func (l badgerLog) judge(text string) {
 	if cause := diskFault(errors.New(text)); cause != nil && l.fault != nil {
 		l.fault(fmt.Errorf("the index: %w: %s", cause, text))
 	}
 }
 
 func (l badgerLog) Warningf(format string, args ...any) {
-	l.log.Warn("index: " + strings.TrimSpace(fmt.Sprintf(format, args...)))
+	text := strings.TrimSpace(fmt.Sprintf(format, args...))
+	l.log.Warn("index: " + text)
+	l.judge(text) // a compaction that failed is only a warning
 }
 
 func (badgerLog) Infof(string, ...any)  {}
