@@ -153,7 +153,11 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		}
 		return s.queueUp(ctx, c, sub, Accepted)
 	}
-	f := &flight{src: s, cfg: c, rec: sub.Record, payload: sub.Payload, slot: sl, waiting: c.Delivery.Mode == "proxy"}
+	f, _ := s.r.flights.Get().(*flight)
+	if f == nil {
+		f = new(flight)
+	}
+	f.src, f.cfg, f.rec, f.payload, f.slot, f.waiting = s, c, sub.Record, sub.Payload, sl, c.Delivery.Mode == "proxy"
 	f.prepare(time.Now())
 	sub.Record = f.rec
 	var begun *event.Attempt
@@ -172,7 +176,10 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		deadline = time.Time{}
 	}
 	if x.Wait(deadline) {
-		return f.finish(x.Result()), nil
+		h := f.finish(x.Result())
+		*f = flight{}
+		s.r.flights.Put(f)
+		return h, nil
 	}
 	// The sender's time is up, the attempt's is not: it goes on, and its result is recorded.
 	f.payload = nil

@@ -73,6 +73,7 @@ type Recovery struct {
 	sources   map[string]*Source
 	upstreams map[string]*upstream
 
+	flights sync.Pool      // of *flight, for attempts that a sender waits for
 	work    sync.WaitGroup // attempts and loops
 	running atomic.Bool
 	ctx     context.Context // ends attempts for good: hard stop

@@ -35,7 +35,7 @@ func (e *Engine) Checkpoint(ctx context.Context, source string) (journal.Checkpo
 		return cp, err
 	}
 	defer v.release()
-	if err := e.fillCheckpoint(ctx, v, &cp, last, lastDelivered); err != nil {
+	if err := e.fillCheckpoint(ctx, &v, &cp, last, lastDelivered); err != nil {
 		if ctx.Err() != nil {
 			return cp, ctx.Err()
 		}

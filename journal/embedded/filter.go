@@ -137,7 +137,7 @@ func (e *Engine) beforeFlush(l *layer) error {
 			return err
 		}
 		s.next = newKeyFilter()
-		s.jobs <- filterJob{s.next, v}
+		s.jobs <- filterJob{s.next, &v}
 	}
 	for k := range l.keys {
 		if f != nil {

@@ -3,6 +3,8 @@ package embedded
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/hooktender/hooktender/event"
@@ -15,11 +17,13 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	w := flusher{ix: ix, batch: ix.db.NewWriteBatch(), snap: s, layer: l}
 	defer w.batch.Cancel()
 	ix.arena = ix.arena[:0]
-	for seq, it := range l.items {
-		w.item(seq, it)
+	// In the order of the keys: a skip list finds the place of the next one near that of the last.
+	for _, seq := range slices.Sorted(maps.Keys(l.items)) {
+		w.item(seq, l.items[seq])
 	}
-	for k, seq := range l.keys {
-		w.set(claimKey(k), binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(seq)))
+	for _, k := range slices.SortedFunc(maps.Keys(l.keys), compareKeys) {
+		key := w.keep(claimKey(k))
+		w.set(key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(l.keys[k])))
 	}
 	for k, r := range l.resources {
 		v := binary.AppendUvarint(ix.arena[len(ix.arena):], r.segment)
@@ -56,6 +60,8 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	return w.err
 }
 
+func compareKeys(a, b event.Key) int { return bytes.Compare(a[:], b[:]) }
+
 // A flusher collects one flush; the first error stays.
 type flusher struct {
 	ix    *index
@@ -78,6 +84,16 @@ func (w *flusher) set(key, value []byte) {
 	w.err = w.batch.Set(key, value)
 }
 
+// keep copies a key to the arena.
+func (w *flusher) keep(key []byte) []byte {
+	if a := w.ix.arena; cap(a)-len(a) < len(key) {
+		w.ix.arena = make([]byte, 0, 1<<20)
+	}
+	at := len(w.ix.arena)
+	w.ix.arena = append(w.ix.arena, key...)
+	return w.ix.arena[at:len(w.ix.arena):len(w.ix.arena)]
+}
+
 func (w *flusher) remove(key []byte) {
 	if w.err == nil {
 		w.err = w.batch.Delete(key)
@@ -95,7 +111,8 @@ func (w *flusher) item(seq event.Seq, it *item) {
 		}
 		return
 	}
-	w.set(recordKey(seq), appendItem(w.ix.arena[len(w.ix.arena):], it))
+	key := w.keep(recordKey(seq))
+	w.set(key, appendItem(w.ix.arena[len(w.ix.arena):], it))
 	if now != 0 && now != it.was.state {
 		w.set(stateKey(now, seq), nil)
 	}

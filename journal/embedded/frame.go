@@ -76,7 +76,9 @@ func generationSum(generation uint64) uint32 {
 
 // appendHead writes the header of f; genSum is the generationSum of the segment it goes to.
 func (f *frame) appendHead(b []byte, genSum uint32) []byte {
-	var h [frameHead]byte
+	var zero [frameHead]byte
+	b = append(b, zero[:]...)
+	h := b[len(b)-frameHead:]
 	le := binary.LittleEndian
 	le.PutUint32(h[0:], uint32(len(f.body)))
 	le.PutUint32(h[8:], f.bodySum)
@@ -87,8 +89,8 @@ func (f *frame) appendHead(b []byte, genSum uint32) []byte {
 	le.PutUint64(h[48:], f.rev)
 	le.PutUint32(h[56:], f.dups)
 	le.PutUint32(h[60:], f.conflicts)
-	le.PutUint32(h[4:], headSum(h[:], genSum))
-	return append(b, h[:]...)
+	le.PutUint32(h[4:], headSum(h, genSum))
+	return b
 }
 
 func headSum(h []byte, genSum uint32) uint32 {

@@ -27,7 +27,7 @@ func (e *Engine) List(ctx context.Context, q journal.Query) (journal.Page, error
 		return journal.Page{}, err
 	}
 	defer v.release()
-	s.v, s.ctx = v, ctx
+	s.v, s.ctx = &v, ctx
 	if err := s.run(); err != nil {
 		if ctx.Err() != nil {
 			return journal.Page{}, ctx.Err()

@@ -9,14 +9,16 @@ import (
 )
 
 // syncs is where ops wait for the disk. The syncer takes what has been written so far, syncs once and releases everybody
-// whose frames it covered; meanwhile the writer goes on. There is no timer: the next fsync begins when the last one has
-// returned and somebody waits.
+// whose frames it covered; meanwhile the writer goes on. The next fsync begins when the last one has returned and somebody
+// waits; where many share one, it waits for as many again (see gather), so that an idle journal adds no latency and a busy one
+// spends its time on events.
 type syncs struct {
 	synced atomic.Uint64 // frames up to here are on disk
 
 	mu      sync.Mutex
 	written uint64 // frames up to here are written
 	waiting []*op
+	shared  int   // ops that the last fsync released
 	err     error // no op waits any more
 
 	ledger sync.Mutex
@@ -81,11 +83,42 @@ func (e *Engine) syncLoop(stop <-chan struct{}) {
 	for {
 		select {
 		case <-e.syncs.wake:
+			e.syncs.gather(stop)
 			e.syncOnce(false)
 		case <-stop:
 			e.syncOnce(true)
 			return
 		}
+	}
+}
+
+const (
+	gatherFrom = 8                    // ops that must have shared the last fsync
+	gatherTime = 1 * time.Millisecond // at the most
+)
+
+// gather waits, where many ops shared the last fsync, until as many wait for the next one. Whoever sends as soon as it is answered comes
+// back in that time; if it does not, the next wait is for fewer.
+func (s *syncs) gather(stop <-chan struct{}) {
+	var timer *time.Timer
+	for {
+		s.mu.Lock()
+		enough := s.shared < gatherFrom || len(s.waiting) >= s.shared || s.err != nil
+		s.mu.Unlock()
+		if enough {
+			break
+		}
+		if timer == nil {
+			timer = time.NewTimer(gatherTime)
+			defer timer.Stop()
+		}
+		select {
+		case <-s.wake:
+			continue
+		case <-timer.C:
+		case <-stop:
+		}
+		break
 	}
 }
 
@@ -143,6 +176,7 @@ func (e *Engine) reached(lsn uint64) error {
 			rest = append(rest, o)
 		}
 	}
+	s.shared = len(s.waiting) - len(rest)
 	clear(s.waiting[len(rest):])
 	s.waiting = rest
 	if len(rest) > 0 {

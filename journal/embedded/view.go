@@ -14,24 +14,31 @@ type view struct {
 }
 
 // view takes the present state; journal.ErrClosed if there is none any more.
-func (e *Engine) view() (*view, error) {
+func (e *Engine) view() (view, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.viewLocked()
 }
 
-func (e *Engine) viewLocked() (*view, error) {
+func (e *Engine) viewLocked() (view, error) {
 	if e.snap == nil {
-		return nil, journal.ErrClosed
+		return view{}, journal.ErrClosed
 	}
 	e.snap.refs.Add(1)
 	e.reading.Add(1)
-	return &view{e: e, snap: e.snap, gen: e.gen}, nil
+	return view{e: e, snap: e.snap, gen: e.gen}, nil
 }
 
 func (v *view) release() {
 	v.snap.release()
 	v.e.reading.Done()
+}
+
+// generation is the number of the index's present state; it grows with every flush.
+func (e *Engine) generation() uint64 {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.gen
 }
 
 // owner is the event under a key in the index alone.
@@ -104,7 +111,7 @@ func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
 	e.mu.RLock()
 	n = e.noted(id)
 	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
-		var v *view
+		var v view
 		v, err = e.viewLocked()
 		e.mu.RUnlock()
 		if err != nil {

@@ -53,14 +53,10 @@ func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
 		p.to = len(o.buf)
 		plans = append(plans, p)
 	}
-	v, err := e.view()
-	if err != nil {
-		return err
-	}
-	defer v.release()
+	gen := e.generation() // before the look-ups: what they do not see, the index may learn with the next
 	for i := range evs {
 		ev := &evs[i]
-		o.accepts = append(o.accepts, acceptItem{received: nanos(ev.Record.ReceivedAt), gen: v.gen})
+		o.accepts = append(o.accepts, acceptItem{received: nanos(ev.Record.ReceivedAt), gen: gen})
 		a := &o.accepts[i]
 		a.verdict.Record = cloneRecord(&ev.Record)
 		a.parts.keys = append(append(make([]event.Key, 0, len(ev.Keys)+len(ev.Aliases)), ev.Keys...), ev.Aliases...)
@@ -71,12 +67,30 @@ func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
 		}
 		plans[i].cut(o.buf, &a.frame, &a.parts)
 		for k, key := range ev.Keys {
-			if a.owners[k], err = v.owner(key); err != nil {
-				return e.fail(fmt.Errorf("read the index: %w", err))
+			var err error
+			if a.owners[k], err = e.indexedOwner(key); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
+}
+
+// indexedOwner is the event under a key in the index alone.
+func (e *Engine) indexedOwner(k event.Key) (event.Seq, error) {
+	if e.filters.now.Load().absent(k) {
+		return 0, nil
+	}
+	v, err := e.view()
+	if err != nil {
+		return 0, err
+	}
+	defer v.release()
+	seq, err := v.snap.owner(k)
+	if err != nil {
+		return 0, e.fail(fmt.Errorf("read the index: %w", err))
+	}
+	return seq, nil
 }
 
 // cloneRecord copies what a record points to.
