@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,14 +118,15 @@ func TestABulkReplayDeliversEachDeadLetterOnceAndInOrder(t *testing.T) {
 	if err != nil || plan.WouldReplay == nil || *plan.WouldReplay != int64(*dead) {
 		t.Fatalf("%+v %v", plan, err)
 	}
-	began := time.Now()
+	began, cpu := time.Now(), g.cpu()
 	job, err := g.api().StartReplay(t.Context(), api.ReplaySpec{Name: "all", Filter: &api.Filter{Source: "s", State: api.Names{"failed"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	job = g.ended(job.ID, time.Minute)
 	took := time.Since(began)
-	t.Logf("%d replayed in %s: %.0f/s", job.Replayed, took.Round(time.Millisecond), float64(job.Replayed)/took.Seconds())
+	t.Logf("%d replayed in %s: %.0f/s, %s of the gateway's processor each", job.Replayed, took.Round(time.Millisecond), float64(job.Replayed)/took.Seconds(),
+		((g.cpu() - cpu) / time.Duration(max(1, job.Replayed))).Round(time.Microsecond))
 	if job.State != "done" || job.Total != int64(*dead) || job.Sent != job.Total || job.Replayed != job.Total || job.Failed+job.Skipped.Total != 0 {
 		t.Errorf("%+v", job)
 	}
@@ -419,16 +421,20 @@ func TestPagesMissNothingWhileEventsArrive(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	arrived := 0
-	wg.Go(func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for i := 0; ctx.Err() == nil; i++ {
-			g.post(ctx, "/s", hooktest.Custom(secret, hooktest.CustomBody("late"+strconv.Itoa(i), "x", "l"+strconv.Itoa(i), "1"), time.Now()))
-			arrived++
-			<-tick.C
-		}
-	})
+	var arrived atomic.Int64
+	began := time.Now()
+	for w := range 16 { // 1,000 a second, if the machine has room for it
+		wg.Go(func() {
+			tick := time.NewTicker(16 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ctx.Err() == nil; i++ {
+				id := fmt.Sprintf("late%d-%d", w, i)
+				g.post(ctx, "/s", hooktest.Custom(secret, hooktest.CustomBody(id, "x", id, "1"), time.Now()))
+				arrived.Add(1)
+				<-tick.C
+			}
+		})
+	}
 	for _, asc := range []bool{false, true} {
 		times := map[string]int{}
 		for e, err := range g.api().AllEvents(t.Context(), client.Query{Source: "s", Asc: asc, Limit: 100}) {
@@ -452,5 +458,5 @@ func TestPagesMissNothingWhileEventsArrive(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	t.Logf("%d arrived meanwhile", arrived)
+	t.Logf("%d arrived meanwhile, %.0f a second", arrived.Load(), float64(arrived.Load())/time.Since(began).Seconds())
 }
