@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/hooktender/hooktender/config/internal/shape"
+	"github.com/hooktender/hooktender/proxy"
 )
 
 // fault is one error of a room's Check: a key, relative to its block, and what is wrong with it.
@@ -51,6 +52,7 @@ func (d *decoder) room(key string, err error) {
 // check reports what is wrong with a file whose values are well-formed one by one.
 func (d *decoder) check(c *Config) {
 	d.checkTop(c)
+	d.checkDoor(c)
 	d.checkAdmin(c)
 	d.room("journal", c.Journal.Check())
 	d.room("dedup", c.Dedup.Check())
@@ -90,6 +92,24 @@ func (d *decoder) checkTop(c *Config) {
 	}
 	if len(c.Sources) == 0 && !d.anyFault("sources") {
 		d.fail("sources", "", "is missing: there is nothing to receive")
+	}
+}
+
+// checkDoor is about the public port.
+func (d *decoder) checkDoor(c *Config) {
+	d.room("tls", c.TLS.Check())
+	d.room("limits", c.Limits.Check())
+	prefixes, err := proxy.ParsePrefixes(c.TrustedProxies)
+	if err != nil {
+		d.fail("trusted_proxies", "", "%s", err)
+	}
+	for _, p := range prefixes {
+		if p.Bits() == 0 {
+			d.warn("trusted_proxies", "everyone is a trusted proxy: any client may claim any address")
+		}
+	}
+	if c.ProxyProtocol && len(c.TrustedProxies) == 0 {
+		d.fail("proxy_protocol", "name the proxies under trusted_proxies", "is on, but no proxy is trusted")
 	}
 }
 

@@ -35,6 +35,15 @@ type Config struct {
 	Version int `yaml:"version" example:"1"`
 	// Address of the public port.
 	Listen string `yaml:"listen"`
+	// TLS on the public port, where no proxy in front speaks it.
+	TLS proxy.TLSConfig `yaml:"tls"`
+	// Addresses and networks of the proxies in front. What they say about clients in X-Forwarded-For, -Proto and -Host is believed;
+	// from everyone else it is dropped.
+	TrustedProxies []string `yaml:"trusted_proxies"`
+	// Connections of trusted proxies begin with a PROXY header, version 1 or 2.
+	ProxyProtocol bool `yaml:"proxy_protocol"`
+	// What all senders together may ask of the gateway.
+	Limits proxy.GlobalLimits `yaml:"limits"`
 	// The address under which senders reach this gateway, such as https://hooks.example.com. Needed by schemes that sign the URL.
 	PublicURL string `yaml:"public_url"`
 	// Directory of the embedded journal. A relative path starts at the working directory. Changing it needs a restart.
@@ -126,6 +135,7 @@ type Source struct {
 func Default() *Config {
 	return &Config{
 		Listen: ":8080", DataDir: "./data",
+		TLS: proxy.DefaultTLS(), Limits: proxy.DefaultGlobalLimits(),
 		Admin:     Admin{Listen: "127.0.0.1:9090"},
 		Journal:   journal.Default(),
 		Dedup:     dedup.Default(),

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -136,6 +137,20 @@ func (d *decoder) resolve(c *Config) {
 		d.upstream(c, at, s.Delivery.Upstream, named)
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	for _, p := range []*string{&c.TLS.Cert, &c.TLS.Key, &c.TLS.ClientCA} {
+		d.besideFile(p)
+	}
+	for name, u := range c.Upstreams {
+		d.besideFile(&u.CAFile)
+		c.Upstreams[name] = u
+	}
+}
+
+// besideFile makes a relative path begin at the directory of the configuration file.
+func (d *decoder) besideFile(path *string) {
+	if *path != "" && !filepath.IsAbs(*path) {
+		*path = filepath.Join(filepath.Dir(d.file), *path)
+	}
 }
 
 // upstream looks up what stands at key, or adds the upstream that its URL means.

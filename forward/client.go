@@ -73,6 +73,11 @@ func New(name string, cfg Config, opts Options) (*Client, error) {
 			port = "443"
 		}
 		c.tls = clientTLS(opts.TLS, u.Hostname())
+		if cfg.CAFile != "" {
+			if c.tls.RootCAs, err = cfg.authorities(); err != nil {
+				return nil, fmt.Errorf("upstream %q: %w", name, err)
+			}
+		}
 	}
 	c.addr = net.JoinHostPort(u.Hostname(), port)
 	c.pool.bound = max(1, cfg.MaxInFlight) + restingLinks

@@ -1,9 +1,11 @@
 package forward
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 )
@@ -12,6 +14,9 @@ import (
 type Config struct {
 	// Base URL of the consumer: http or https, host and port; a path is put in front of every request's path.
 	URL string `yaml:"url" example:"http://127.0.0.1:3000"`
+	// File with the authorities, in PEM form, that vouch for an https upstream; empty = those of the system. A relative path starts at
+	// the directory of the configuration file. Read again on each reload.
+	CAFile string `yaml:"ca_file"`
 	// Time that one attempt may take, from the dial to the last byte of the answer.
 	Timeout time.Duration `yaml:"timeout"`
 	// Attempts that may be under way at once.
@@ -59,6 +64,13 @@ func (c *Config) Check() error {
 	case u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(c.URL, "?#"):
 		bad("url: must not hold a query or fragment")
 	}
+	if c.CAFile != "" {
+		if _, err := c.authorities(); err != nil {
+			errs = append(errs, err)
+		} else if u != nil && u.Scheme == "http" {
+			bad("ca_file: is of no use with an http:// URL")
+		}
+	}
 	if c.Timeout < time.Millisecond || c.Timeout > time.Hour {
 		bad("timeout: must be between 1ms and 1h")
 	}
@@ -78,4 +90,17 @@ func (c *Config) Check() error {
 		bad("breaker.max_probe: must not be below breaker.probe")
 	}
 	return errors.Join(errs...)
+}
+
+// authorities reads CAFile.
+func (c *Config) authorities() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: cannot be read: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("ca_file: holds no certificate")
+	}
+	return pool, nil
 }

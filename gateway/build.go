@@ -33,9 +33,14 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		}
 		sources, rc.Sources = append(sources, s), append(rc.Sources, sc)
 	}
+	door, err := g.door(cfg)
+	if err != nil {
+		return err
+	}
 	if err := g.recovery.Apply(rc); err != nil {
 		return err
 	}
+	g.server.Configure(door)
 	for _, s := range sources {
 		s.Delivery = g.recovery.Source(s.Name)
 	}

@@ -58,6 +58,7 @@ type Gateway struct {
 	private  net.Listener
 	stopping atomic.Bool
 	ready    atomic.Bool
+	files    fileWatch // of the certificate
 
 	reloading sync.Mutex
 	mu        sync.Mutex
@@ -260,6 +261,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var deliveries sync.WaitGroup
 	deliveries.Go(func() { report(errs, g.recovery.Run(recoveryCtx)) })
 	work.Go(func() { g.sweep(loopCtx) })
+	work.Go(func() { g.watchFiles(loopCtx) })
+	work.Go(func() { g.trim(loopCtx) })
 	var public sync.WaitGroup
 	public.Go(func() { report(errs, g.server.Serve(context.WithoutCancel(ctx), g.public)) })
 	g.ready.Store(true)

@@ -62,8 +62,81 @@ func (c *LimitsConfig) Check() error {
 
 // Prefixes are AllowIPs, parsed.
 func (c *LimitsConfig) Prefixes() ([]netip.Prefix, error) {
+	return ParsePrefixes(c.AllowIPs)
+}
+
+// GlobalLimits bound what all senders together may ask of the gateway.
+type GlobalLimits struct {
+	// Connections at once. Beyond it waiting ones are closed, the longest waiting first, and new ones wait. Fewer where the process may
+	// have few descriptors: a quarter of those is kept for the journal and the upstreams.
+	Connections int `yaml:"connections"`
+	// Connections of one address at once; beyond it 429. 0 = no limit. Trusted proxies are not counted.
+	ConnectionsPerIP int `yaml:"connections_per_ip"`
+	// Requests that are handled at once; beyond it 503. 0 = no limit.
+	InFlight int `yaml:"in_flight"`
+	// Bytes of request bodies in memory at once; beyond it 503. 0 = no limit.
+	InFlightBytes int64 `yaml:"in_flight_bytes" unit:"bytes"`
+}
+
+// DefaultGlobalLimits are those of a configuration that gives none.
+func DefaultGlobalLimits() GlobalLimits {
+	return GlobalLimits{Connections: 16_384, InFlight: 2048, InFlightBytes: 256 << 20}
+}
+
+// Check joins all faults; the text of each begins with the name of the key.
+func (c *GlobalLimits) Check() error {
+	var errs []error
+	if c.Connections < 1 || c.Connections > 1<<20 {
+		errs = append(errs, errors.New("connections: must be between 1 and 1048576"))
+	}
+	if c.ConnectionsPerIP < 0 {
+		errs = append(errs, errors.New("connections_per_ip: must not be negative"))
+	}
+	if c.InFlight < 0 {
+		errs = append(errs, errors.New("in_flight: must not be negative"))
+	}
+	if c.InFlightBytes < 0 {
+		errs = append(errs, errors.New("in_flight_bytes: must not be negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// TLSConfig makes the public port speak TLS. All values are files in PEM form; a relative path starts at the directory of the
+// configuration file. The files are looked at every few seconds: a renewed certificate serves new connections, and no connection is
+// dropped for it.
+type TLSConfig struct {
+	// Certificate, and the intermediate ones after it. Empty = no TLS.
+	Cert string `yaml:"cert"`
+	// The certificate's private key.
+	Key string `yaml:"key"`
+	// Authorities of client certificates. With it, a client without a certificate of one of them is refused.
+	ClientCA string `yaml:"client_ca"`
+	// Oldest version spoken.
+	MinVersion string `yaml:"min_version" enum:"1.2,1.3"`
+}
+
+// DefaultTLS speaks none.
+func DefaultTLS() TLSConfig { return TLSConfig{MinVersion: "1.2"} }
+
+// On says whether TLS is spoken.
+func (c *TLSConfig) On() bool { return c.Cert != "" || c.Key != "" || c.ClientCA != "" }
+
+// Check joins all faults; the text of each begins with the name of the key. It reads the files.
+func (c *TLSConfig) Check() error {
+	if c.MinVersion != "1.2" && c.MinVersion != "1.3" {
+		return errors.New("min_version: must be 1.2 or 1.3")
+	}
+	if !c.On() {
+		return nil
+	}
+	_, err := LoadTLS(c)
+	return err
+}
+
+// ParsePrefixes reads addresses and networks; a zone is an error.
+func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, s := range c.AllowIPs {
+	for _, s := range list {
 		if p, err := netip.ParsePrefix(s); err == nil {
 			out = append(out, p.Masked())
 			continue

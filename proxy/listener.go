@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -77,14 +77,14 @@ func (l *listener) finish() {
 	_ = l.Listener.Close()
 }
 
-// room waits until there is room for one more connection. Idle ones make room, and busy ones once they are done.
+// room waits until there is room for one more connection. Waiting ones make room, and busy ones once they are done.
 func (s *Server) room() {
 	if s.hasRoom() {
 		return
 	}
 	s.crowded.Add(1)
 	defer s.crowded.Add(-1)
-	for s.dropIdle(); !s.hasRoom() && !s.draining.Load(); {
+	for s.evict(); !s.hasRoom() && !s.draining.Load(); {
 		select {
 		case <-s.changed:
 		case <-s.drain:
@@ -94,40 +94,87 @@ func (s *Server) room() {
 }
 
 func (s *Server) hasRoom() bool {
+	most := min(s.cfg.Load().MaxConns, s.descriptors)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns) < s.cfg.MaxConns
+	return len(s.conns) < most
 }
 
-// dropIdle ends one connection that is between requests. The map's random order is fair enough.
-func (s *Server) dropIdle() {
+// descriptorsFor is how many connections may be open where a process may have limit descriptors: the journal, the admin port and the
+// connections to upstreams keep a quarter, at least 48 and at most 1,024 (SPEC §12).
+func descriptorsFor(limit uint64) int {
+	n := int(min(limit, 1<<30))
+	return max(8, n-min(max(n/4, 48), 1024))
+}
+
+// descriptors is descriptorsFor this process.
+func descriptors() int {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return descriptorsFor(1024)
+	}
+	return descriptorsFor(limit.Cur)
+}
+
+// evictSample is how many waiting connections are compared to find the one that has waited longest. The map's order is random.
+const evictSample = 64
+
+// evict ends a connection that waits for a request: one that has never sent any before one that has, then the one that has waited
+// longest.
+func (s *Server) evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var worst *conn
+	left := evictSample
 	for c := range s.conns {
-		if c.state.Load() == connIdle {
-			_ = c.Conn.SetReadDeadline(time.Now())
-			return
+		if c.state.Load() == connActive || c.evict.Load() {
+			continue
+		}
+		if worst == nil || c.worse(worst) {
+			worst = c
+		}
+		if left--; left == 0 {
+			break
 		}
 	}
+	if worst != nil {
+		worst.evict.Store(true)
+		_ = worst.Conn.SetReadDeadline(time.Now())
+	}
+}
+
+func (c *conn) worse(than *conn) bool {
+	a, b := c.state.Load() == connIdle, than.state.Load() == connIdle
+	if a != b {
+		return b
+	}
+	return c.since.Load() < than.since.Load()
 }
 
 // admit makes a connection of nc, or refuses it if its address has too many.
 func (s *Server) admit(nc net.Conn) *conn {
-	c := &conn{Conn: nc, srv: s}
+	c := &conn{Conn: nc, srv: s, rw: nc}
+	c.since.Store(time.Now().UnixNano())
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		c.peer = a.AddrPort().Addr().Unmap()
 	}
-	_, c.tls = nc.(*tls.Conn)
+	cfg := s.cfg.Load()
+	c.trusted = cfg.trusts(c.peer)
+	c.opened = cfg.TLS == nil && !(cfg.ProxyProtocol && c.trusted)
+	if !c.opened {
+		c.state.Store(connOpening)
+	}
+	if c.opened {
+		c.waitOnSocket()
+	}
 	s.mu.Lock()
-	tooMany := s.cfg.MaxPerIP > 0 && s.perIP[c.peer] >= s.cfg.MaxPerIP
+	tooMany := !s.count(c, cfg.MaxPerIP)
 	if !tooMany {
 		s.conns[c] = struct{}{}
-		if s.cfg.MaxPerIP > 0 {
-			s.perIP[c.peer]++
-		}
 	}
 	s.mu.Unlock()
 	if tooMany {
+		c.broken = !c.opened // nothing can be said before a handshake
 		c.refuse(faultPerIP)
 		_ = nc.Close()
 		return nil
@@ -135,14 +182,37 @@ func (s *Server) admit(nc net.Conn) *conn {
 	return c
 }
 
+// waitOnSocket lets wait do without a buffer, if the connection is a socket.
+func (c *conn) waitOnSocket() {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw, c.waitFunc = raw, c.tryRead
+		}
+	}
+}
+
+// count puts the connection on the books of its address, unless that has too many. Proxies that are trusted stand for many clients and
+// are not counted. The caller holds mu.
+func (s *Server) count(c *conn, most int) bool {
+	if c.trusted {
+		return true
+	}
+	if most > 0 && s.perIP[c.peer] >= most {
+		return false
+	}
+	c.counted = c.peer
+	s.perIP[c.peer]++
+	return true
+}
+
 // forget takes a closed connection off the books.
 func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	if _, ok := s.conns[c]; ok {
 		delete(s.conns, c)
-		if s.cfg.MaxPerIP > 0 {
-			if s.perIP[c.peer]--; s.perIP[c.peer] <= 0 {
-				delete(s.perIP, c.peer)
+		if c.counted.IsValid() {
+			if s.perIP[c.counted]--; s.perIP[c.counted] <= 0 {
+				delete(s.perIP, c.counted)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -46,16 +47,34 @@ type Handler interface {
 // ServerConfig bounds what clients may do to the server as a whole; what a source may be sent is in Limits. A zero field means
 // its default.
 type ServerConfig struct {
-	HeadTimeout  time.Duration // from a request's first byte to the end of its head; then 408. Default 5 s
+	HeadTimeout  time.Duration // from a request's first byte to the end of its head; then 408. Also for PROXY header and TLS handshake. Default 5 s
 	IdleTimeout  time.Duration // for the first byte of a request; then the connection closes silently. Default 60 s
 	WriteTimeout time.Duration // least time an answer has to leave, at most twice that. Default 15 s
-	MaxConns     int           // connections at once; beyond it, idle ones are closed and new ones wait. Default 10,000
+	MaxConns     int           // connections at once; beyond it, waiting ones are closed and new ones wait. Default 16,384, less where descriptors are few
 	MaxPerIP     int           // connections of one address at once; beyond it 429. Default 0 = no bound
-	MaxBytes     int64         // bytes of bodies at once, announced ones included; beyond it 503. Default 0 = no bound
+	MaxRequests  int           // requests that are being handled at once; beyond it 503. Default 0 = no bound
+	MaxBytes     int64         // bytes of bodies at once; beyond it 503. Default 0 = no bound
+
+	// Trusted are the proxies in front: what they say about clients in X-Forwarded-For, -Proto and -Host is believed.
+	Trusted []netip.Prefix
+	// ProxyProtocol makes every connection of a trusted proxy begin with a PROXY header (version 1 or 2). Connections from
+	// elsewhere have none.
+	ProxyProtocol bool
+	// TLS is spoken on every connection; nil = none is. It must not be changed once it is here; see LoadTLS.
+	TLS *tls.Config
 
 	// OnRefused is told of each request that the server answers itself, before any Handler. path is the raw target, perhaps empty,
 	// valid during the call. It may be called concurrently. May be nil.
 	OnRefused func(target []byte, status int)
+}
+
+func (c *ServerConfig) trusts(a netip.Addr) bool {
+	for _, p := range c.Trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c ServerConfig) withDefaults() ServerConfig {
@@ -68,7 +87,7 @@ func (c ServerConfig) withDefaults() ServerConfig {
 		}
 	}
 	if c.MaxConns <= 0 {
-		c.MaxConns = 10_000
+		c.MaxConns = 16_384
 	}
 	return c
 }
@@ -76,12 +95,14 @@ func (c ServerConfig) withDefaults() ServerConfig {
 // A Server reads requests from the public port, strictly (RFC 9112), and lets a Handler answer them. All methods are safe for
 // concurrent use.
 type Server struct {
-	cfg     ServerConfig
-	handler Handler
-	log     *slog.Logger
-	fast    fasthttp.Server
-	date    dateCache
-	bytes   atomic.Int64 // of bodies in flight
+	cfg         atomic.Pointer[ServerConfig]
+	descriptors int // connections that the process's descriptors allow
+	handler     Handler
+	log         *slog.Logger
+	fast        fasthttp.Server
+	date        dateCache
+	bytes       atomic.Int64 // of bodies in flight
+	requests    atomic.Int64 // being handled
 
 	base context.Context // of handlers; ends when Shutdown gives up waiting, or is done
 	stop context.CancelFunc
@@ -94,7 +115,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners []*listener
 	conns     map[*conn]struct{}
-	perIP     map[netip.Addr]int // only with MaxPerIP
+	perIP     map[netip.Addr]int // connections of each address
 	changed   chan struct{}      // capacity 1: a connection ended
 	stopOnce  sync.Once
 	stopErr   error
@@ -103,10 +124,11 @@ type Server struct {
 // NewServer returns a server that waits for Serve. log gets what operators should know, never bytes of requests.
 func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 	s := &Server{
-		cfg: cfg.withDefaults(), handler: h, log: log,
+		descriptors: descriptors(), handler: h, log: log,
 		drain: make(chan struct{}), gone: make(chan struct{}), changed: make(chan struct{}, 1),
 		conns: map[*conn]struct{}{}, perIP: map[netip.Addr]int{},
 	}
+	s.Configure(cfg)
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.fast = fasthttp.Server{
 		Handler: s.serve, ErrorHandler: s.refuse, Logger: fastLog{log},
@@ -114,8 +136,15 @@ func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 		Concurrency:                  1 << 30, // the listener keeps the bound
 		DisablePreParseMultipartForm: true, DisableHeaderNamesNormalizing: true, SecureErrorLogMessage: true,
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
+		ReduceMemoryUsage: true, // nothing of fasthttp's is held by a connection that waits
 	}
 	return s
+}
+
+// Configure replaces the configuration. Connections that are open keep what concerns their beginning: proxies, PROXY header, TLS.
+func (s *Server) Configure(cfg ServerConfig) {
+	cfg = cfg.withDefaults()
+	s.cfg.Store(&cfg)
 }
 
 // Serve answers requests on ln, which it closes, until Shutdown is done; then it returns nil. If ctx ends first, everything stops
@@ -157,7 +186,11 @@ func (s *Server) shutdown(ctx context.Context) error {
 		l.finish()
 	}
 	for c := range s.conns {
-		if c.state.Load() != connActive {
+		switch c.state.Load() {
+		case connActive:
+		case connOpening: // a handshake cannot be taken up again
+			_ = c.Conn.SetReadDeadline(time.Now().Add(freshGrace))
+		default:
 			_ = c.Conn.SetReadDeadline(time.Now()) // await then says how long to wait yet
 		}
 	}
@@ -218,30 +251,47 @@ func (s *Server) route(path []byte) (l Limits) {
 	return l
 }
 
-// serve answers one request that fasthttp has read. It answers only if fasthttp and the wire check have seen the same body end in
-// the same place.
+// serve answers one request that fasthttp has read. A request with a small body is answered only if
+// fasthttp and the wire check have seen the same body end in the same place; a large or chunked one only the wire check has read.
 func (s *Server) serve(ctx *fasthttp.RequestCtx) {
 	c := ctx.Conn().(*conn)
 	body := ctx.Request.Body()
 	if c.fault != nil {
 		c.closing = true // answered already
-	} else if !c.complete || c.given != c.ok || int64(len(body)) != c.bodyLen() {
+	} else if c.staged {
+		s.bounded(c, c.body, false)
+	} else if !c.complete || c.given != c.ok || int64(len(body)) != c.head.length {
 		c.refuse(faultDisagree)
 	} else {
-		c.fill(body)
-		s.handle(c)
-		c.answer(&c.reply, ctx.Request.Header.ConnectionClose())
+		s.bounded(c, body, ctx.Request.Header.ConnectionClose())
 	}
 	c.unreserve()
 	if c.closing {
 		ctx.SetConnectionClose()
 	}
-	if cap(body) > 64<<10 { // an idle connection must not hold on to the largest body it ever carried
-		ctx.Request.ReleaseBody(0)
-	}
 }
 
-// answerRoom is the size in bytes of the room for an answer's header lines that a connection keeps.
+// bounded hands a whole request over, or sheds it.
+func (s *Server) bounded(c *conn, body []byte, end bool) {
+	n := s.requests.Add(1)
+	defer s.requests.Add(-1)
+	if most := s.cfg.Load().MaxRequests; most > 0 && n > int64(most) {
+		c.shed()
+	} else {
+		room := answerRooms.Get().(*[answerRoom]byte)
+		defer answerRooms.Put(room)
+		c.room = room[:0]
+		c.fill(body)
+		s.handle(c)
+	}
+	c.answer(&c.reply, end)
+	c.reply, c.room = Answer{}, nil
+}
+
+// answerRooms holds room for header lines of answers.
+var answerRooms = sync.Pool{New: func() any { return new([answerRoom]byte) }}
+
+// answerRoom is the size in bytes of the room for an answer's header lines.
 const answerRoom = 512
 
 // handle calls the Handler, and survives it.
@@ -252,9 +302,6 @@ func (s *Server) handle(c *conn) {
 			c.reply = Answer{Status: 500, Head: problemHead, Body: problems[500], Close: true}
 		}
 	}()
-	if c.room == nil {
-		c.room = make([]byte, 0, answerRoom)
-	}
 	c.reply = Answer{Head: c.room}
 	s.handler.Handle(s.base, &c.req, &c.reply)
 	if c.reply.Status < 200 || c.reply.Status > 999 {
@@ -281,19 +328,15 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 	}
 }
 
-func (c *conn) bodyLen() int64 {
-	if c.head.chunked {
-		return c.chunk.total
-	}
-	return c.head.length
-}
-
 // fill makes the event.Request of the request under way; it aliases the connection's buffer.
 func (c *conn) fill(body []byte) {
 	h := &c.head
 	c.req = event.Request{
 		Method: methodText(h.method.of(c.buf)), Target: h.target.of(c.buf), Host: h.host.of(c.buf),
 		Head: h.lines.of(c.buf), Body: body, Peer: c.peer, TLS: c.tls,
+	}
+	if c.trusted {
+		c.srv.cfg.Load().believe(&c.req)
 	}
 }
 

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,8 @@ func (c *conn) answer(a *Answer, end bool) {
 	c.answered = true
 	c.closing = c.closing || end || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
 	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
-	b := c.appendHead(c.out[:0], a.Status)
+	out := outBufs.Get().(*[]byte)
+	b := c.appendHead((*out)[:0], a.Status)
 	b = append(b, a.Head...)
 	if !noBody {
 		b = append(b, "Content-Length: "...)
@@ -45,11 +47,14 @@ func (c *conn) answer(a *Answer, end bool) {
 	}
 	c.linger = c.linger || c.closing && (len(c.buf) > c.ok || !c.complete)
 	_ = c.send(b, body)
-	c.out = b[:0]
-	if cap(b) > 2*smallAnswer {
-		c.out = nil
+	if cap(b) <= 2*smallAnswer {
+		*out = b[:0]
+		outBufs.Put(out)
 	}
 }
+
+// outBufs holds buffers for answers.
+var outBufs = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
 
 // appendHead begins an answer: status line and Date.
 func (c *conn) appendHead(b []byte, status int) []byte {
@@ -68,16 +73,16 @@ func (c *conn) send(head, body []byte) error {
 		return net.ErrClosed
 	}
 	now := time.Now()
-	if limit := c.srv.cfg.WriteTimeout; c.writeBy.Sub(now) < limit { // between one and two timeouts, seldom set
+	if limit := c.srv.cfg.Load().WriteTimeout; c.writeBy.Sub(now) < limit { // between one and two timeouts, seldom set
 		c.writeBy = now.Add(2 * limit)
 		_ = c.Conn.SetWriteDeadline(c.writeBy)
 	}
 	var err error
 	if len(body) == 0 {
-		_, err = c.Conn.Write(head)
+		_, err = c.rw.Write(head)
 	} else {
 		bufs := net.Buffers{head, body}
-		_, err = bufs.WriteTo(c.Conn)
+		_, err = bufs.WriteTo(c.rw)
 	}
 	if err != nil {
 		c.broken, c.closing = true, true
@@ -95,11 +100,21 @@ func (c *conn) refuse(f *wireFault) {
 	if f.status == fasthttp.StatusServiceUnavailable {
 		a.Head = busyHead
 	}
-	if c.srv.cfg.OnRefused != nil {
-		c.srv.cfg.OnRefused(c.head.target.of(c.buf), f.status)
-	}
+	c.refused(f.status)
 	c.answer(&a, true)
 	c.unreserve()
+}
+
+func (c *conn) refused(status int) {
+	if tell := c.srv.cfg.Load().OnRefused; tell != nil {
+		tell(c.head.target.of(c.buf), status)
+	}
+}
+
+// shed answers a request that came in whole but is one too many. The connection stays.
+func (c *conn) shed() {
+	c.refused(fasthttp.StatusServiceUnavailable)
+	c.reply = Answer{Status: fasthttp.StatusServiceUnavailable, Head: busyHead, Body: problems[fasthttp.StatusServiceUnavailable]}
 }
 
 var (

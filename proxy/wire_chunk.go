@@ -14,6 +14,8 @@ type chunker struct {
 	ext    int   // bytes of extensions so far
 	tail   int   // bytes of the trailer section so far
 	fields int
+
+	sink *[]byte // where the body goes; nil = nowhere
 }
 
 type chunkState uint8
@@ -37,6 +39,9 @@ func (k *chunker) feed(b []byte) (n int, done bool, f *wireFault) {
 	for n < len(b) {
 		if k.state == chunkData {
 			step := int(min(k.left, int64(len(b)-n)))
+			if k.sink != nil {
+				*k.sink = append(*k.sink, b[n:n+step]...)
+			}
 			n += step
 			if k.left -= int64(step); k.left == 0 {
 				k.state = chunkDataCR

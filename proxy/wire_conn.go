@@ -6,8 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -19,12 +21,21 @@ import (
 //
 // One goroutine at a time uses it, the connection's worker; Shutdown only touches state and deadlines, which are safe.
 type conn struct {
-	net.Conn
-	srv  *Server
-	peer netip.Addr
-	tls  bool
+	net.Conn // the socket: deadlines and the end, from any goroutine
+	srv      *Server
+	rw       net.Conn        // what is read from and written to: the socket, or TLS on it
+	raw      syscall.RawConn // to wait on the socket without a buffer; nil = it cannot be done
+	waitFunc func(fd uintptr) bool
+	waitErr  error
+	peer     netip.Addr // who speaks to us: the other end of the socket, or whom its PROXY header names
+	counted  netip.Addr // the address on the books; the zero Addr = none
+	trusted  bool       // peer is a trusted proxy
+	tls      bool
+	opened   bool // PROXY header and TLS handshake are done
 
 	state atomic.Int32 // connFresh, connIdle, connActive
+	since atomic.Int64 // unix nanoseconds: when it began to wait
+	evict atomic.Bool  // it must make room
 
 	head   wireHead
 	chunk  chunker
@@ -33,6 +44,10 @@ type conn struct {
 	given  int     // bytes of buf that fasthttp has
 	ok     int     // bytes of buf that belong to the request under way
 	left   int64   // bytes of a body of known length that have not come in yet
+
+	staged bool   // the body comes into body, and fasthttp is shown a stand-in
+	body   []byte // of a staged request, decoded
+	shown  int    // bytes of the stand-in that fasthttp has
 
 	complete bool // the last byte of the request has passed the check
 	answered bool // the request under way has been answered
@@ -49,20 +64,26 @@ type conn struct {
 
 	req    event.Request
 	reply  Answer
-	out    []byte // for answers
-	room   []byte // for their header lines
+	room   []byte // for an answer's header lines; only while a request is handled
 	closed atomic.Bool
 }
 
 // States of a connection that Shutdown tells apart.
 const (
-	connFresh  int32 = iota // no byte yet
-	connIdle                // between two requests
-	connActive              // in a request
+	connFresh   int32 = iota // no byte yet
+	connIdle                 // between two requests
+	connActive               // in a request
+	connOpening              // no byte of a request yet; PROXY header or TLS handshake first
 )
 
 // headBufs holds buffers for heads; a connection has one only while it is in a request.
 var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// stageAbove is the length in bytes above which a body is read here, as it comes in: fasthttp would allocate what is announced.
+const stageAbove = 16 << 10
+
+// standIn is what fasthttp is shown in place of a request whose body is staged. It looks at nothing of it.
+const standIn = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 
 // Read gives fasthttp bytes of one request. Any error ends the connection; a *wireFault has been answered by then.
 func (c *conn) Read(p []byte) (int, error) {
@@ -72,6 +93,8 @@ func (c *conn) Read(p []byte) (int, error) {
 	var n int
 	var err error
 	switch {
+	case c.staged && c.shown < len(standIn):
+		n = c.show(p)
 	case c.given < c.ok:
 		n = c.hand(p)
 	case c.inRequest() && !c.complete:
@@ -88,6 +111,12 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+func (c *conn) show(p []byte) int {
+	n := copy(p, standIn[c.shown:])
+	c.shown += n
+	return n
+}
+
 func (c *conn) inRequest() bool { return c.state.Load() == connActive }
 
 func (c *conn) hand(p []byte) int {
@@ -96,12 +125,13 @@ func (c *conn) hand(p []byte) int {
 	return n
 }
 
-// readHead waits for the next request and returns with the first bytes of it once its whole head has passed.
+// readHead waits for the next request and returns with the first bytes of it once its whole head has passed, and its body too if it
+// is staged.
 func (c *conn) readHead(p []byte) (int, error) {
-	direct, err := c.begin(p)
-	if err != nil {
+	if err := c.begin(); err != nil {
 		return 0, err
 	}
+	headBy := c.began.Add(c.srv.cfg.Load().HeadTimeout)
 	for {
 		done, f := c.head.parse(c.buf)
 		if f != nil {
@@ -110,50 +140,52 @@ func (c *conn) readHead(p []byte) (int, error) {
 		if done {
 			break
 		}
-		direct = 0
-		if err := c.more(c.began.Add(c.srv.cfg.HeadTimeout), faultHeadTime); err != nil {
+		if err := c.more(headBy, faultHeadTime); err != nil {
 			return 0, err
 		}
 	}
 	if f := c.headDone(); f != nil {
 		return 0, f
 	}
-	if 0 < c.ok && c.ok <= direct { // p holds these bytes already
-		c.given = c.ok
-		return c.ok, nil
+	if !c.staged {
+		return c.hand(p), nil
 	}
-	return c.hand(p), nil
+	for !c.complete {
+		if err := c.stage(); err != nil {
+			return 0, err
+		}
+	}
+	c.given = c.ok
+	return c.show(p), nil
 }
 
-// begin prepares for the next request and returns once its first bytes are in buf: left over from the last read, or read into p,
-// in which case it says how many.
-func (c *conn) begin(p []byte) (direct int, err error) {
+// begin prepares for the next request and returns once its first bytes are in buf.
+func (c *conn) begin() error {
 	rest := copy(c.buf, c.buf[c.ok:])
 	c.buf = c.buf[:rest]
 	c.head, c.chunk = wireHead{}, chunker{}
 	c.given, c.ok, c.left = 0, 0, 0
+	c.staged, c.shown, c.body = false, 0, nil
 	c.complete, c.answered, c.paused = false, false, false
+	c.req, c.reply = event.Request{}, Answer{} // they hold on to bodies
 	if rest == 0 {
 		c.release()
-		if direct, err = c.await(p); err != nil {
-			return 0, err
+		if err := c.await(); err != nil {
+			return err
 		}
-		c.acquire()
-		c.buf = append(c.buf, p[:direct]...)
 	}
 	c.began = time.Now()
 	if c.buf[0] == '\r' { // one empty line before a request is forgiven (RFC 9112 §2.2)
 		for len(c.buf) < 2 {
-			if err := c.more(c.began.Add(c.srv.cfg.HeadTimeout), faultHeadTime); err != nil {
-				return 0, err
+			if err := c.more(c.began.Add(c.srv.cfg.Load().HeadTimeout), faultHeadTime); err != nil {
+				return err
 			}
 		}
 		if c.buf[1] == '\n' {
 			c.buf = c.buf[:copy(c.buf, c.buf[2:])]
-			direct = 0
 		}
 	}
-	return direct, nil
+	return nil
 }
 
 func (c *conn) acquire() {
@@ -171,43 +203,97 @@ func (c *conn) release() {
 	c.buf, c.pooled = nil, nil
 }
 
-// await blocks until the first byte of a request, the end of the idle time, or the server's end. The last two are io.EOF: the
-// connection is closed without a word.
-func (c *conn) await(p []byte) (int, error) {
+// await blocks until the first bytes of a request are in buf, the end of the idle time, or the server's end. The last two are
+// io.EOF: the connection is closed without a word.
+func (c *conn) await() error {
+	if !c.opened {
+		if err := c.open(); err != nil {
+			return err
+		}
+		if len(c.buf) > 0 {
+			c.state.Store(connActive)
+			return nil
+		}
+	}
 	fresh := c.state.Load() == connFresh
 	if !fresh {
+		c.since.Store(time.Now().UnixNano())
 		c.state.Store(connIdle)
 	}
 	for last := false; ; last = true {
 		c.deadline(c.idleUntil(time.Now(), fresh))
-		if !last && c.srv.draining.Load() { // after state: either we see it, or Shutdown sees us idle
+		if !last && (c.srv.draining.Load() || c.evict.Load()) { // after state: either we see it, or Shutdown sees us idle
 			last = true
 			c.deadline(c.idleUntil(time.Now(), fresh))
 		}
 		if !fresh && c.srv.crowded.Load() > 0 && !c.srv.draining.Load() {
 			c.broken = true
-			return 0, io.EOF
+			return io.EOF
 		}
-		n, err := c.Conn.Read(p)
-		if n > 0 {
+		err := c.wait()
+		if err == nil {
 			c.state.Store(connActive)
-			return n, nil
+			return nil
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && c.srv.draining.Load() && !last {
+		if errors.Is(err, os.ErrDeadlineExceeded) && (c.srv.draining.Load() || c.evict.Load()) && !last {
 			c.readBy = time.Time{} // Shutdown has changed it: one more, short look for a request that is on its way
 			continue
 		}
 		c.broken = true
-		return 0, io.EOF
+		return io.EOF
+	}
+}
+
+// wait reads the first bytes of a request into buf. On a socket it holds no buffer while it waits.
+func (c *conn) wait() error {
+	if c.raw != nil {
+		if err := c.raw.Read(c.waitFunc); err != nil {
+			return err
+		}
+		return c.waitErr
+	}
+	c.acquire()
+	n, err := c.rw.Read(c.buf[:cap(c.buf)])
+	if n > 0 {
+		c.buf = c.buf[:n]
+		return nil
+	}
+	c.release()
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// tryRead reads what is there; false: nothing is.
+func (c *conn) tryRead(fd uintptr) bool {
+	c.acquire()
+	for {
+		n, err := syscall.Read(int(fd), c.buf[:cap(c.buf)])
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			c.release()
+			return false
+		case n > 0:
+			c.buf, c.waitErr = c.buf[:n], nil
+			return true
+		case err == nil:
+			err = io.EOF
+		}
+		c.release()
+		c.waitErr = err
+		return true
 	}
 }
 
 // idleUntil says how long to wait for a request: once the server drains, briefly, so that what was sent before is answered.
 func (c *conn) idleUntil(now time.Time, fresh bool) time.Time {
-	if !c.srv.draining.Load() {
-		return now.Add(c.srv.cfg.IdleTimeout)
+	if !c.srv.draining.Load() && !c.evict.Load() {
+		return now.Add(c.srv.cfg.Load().IdleTimeout)
 	}
-	if fresh {
+	if fresh && !c.evict.Load() {
 		return now.Add(freshGrace)
 	}
 	return now.Add(idleGrace)
@@ -215,7 +301,7 @@ func (c *conn) idleUntil(now time.Time, fresh bool) time.Time {
 
 // deadline sets the read deadline, unless the present one is as good: setting one costs more than comparing two.
 func (c *conn) deadline(t time.Time) {
-	if d := t.Sub(c.readBy); d >= 0 && d < min(time.Second, c.srv.cfg.IdleTimeout/16) && !c.srv.draining.Load() {
+	if d := t.Sub(c.readBy); d >= 0 && d < min(time.Second, c.srv.cfg.Load().IdleTimeout/16) && !c.srv.draining.Load() && !c.evict.Load() {
 		return
 	}
 	c.readBy = t
@@ -228,7 +314,7 @@ func (c *conn) more(by time.Time, late *wireFault) error {
 		c.buf = append(c.buf, 0)[:len(c.buf)]
 	}
 	c.deadlineExact(by)
-	n, err := c.Conn.Read(c.buf[len(c.buf):cap(c.buf)])
+	n, err := c.rw.Read(c.buf[len(c.buf):cap(c.buf)])
 	c.buf = c.buf[:len(c.buf)+n]
 	if n > 0 {
 		return nil
@@ -278,68 +364,128 @@ func (c *conn) headDone() *wireFault {
 	}
 	c.left = h.length
 	c.paused = h.expect
-	if !h.chunked {
-		if !c.reserve(h.length) {
-			return faultBusy
-		}
-		n := min(c.left, int64(len(c.buf)-c.ok))
-		c.ok += int(n)
-		c.left -= n
-		c.complete = c.left == 0
-		return nil
+	if h.chunked || h.length > stageAbove {
+		return c.stageBegun()
 	}
-	c.chunk.max = c.limits.Body
-	n, f := c.dechunk(c.buf[c.ok:])
-	c.ok += n
-	return f
+	if !c.reserve(h.length) {
+		return faultBusy
+	}
+	n := min(c.left, int64(len(c.buf)-c.ok))
+	c.ok += int(n)
+	c.left -= n
+	c.complete = c.left == 0
+	return nil
 }
 
+// stageBegun takes the part of a staged body that came along with the head.
+func (c *conn) stageBegun() *wireFault {
+	c.staged = true
+	rest := c.buf[c.ok:]
+	if c.head.chunked {
+		c.chunk.max, c.chunk.sink = c.limits.Body, &c.body
+		n, f := c.dechunk(rest)
+		c.ok += n
+		return f
+	}
+	rest = rest[:min(c.left, int64(len(rest)))]
+	c.ok += len(rest)
+	c.left -= int64(len(rest))
+	c.body = append(make([]byte, 0, min(c.head.length, 2*stageAbove)), rest...)
+	c.complete = c.left == 0
+	if !c.reserve(int64(len(rest))) {
+		return faultBusy
+	}
+	return nil
+}
+
+// stage reads on in a body that is kept here. Its memory grows with what has come in, not with what was announced.
+func (c *conn) stage() error {
+	if err := c.goOn(); err != nil {
+		return err
+	}
+	c.deadlineExact(c.began.Add(c.limits.ReadTimeout))
+	if c.head.chunked {
+		return c.stageChunks()
+	}
+	if len(c.body) == cap(c.body) {
+		c.body = slices.Grow(c.body, int(min(c.left, int64(len(c.body)))))
+	}
+	room := c.body[len(c.body):cap(c.body)]
+	n, err := c.rw.Read(room[:min(int64(len(room)), c.left)])
+	if n == 0 {
+		return c.readError(err, faultBodyTime)
+	}
+	c.body = c.body[:len(c.body)+n]
+	c.left -= int64(n)
+	c.complete = c.left == 0
+	if !c.reserve(int64(n)) {
+		return faultBusy
+	}
+	return nil
+}
+
+// stageChunks reads on in a chunked body; what follows it is the begin of the next request.
+func (c *conn) stageChunks() error {
+	buf := stageBufs.Get().(*[]byte)
+	defer stageBufs.Put(buf)
+	n, err := c.rw.Read(*buf)
+	if n == 0 {
+		return c.readError(err, faultBodyTime)
+	}
+	used, f := c.dechunk((*buf)[:n])
+	if f != nil {
+		return f
+	}
+	c.buf = append(c.buf, (*buf)[used:n]...)
+	return nil
+}
+
+// stageBufs holds buffers for chunked bodies on their way in.
+var stageBufs = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+
+// dechunk follows a chunked body and keeps what it holds.
 func (c *conn) dechunk(b []byte) (int, *wireFault) {
-	before := c.chunk.total
+	before := len(c.body)
 	n, done, f := c.chunk.feed(b)
 	c.complete = done
-	if f == nil && !c.reserve(c.chunk.total-before) {
+	if f == nil && !c.reserve(int64(len(c.body)-before)) {
 		f = faultBusy
 	}
 	return n, f
 }
 
+// goOn sends the "100 Continue" that is owed.
+func (c *conn) goOn() error {
+	if !c.paused {
+		return nil
+	}
+	c.paused = false
+	return c.send(continueLine, nil)
+}
+
 // readBody reads on from the socket, straight into p.
 func (c *conn) readBody(p []byte) (int, error) {
-	if c.paused {
-		c.paused = false
-		if err := c.send(continueLine, nil); err != nil {
-			return 0, err
-		}
-	}
-	if !c.head.chunked {
-		p = p[:min(int64(len(p)), c.left)]
+	if err := c.goOn(); err != nil {
+		return 0, err
 	}
 	c.deadlineExact(c.began.Add(c.limits.ReadTimeout))
-	n, err := c.Conn.Read(p)
+	n, err := c.rw.Read(p[:min(int64(len(p)), c.left)])
 	if n == 0 {
 		return 0, c.readError(err, faultBodyTime)
 	}
-	if !c.head.chunked {
-		c.left -= int64(n)
-		c.complete = c.left == 0
-		return n, nil
-	}
-	used, f := c.dechunk(p[:n])
-	if f != nil {
-		return 0, f
-	}
-	c.buf = append(c.buf, p[used:n]...) // begin of the next request
-	return used, nil
+	c.left -= int64(n)
+	c.complete = c.left == 0
+	return n, nil
 }
 
 // reserve counts n more bytes of body against the server's bound.
 func (c *conn) reserve(n int64) bool {
-	if n == 0 || c.srv.cfg.MaxBytes <= 0 {
+	if n == 0 {
 		return true
 	}
 	c.reserved += n
-	return c.srv.bytes.Add(n) <= c.srv.cfg.MaxBytes
+	most := c.srv.cfg.Load().MaxBytes
+	return c.srv.bytes.Add(n) <= most || most <= 0
 }
 
 func (c *conn) unreserve() {
@@ -373,19 +519,19 @@ func (c *conn) shut() error {
 }
 
 func (c *conn) lingering() {
-	half, ok := c.Conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	if half, ok := c.rw.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 		return
 	}
-	c.acquire()
-	defer c.release()
-	b := c.buf[:cap(c.buf)]
-	by := time.Now().Add(lingerTime)
-	if c.Conn.SetReadDeadline(by) != nil {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); c.tls && (!ok || half.CloseWrite() != nil) {
+		return
+	}
+	buf := stageBufs.Get().(*[]byte)
+	defer stageBufs.Put(buf)
+	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
 	for total := 0; total < lingerBytes; {
-		n, err := c.Conn.Read(b)
+		n, err := c.Conn.Read(*buf)
 		if total += n; err != nil {
 			return
 		}

@@ -62,6 +62,12 @@ func (u *upstream) poke() {
 
 // configure sets the upstream's configuration, at start and on reload. A new URL starts with a closed breaker.
 func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
+	u.mu.Lock()
+	same := u.client != nil && u.cfg == cfg && cfg.CAFile == ""
+	u.mu.Unlock()
+	if same {
+		return nil // connections, breaker and rate go on as they are
+	}
 	client, err := forward.New(u.name, cfg, dial)
 	if err != nil {
 		return fmt.Errorf("upstream %s: %w", u.name, err)
@@ -79,7 +85,7 @@ func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
 	u.tokens, u.filled = max(1, cfg.Rate), time.Now()
 	u.mu.Unlock()
 	if old != nil {
-		old.CloseIdle()
+		old.Close()
 	}
 	u.poke()
 	return nil
