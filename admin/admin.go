@@ -93,6 +93,8 @@ type Control interface {
 // Health says whether the gateway takes events; if not, why.
 type Health interface {
 	Ready() (ok bool, why string)
+	// Started says whether it has ever been ready since the process began.
+	Started() bool
 }
 
 // Token is a bearer token that may call the API. Only its hash is kept.

@@ -62,6 +62,13 @@ func (s *Server) livez(c *call) error {
 	return c.answer(http.StatusOK, api.Health{Status: "ok"})
 }
 
+func (s *Server) startupz(c *call) error {
+	if !s.Health.Started() {
+		return fail(http.StatusServiceUnavailable, "starting").retry(time.Second)
+	}
+	return c.answer(http.StatusOK, api.Health{Status: "started"})
+}
+
 func (s *Server) readyz(c *call) error {
 	if ok, why := s.Health.Ready(); !ok {
 		return fail(http.StatusServiceUnavailable, why).retry(time.Second)

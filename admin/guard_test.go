@@ -53,7 +53,7 @@ func TestScopesOfEveryRoute(t *testing.T) {
 			t.Errorf("%s %s: the description says scope %q, want %q", c.method, c.path, said, c.scope)
 		}
 	}
-	for _, open := range []string{"/livez", "/readyz", "/v1/openapi.json"} {
+	for _, open := range []string{"/livez", "/startupz", "/readyz", "/v1/openapi.json"} {
 		p.token = ""
 		p.want(200, "GET", open, "")
 	}

@@ -68,6 +68,7 @@ func (s *Server) table() []route {
 		post("/v1/drain", api.ScopeAdmin, "drain", s.drain),
 		open("/v1/openapi.json", s.openAPI),
 		open("/livez", s.livez),
+		open("/startupz", s.startupz),
 		open("/readyz", s.readyz),
 	}
 	if s.Metrics != nil {

@@ -225,11 +225,15 @@ func (g *Gateway) Ready() (bool, string) {
 	return true, ""
 }
 
-// Drain refuses new events from now on; what is queued is still delivered. It is final.
+// Drain refuses new events from now on and tries at once what waits for a retry; what is queued is still delivered. It is final.
 func (g *Gateway) Drain() {
 	g.log.Info("draining: new events are refused from now on")
 	g.pipeline.Drain()
+	g.recovery.Push()
 }
+
+// Started says whether the gateway has once been ready to take events.
+func (g *Gateway) Started() bool { return g.ready.Load() }
 
 // Run serves until ctx ends, then finishes what is under way (at most the longest upstream timeout) and closes everything. A second
 // end is not waited for: the caller ends the process. It returns ErrJournal, wrapped with the cause, as soon as the journal fails.
@@ -274,6 +278,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return err // nothing can be promised any more: no graceful end
 	}
 	g.log.Info("shutting down: finishing what is under way")
+	g.recovery.Leaving()
 	graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.longestTimeout()+time.Second)
 	defer cancel()
 	err = errors.Join(err, g.server.Shutdown(graceful))

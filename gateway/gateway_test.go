@@ -171,3 +171,41 @@ func TestWeekOfRetention(t *testing.T) {
 		b.Down()
 	})
 }
+
+// A drain before the pod goes: new events are refused, and what waits for a retry is tried at once, while the consumer still lives. A
+// consumer that goes first uses up no attempts.
+func TestDrainPushesTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t)
+		for i := range 5 {
+			b.post(fmt.Sprint("evt_", i), 202, "accepted")
+		}
+		time.Sleep(3 * time.Minute) // the breaker probes every 30 s by now
+		b.must(b.Up())
+		before := time.Now()
+		for path, want := range map[string]int{"/readyz": 200, "/startupz": 200, "/livez": 200} {
+			if status, _, err := b.Admin(path); err != nil || status != want {
+				t.Errorf("%s: %d %v", path, status, err)
+			}
+		}
+		if status, body, err := b.AdminPost("/v1/drain", "{}"); err != nil || status != 202 {
+			t.Fatalf("drain: %d %s %v", status, body, err)
+		}
+		b.post("evt_new", 503, "unavailable")
+		for path, want := range map[string]int{"/readyz": 503, "/startupz": 200, "/livez": 200} {
+			if status, _, err := b.Admin(path); err != nil || status != want {
+				t.Errorf("draining, %s: %d %v", path, status, err)
+			}
+		}
+		for i := range 5 {
+			for b.state(fmt.Sprint("evt_", i)) != "delivered/" {
+				if time.Since(before) > 5*time.Second {
+					t.Fatalf("evt_%d is still %s", i, b.state(fmt.Sprint("evt_", i)))
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		b.must(b.Stop())
+		b.Down()
+	})
+}

@@ -29,8 +29,12 @@ func Listen(addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// backlogTime is how long a closing listener goes on accepting what waits in the kernel's backlog.
-const backlogTime = 25 * time.Millisecond
+// A closing listener goes on accepting what waits in the kernel's backlog until nothing has come for backlogTime, twice: a machine that
+// is busy may let the first pass without a look. Nobody keeps it open for longer than backlogMax.
+const (
+	backlogTime = 25 * time.Millisecond
+	backlogMax  = 2 * time.Second
+)
 
 // A listener accepts connections within the server's bounds. Nothing but the server's end makes it stop: when descriptors run out
 // it waits and tries again.
@@ -38,18 +42,28 @@ type listener struct {
 	net.Listener
 	srv  *Server
 	done atomic.Bool // Accept has given up for good
+
+	empty  int       // looks at the backlog that found nothing, in a row
+	closes time.Time // when a closing listener stops looking; zero = it is not closing
 }
 
 // Accept is called by fasthttp, from one goroutine. io.EOF ends its loop without a complaint.
 func (l *listener) Accept() (net.Conn, error) {
 	for wait := time.Duration(0); ; {
+		l.closing()
 		nc, err := l.Listener.Accept()
 		if err == nil {
+			l.empty = 0
 			l.srv.room()
 			if c := l.srv.admit(nc); c != nil {
 				return c, nil
 			}
 			continue
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if l.empty++; l.empty < 2 || !l.srv.draining.Load() {
+				continue
+			}
 		}
 		if l.srv.draining.Load() || errors.Is(err, net.ErrClosed) {
 			_ = l.Listener.Close()
@@ -57,15 +71,26 @@ func (l *listener) Accept() (net.Conn, error) {
 			l.srv.ended()
 			return nil, io.EOF
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		}
 		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 		l.srv.log.Warn("cannot accept connections, trying again", "error", err, "wait", wait)
 		select {
 		case <-time.After(wait):
 		case <-l.srv.drain:
 		}
+	}
+}
+
+// closing gives each look at the backlog its own time, once the server drains.
+func (l *listener) closing() {
+	if !l.srv.draining.Load() {
+		return
+	}
+	now := time.Now()
+	if l.closes.IsZero() {
+		l.closes, l.empty = now.Add(backlogMax), 0
+	}
+	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok && now.Before(l.closes) {
+		_ = d.SetDeadline(now.Add(backlogTime))
 	}
 }
 
@@ -84,10 +109,14 @@ func (s *Server) room() {
 	}
 	s.crowded.Add(1)
 	defer s.crowded.Add(-1)
+	again := time.NewTicker(evictInterval)
+	defer again.Stop()
 	for s.evict(); !s.hasRoom() && !s.draining.Load(); {
 		select {
 		case <-s.changed:
 		case <-s.drain:
+		case <-again.C: // one that was busy may wait by now
+			s.evict()
 		}
 	}
 	s.ended() // another listener may wait too
@@ -115,6 +144,9 @@ func descriptors() int {
 	}
 	return descriptorsFor(limit.Cur)
 }
+
+// evictInterval is how often room is made again where nobody has left.
+const evictInterval = 20 * time.Millisecond
 
 // evictSample is how many waiting connections are compared to find the one that has waited longest. The map's order is random.
 const evictSample = 64

@@ -282,7 +282,9 @@ func TestSilentConnectionsMakeRoomFirst(t *testing.T) {
 	dial(t, addr)
 	for range 5 {
 		dial(t, addr).send(post).want(200, "*")
+		time.Sleep(20 * time.Millisecond) // until the server has noted that it waits
 		used.send(post).want(200, "*")
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -503,6 +503,8 @@ func TestShutdownServesTheBacklog(t *testing.T) {
 		}
 		echo(ctx, r, a)
 	}))
+	letGo := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(letGo)
 	busy := dial(t, addr).send("POST /slow HTTP/1.1\r\nHost: h\r\n\r\n")
 	<-in
 	var waiting []*client
@@ -514,7 +516,7 @@ func TestShutdownServesTheBacklog(t *testing.T) {
 	for _, c := range waiting {
 		c.want(200, "POST /a 2")
 	}
-	close(release)
+	letGo()
 	busy.want(200, "*")
 	if err := <-done; err != nil {
 		t.Error(err)

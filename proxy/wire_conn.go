@@ -226,10 +226,6 @@ func (c *conn) await() error {
 			last = true
 			c.deadline(c.idleUntil(time.Now(), fresh))
 		}
-		if !fresh && c.srv.crowded.Load() > 0 && !c.srv.draining.Load() {
-			c.broken = true
-			return io.EOF
-		}
 		err := c.wait()
 		if err == nil {
 			c.state.Store(connActive)

@@ -286,14 +286,14 @@ func (f *flight) attempt(res *forward.Result) *event.Attempt {
 
 // next makes rec the record after the attempt: SPEC §6 in one place.
 func (f *flight) next(rec *event.Record, res *forward.Result, isOpen bool, now time.Time) {
+	s := f.src
 	rec.LastStatus, rec.LastErrKind, rec.LastErrText = res.Status, res.ErrKind, res.ErrText
 	if res.Outcome == event.OutcomeUnknown {
 		rec.Unknown = true
 	}
-	if res.Outcome == event.OutcomeNotSent && isOpen && !f.slot.probe && rec.Charged > 0 {
-		rec.Charged-- // nothing was sent and the upstream is down: the attempt does not count
+	if res.Outcome == event.OutcomeNotSent && (isOpen || s.r.leaving.Load()) && !f.slot.probe && rec.Charged > 0 {
+		rec.Charged-- // nothing was sent, and the upstream is down or goes as we do: the attempt does not count
 	}
-	s := f.src
 	switch {
 	case res.Outcome == event.OutcomeDelivered:
 		st := event.Delivered

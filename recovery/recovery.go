@@ -76,6 +76,7 @@ type Recovery struct {
 	flights sync.Pool      // of *flight, for attempts that a sender waits for
 	work    sync.WaitGroup // attempts and loops
 	running atomic.Bool
+	leaving atomic.Bool     // Push was called
 	ctx     context.Context // ends attempts for good: hard stop
 	stop    context.CancelFunc
 	started []func() // loops that wait for Run

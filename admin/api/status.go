@@ -78,7 +78,7 @@ type Whoami struct {
 	Scopes []string `json:"scopes"`
 }
 
-// Health answers /livez and /readyz.
+// Health answers /livez, /startupz and /readyz.
 type Health struct {
 	Status string `json:"status"` // ok | ready
 }

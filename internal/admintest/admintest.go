@@ -74,6 +74,9 @@ func (c *Control) Ready() (bool, string) {
 	return c.NotReady == "", c.NotReady
 }
 
+// Started says yes.
+func (c *Control) Started() bool { return true }
+
 // Log keeps log lines. Safe for concurrent use.
 type Log struct {
 	mu sync.Mutex

@@ -1,0 +1,55 @@
+package recovery
+
+import (
+	"container/heap"
+	"time"
+
+	"github.com/hooktender/hooktender/ordering"
+)
+
+// Push is for a gateway that is about to go while its upstreams still live: what waits for its next attempt is tried at once, open
+// breakers probe at once, and from now on a connection that is refused, because the upstream goes too, uses up no attempt. What fails
+// again waits as usual.
+func (r *Recovery) Push() {
+	r.leaving.Store(true)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	now := time.Now()
+	for _, s := range r.sources {
+		s.push(now.UnixNano())
+	}
+	for _, u := range r.upstreams {
+		u.mu.Lock()
+		if u.breaker.state == open {
+			u.breaker.next, u.breaker.wait = now, u.breaker.cfg.Probe
+		}
+		u.mu.Unlock()
+		u.poke()
+	}
+}
+
+// Leaving says that the gateway is about to go: a connection that is refused uses up no attempt any more.
+func (r *Recovery) Leaving() { r.leaving.Store(true) }
+
+// push makes every retry of the source due. Events that ordering holds keep waiting for those before them.
+func (s *Source) push(now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.queue {
+		if t.lane == nil && t.due > now && t.due < ordering.Never {
+			t.due = now
+		}
+	}
+	heap.Init(&s.queue)
+	for _, l := range s.lanes {
+		retries := false
+		for _, e := range l.Entries() {
+			if e.Retry && e.Due > now && e.Due < ordering.Never {
+				e.Due, retries = now, true
+			}
+		}
+		if retries {
+			s.wake(l, 0)
+		}
+	}
+}
