@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math"
 	"slices"
 
@@ -322,6 +323,30 @@ func (s *snapshot) walk(prefix []byte, reverse bool) *badger.Iterator {
 	return s.txn.NewIterator(o)
 }
 
+// itemAhead gives the item of an event that comes after those asked for before; nil if there is none. Where most events in between are wanted, which
+// after an outage they are, stepping through the records costs a quarter of looking each up.
+func itemAhead(records *badger.Iterator, seq event.Seq) (*item, error) {
+	before := func() bool { return records.Valid() && seqOf(records.Item().Key()) < seq }
+	for n := 0; n < 8 && before(); n++ {
+		records.Next()
+	}
+	if before() || !records.Valid() {
+		records.Seek(recordKey(seq))
+	}
+	if !records.Valid() || seqOf(records.Item().Key()) != seq {
+		return nil, nil
+	}
+	b, err := records.Item().ValueCopy(nil)
+	if err != nil {
+		return nil, err
+	}
+	it, err := decodeItem(b)
+	if err != nil {
+		return nil, fmt.Errorf("index entry of event %d: %w", seq, err)
+	}
+	return it, nil
+}
+
 // Pending implements journal.Journal.
 func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]event.Record, error) {
 	if limit <= 0 {
@@ -338,8 +363,10 @@ func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]eve
 	var out []event.Record
 	walk := v.snap.walk([]byte{prefixState, byte(event.Pending)}, false)
 	defer walk.Close()
+	records := v.snap.walk([]byte{prefixRecord}, false)
+	defer records.Close()
 	for walk.Seek(stateKey(event.Pending, after+1)); walk.Valid() && len(out) < limit; walk.Next() {
-		it, err := v.snap.item(seqOf(walk.Item().Key()))
+		it, err := itemAhead(records, seqOf(walk.Item().Key()))
 		if err == nil && it != nil && it.state == event.Pending && !it.marker {
 			var r event.Record
 			if r, err = e.record(it, noteCount{}); err == nil {
