@@ -51,8 +51,8 @@ func newGateway(b *bench, data, journal, delivery, upstream string) (*gateway, e
     limits: {pending: 1000000}
 `, name, ordering, delivery)
 	}
-	text := fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {%s}\nupstreams: {app: {url: \"http://%s\", timeout: 5s, max_in_flight: 64, breaker: {failures: 1000000}}}\nsources:\n%s%s",
-		g.public, g.admin, data, journal, upstream, source("s", "none"), source("o", "reject_stale"))
+	text := fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {%s, sync: %s}\nupstreams: {app: {url: \"http://%s\", timeout: 5s, max_in_flight: 64, breaker: {failures: 1000000}}}\nsources:\n%s%s",
+		g.public, g.admin, data, journal, b.sync, upstream, source("s", "none"), source("o", "reject_stale"))
 	return g, os.WriteFile(filepath.Join(g.dir, "hooktender.yaml"), []byte(text), 0o600)
 }
 

@@ -35,6 +35,7 @@ type bench struct {
 	cycles int
 	large  bool
 	keep   bool
+	sync   string // journal.sync
 }
 
 // result is one row of the table.
@@ -82,6 +83,7 @@ func run() int {
 	cycles := flag.Int("cycles", 0, "cycles of each fault; 0 = what the size says")
 	binary := flag.String("binary", "", "the hooktender to hurt; empty = built from this source")
 	seed := flag.Uint64("seed", 0, "seed of every choice; 0 = from the clock. Moments of kills depend on the machine, too")
+	syncs := flag.String("sync", "always", "journal.sync; with none, power cuts must find what was lost: a proof of the test")
 	keep := flag.Bool("keep", false, "keep the files")
 	flag.Parse()
 	if *size != "small" && *size != "large" {
@@ -123,7 +125,7 @@ func run() int {
 		if !slices.Contains(strings.Split(*which, ","), f.name) || ctx.Err() != nil {
 			continue
 		}
-		b := &bench{ctx: ctx, binary: *binary, dir: filepath.Join(dir, f.name), seed: *seed, rnd: rand.New(rand.NewPCG(*seed, uint64(len(f.name)))), large: *size == "large", keep: *keep}
+		b := &bench{ctx: ctx, binary: *binary, dir: filepath.Join(dir, f.name), seed: *seed, rnd: rand.New(rand.NewPCG(*seed, uint64(len(f.name)))), large: *size == "large", keep: *keep, sync: *syncs}
 		b.cycles = f.small
 		if b.large {
 			b.cycles = f.large

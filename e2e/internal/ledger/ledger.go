@@ -23,8 +23,8 @@ const (
 )
 
 // Settle is how long before a cut an attempt may have been answered by the consumer and still count as in flight, if nobody was told of it: its outcome may not
-// have been written. On a busy disk a write waits for the fsync before it.
-const Settle = 250 * time.Millisecond
+// have been written, or not be on disk yet. On a busy disk a write waits for the fsync before it.
+var Settle = map[Cut]time.Duration{Kill: 250 * time.Millisecond, Power: time.Second}
 
 // Book is the ledger of one run. The zero Book is ready to use; safe for concurrent use.
 type Book struct {
@@ -170,7 +170,7 @@ func (b *Book) Cut(kind Cut, began time.Time) {
 	c := cut{at: began, kind: kind}
 	for _, e := range b.events {
 		for _, a := range e.arrivals {
-			if e.told == 0 && a.epoch == len(b.cuts) && (a.end.IsZero() || a.end.After(began.Add(-Settle))) {
+			if e.told == 0 && a.epoch == len(b.cuts) && (a.end.IsZero() || a.end.After(began.Add(-Settle[kind]))) {
 				c.inFlight++
 			}
 		}
