@@ -39,6 +39,8 @@ type options struct {
 	other       string
 	dir         string
 	check       bool
+	baseline    string
+	ratios      bool
 
 	role     string
 	listen   string
@@ -63,6 +65,8 @@ func main() {
 	flag.StringVar(&o.other, "other", "", "another built hooktender to measure in the same rounds")
 	flag.StringVar(&o.dir, "dir", "", "where journals are kept during the run (default: a temporary directory; it must not be a tmpfs)")
 	flag.BoolVar(&o.check, "check", false, "exit 1 where a bar of docs/performance.md is missed; bars against nginx need -peers nginx")
+	flag.StringVar(&o.baseline, "baseline", "", "a file of committed CPU ratios to the plain proxy: exit 1 where one is exceeded by over 15 %")
+	flag.BoolVar(&o.ratios, "ratios", false, "print the CPU ratios as a baseline file says them")
 	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, or fill (a journal in -dir with -pending events)")
 	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")

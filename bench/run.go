@@ -55,7 +55,7 @@ func run(ctx context.Context, o options) error {
 	var faults []error
 	for _, s := range todo {
 		err := s.run(ctx, b)
-		if err != nil && !errors.Is(err, errNoisy) && !errors.Is(err, errBar) {
+		if err != nil && !errors.Is(err, errNoisy) && !errors.Is(err, errBar) && !errors.Is(err, errDearer) {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		faults = append(faults, err)

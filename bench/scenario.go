@@ -139,10 +139,21 @@ func (b *bench) compare(ctx context.Context, scenario, title string, subjects []
 	if err := table(os.Stdout, title, subjects); err != nil {
 		return err
 	}
-	if !b.o.check {
-		return nil
+	if b.o.ratios {
+		writeRatios(os.Stdout, scenario, subjects)
 	}
-	return check(os.Stdout, scenario, subjects)
+	var faults []error
+	if b.o.baseline != "" {
+		r, err := readRatios(b.o.baseline)
+		if err != nil {
+			return err
+		}
+		faults = append(faults, r.against(os.Stdout, scenario, subjects))
+	}
+	if b.o.check {
+		faults = append(faults, check(os.Stdout, scenario, subjects))
+	}
+	return errors.Join(faults...)
 }
 
 // runStored compares an empty journal with filled ones.
