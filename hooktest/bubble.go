@@ -119,11 +119,17 @@ func (b *Bubble) Down() { b.Consumer.Close() }
 
 // Post sends a request to the public port on a connection of its own and gives the answer's status and Hooktender-Outcome.
 func (b *Bubble) Post(path string, r Request) (status int, outcome string, err error) {
+	status, head, err := b.Ask(path, r)
+	return status, head.Get("Hooktender-Outcome"), err
+}
+
+// Ask is Post that gives the whole header of the answer.
+func (b *Bubble) Ask(path string, r Request) (status int, head http.Header, err error) {
 	resp, _, err := b.roundTrip(PublicAddr, http.MethodPost, path, r)
 	if err != nil {
-		return 0, "", err
+		return 0, nil, err
 	}
-	return resp.StatusCode, resp.Header.Get("Hooktender-Outcome"), nil
+	return resp.StatusCode, resp.Header, nil
 }
 
 // Admin asks the admin port and gives status and body.

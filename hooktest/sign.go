@@ -69,6 +69,16 @@ func Standard(secret, id string, body []byte, at time.Time) (Request, error) {
 	}}, nil
 }
 
+// Slack signs a body as of a time (api.slack.com, "Verifying requests from Slack"): v0=<hex HMAC-SHA256 of "v0:t:body">, and t in a header.
+func Slack(secret string, body []byte, at time.Time) Request {
+	ts := strconv.FormatInt(at.Unix(), 10)
+	return Request{Body: body, Header: http.Header{
+		"Content-Type":              {"application/json"},
+		"X-Slack-Request-Timestamp": {ts},
+		"X-Slack-Signature":         {"v0=" + hex.EncodeToString(mac([]byte(secret), "v0:", ts, ":", string(body)))},
+	}}
+}
+
 // Custom signs a body as of a time in the form of the README's custom source: X-Signature: sha256=<hex HMAC-SHA256 of "timestamp.body">, X-Timestamp.
 func Custom(secret string, body []byte, at time.Time) Request {
 	ts := strconv.FormatInt(at.Unix(), 10)

@@ -1,0 +1,265 @@
+package gateway_test
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+const whsec = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+// signers are senders with a signed timestamp: how each signs, and where the consumer finds the time and the signature.
+var signers = map[string]struct {
+	provider string
+	sign     func(id string, at time.Time) hooktest.Request
+	lines    []string
+	signedAt func(http.Header) string
+}{
+	"stripe": {"provider: stripe", func(id string, at time.Time) hooktest.Request {
+		return hooktest.Stripe(secret, []byte(`{"id":"`+id+`","type":"invoice.paid","data":{"object":{"id":"in_1"}}}`), at)
+	}, []string{"Stripe-Signature"}, func(h http.Header) string {
+		t, _, _ := strings.Cut(strings.TrimPrefix(h.Get("Stripe-Signature"), "t="), ",")
+		return t
+	}},
+	"slack": {"provider: slack", func(id string, at time.Time) hooktest.Request {
+		return hooktest.Slack(secret, []byte(`{"event_id":"`+id+`","type":"event_callback","event":{"type":"message","channel":"C1"}}`), at)
+	}, []string{"X-Slack-Signature", "X-Slack-Request-Timestamp"}, func(h http.Header) string { return h.Get("X-Slack-Request-Timestamp") }},
+	"standard": {"provider: standard-webhooks", func(id string, at time.Time) hooktest.Request {
+		r, _ := hooktest.Standard(whsec, id, []byte(`{"type":"a.b"}`), at)
+		return r
+	}, []string{"Webhook-Signature", "Webhook-Timestamp"}, func(h http.Header) string { return h.Get("Webhook-Timestamp") }},
+	"svix": {"provider: svix", func(id string, at time.Time) hooktest.Request {
+		r, _ := hooktest.Standard(whsec, id, []byte(`{"type":"a.b"}`), at)
+		h := http.Header{}
+		for name, v := range r.Header {
+			h[strings.Replace(name, "Webhook-", "Svix-", 1)] = v
+		}
+		return hooktest.Request{Header: h, Body: r.Body}
+	}, []string{"Svix-Signature", "Svix-Timestamp"}, func(h http.Header) string { return h.Get("Svix-Timestamp") }},
+	"off": {"provider: stripe", func(id string, at time.Time) hooktest.Request {
+		return hooktest.Stripe(secret, []byte(`{"id":"`+id+`","type":"invoice.paid","data":{"object":{"id":"in_1"}}}`), at)
+	}, []string{"Stripe-Signature"}, func(h http.Header) string {
+		t, _, _ := strings.Cut(strings.TrimPrefix(h.Get("Stripe-Signature"), "t="), ",")
+		return t
+	}},
+}
+
+// A consumer that verifies signatures itself takes what has waited for three hours: it is signed anew, body untouched; what did not wait has the sender's own.
+func TestSignaturesAfterHoursInTheQueue(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("upstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2}}}\nsources:\n")
+	for name, s := range signers {
+		more := ""
+		if name == "off" {
+			more = ", resign: off"
+		}
+		fmt.Fprintf(&text, "  %s: {path: /%s, %s, secrets: [{env: %s}], delivery: {upstream: app%s}}\n", name, name, s.provider,
+			map[bool]string{true: "WHSEC", false: "SECRET"}[name == "standard" || name == "svix"], more)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), text.String(), func(name string) (string, bool) {
+			return map[string]string{"WHSEC": whsec, "SECRET": secret}[name], true
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Stop() }()
+		defer b.Down()
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		for name, s := range signers {
+			if status, outcome, err := b.Post("/"+name, s.sign("at_once", time.Now())); status != 200 || outcome != "delivered" || err != nil {
+				t.Errorf("%s: %d %s %v", name, status, outcome, err)
+			}
+		}
+		b.Down()
+		sent := time.Now()
+		for name, s := range signers {
+			if status, _, err := b.Post("/"+name, s.sign("waited", time.Now())); status != 202 || err != nil {
+				t.Errorf("%s: %d %v", name, status, err)
+			}
+		}
+		time.Sleep(3 * time.Hour)
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		for name, s := range signers {
+			for id, resigned := range map[string]bool{"at_once": false, "waited": name != "off"} {
+				seen := b.Consumer.Of(name, id)
+				if len(seen) != 1 {
+					t.Errorf("%s: %s came %d times", name, id, len(seen))
+					continue
+				}
+				unix, _ := strconv.ParseInt(s.signedAt(seen[0].Header), 10, 64)
+				at := time.Unix(unix, 0)
+				if fresh := seen[0].At.Sub(at) < 5*time.Minute; fresh != (resigned || id == "at_once") || !resigned && id == "waited" && at.Sub(sent).Abs() > time.Second {
+					t.Errorf("%s: %s is signed as of %s, came at %s", name, id, at, seen[0].At)
+				}
+				want := s.sign(id, at)
+				for _, line := range s.lines {
+					if got := seen[0].Header.Values(line); len(got) != 1 || got[0] != want.Header.Get(line) {
+						t.Errorf("%s: %s: %s is %q, want %q", name, id, line, got, want.Header.Get(line))
+					}
+				}
+				if string(seen[0].Body) != string(want.Body) {
+					t.Errorf("%s: %s: another body", name, id)
+				}
+			}
+		}
+	})
+}
+
+// The deadline of a preset whose sender gives up soon: Slack is answered after two seconds; the attempt goes on, once, and its result is recorded.
+func TestDeadlineOfAnImpatientSender(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		synctest.Test(t, func(t *testing.T) {
+			b, err := hooktest.NewBubble(t.TempDir(), `
+sources:
+  s: {path: /s, provider: slack, secrets: [{env: SECRET}], upstream: "http://127.0.0.1:3000", ordering: {policy: `+policy+`}}
+  slow: {path: /slow, provider: stripe, secrets: [{env: SECRET}], upstream: "http://127.0.0.1:3000"}
+`, env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Stop() }()
+			defer b.Down()
+			if err := b.Up(); err != nil {
+				t.Fatal(err)
+			}
+			b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+				return hooktest.Answer{Delay: 9 * time.Second, Body: "done"}
+			})
+			began := time.Now()
+			status, outcome, err := b.Post("/s", signers["slack"].sign("evt", time.Now()))
+			if took := time.Since(began); status != 202 || outcome != "accepted" || err != nil || took != 2*time.Second {
+				t.Errorf("%s: slack: %d %s %v after %s", policy, status, outcome, err, took)
+			}
+			if status, outcome, err = b.Post("/s", signers["slack"].sign("evt", time.Now())); status != 200 || outcome != "duplicate" || err != nil {
+				t.Errorf("%s: its repetition while the first runs on: %d %s %v", policy, status, outcome, err)
+			}
+			began = time.Now()
+			status, outcome, _ = b.Post("/slow", signers["stripe"].sign("evt", time.Now()))
+			if took := time.Since(began); status != 202 || took != 8*time.Second {
+				t.Errorf("%s: stripe: %d %s after %s", policy, status, outcome, took)
+			}
+			time.Sleep(20 * time.Second)
+			if got := (bubble{b, t}).state("evt"); got != "delivered/" || len(b.Consumer.Of("s", "evt")) != 1 {
+				t.Errorf("%s: it became %s with %d requests", policy, got, len(b.Consumer.Of("s", "evt")))
+			}
+		})
+	}
+}
+
+// Beyond a bound the sender reads 503 or 429 and when to come again; its retry is then taken as if it were the first.
+func TestSentAway(t *testing.T) {
+	block := `    provider: custom
+    secrets: [{env: SECRET}]
+    verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, prefix: "sha256=", signed: "{timestamp}.{body}", timestamp: "header:X-Timestamp", tolerance: 5m}
+    identity: {id: "json:id", type: "json:type", resource: "json:resource", version: "json:version"}
+`
+	var text strings.Builder
+	text.WriteString("upstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2, probe: 7s}}}\nsources:\n")
+	rest := map[string]string{
+		"rate":    "delivery: {mode: store, upstream: app}\n    limits: {rate: 0.25}",
+		"pending": "delivery: {mode: store, upstream: app}\n    limits: {pending: 1}",
+		"held":    "delivery: {upstream: app}\n    ordering: {policy: in_sequence, start: \"1\", max_held: 1}",
+		"proxy":   "delivery: {mode: proxy, upstream: app}",
+		"lane":    "delivery: {mode: proxy, upstream: app}\n    ordering: {policy: serial}",
+	}
+	for name, r := range rest {
+		fmt.Fprintf(&text, "  %s:\n    path: /%s\n%s    %s\n", name, name, block, r)
+	}
+	post := func(b *hooktest.Bubble, source, id, version string) (int, http.Header) {
+		status, head, err := b.Ask("/"+source, hooktest.Custom(secret, hooktest.CustomBody(id, "t", "r", version), time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status, head
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), text.String(), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Stop() }()
+		defer b.Down()
+		for _, s := range []struct {
+			source, first string
+			status        int
+			after         string
+		}{{"rate", "1", 429, "4"}, {"pending", "1", 503, "5"}, {"held", "3", 503, "5"}, {"proxy", "1", 503, "7"}, {"lane", "1", 503, "7"}} {
+			post(b, s.source, "first", s.first)
+			status, head := post(b, s.source, "second", "9")
+			if outcome := head.Get("Hooktender-Outcome"); status != s.status || head.Get("Retry-After") != s.after || s.status == 503 && outcome != "unavailable" {
+				t.Errorf("%s: %d %s, Retry-After %q", s.source, status, outcome, head.Get("Retry-After"))
+			}
+			if status, _, err := b.Admin("/v1/events/second?source=" + s.source); status != 404 || err != nil {
+				t.Errorf("%s: a trace is left: %d %v", s.source, status, err)
+			}
+		}
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		for name := range maps.Keys(rest) {
+			if status, head := post(b, name, "second", "9"); status >= 400 || head.Get("Hooktender-Outcome") == "duplicate" {
+				t.Errorf("%s: its retry: %d %s", name, status, head.Get("Hooktender-Outcome"))
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		for name := range maps.Keys(rest) {
+			if seen := b.Consumer.Of(name, "second"); len(seen) != 1 {
+				t.Errorf("%s: the consumer saw its retry %d times", name, len(seen))
+			}
+		}
+	})
+}
+
+// A gap in the metrics and in the API while it lasts, and the cursor set over HTTP.
+func TestGapCanBeSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), strings.Replace(sources, "delivery:", "ordering: {policy: in_sequence, start: \"1\", max_wait: 10m}\n    delivery:", 1), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Stop() }()
+		defer b.Down()
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range []string{"1", "3", "6"} {
+			if _, _, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody("v"+v, "t", "a/b", v), time.Now())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		_, text, err := b.Admin("/metrics")
+		for _, want := range []string{`hooktender_held_events{source="s"} 2`, `hooktender_gap_seconds{source="s"} 60`} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("the metrics lack %s: %v", want, err)
+			}
+		}
+		status, body, err := b.Admin("/v1/resources/s/a%2Fb")
+		if status != 200 || !strings.Contains(string(body), `"missing":["2","4-5"]`) || !strings.Contains(string(body), `"release_at":"2000-`) {
+			t.Errorf("%d %s %v", status, body, err)
+		}
+		status, body, err = b.AdminPost("/v1/resources/s/a%2Fb/cursor", `{"version":5,"reason":"2, 4 and 5 never existed"}`)
+		if status != 200 || !strings.Contains(string(body), `"version":"5"`) {
+			t.Errorf("%d %s %v", status, body, err)
+		}
+		time.Sleep(time.Second)
+		x := bubble{b, t}
+		if three, six := x.state("v3"), x.state("v6"); three != "rejected/stale" || six != "delivered/" {
+			t.Errorf("3 is %s, 6 is %s", three, six)
+		}
+	})
+}
