@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -64,6 +65,10 @@ func (s *Server) perform(t *route, c *call) error {
 		return fail(http.StatusBadRequest, "the body could not be read")
 	}
 	c.body = body
+	// All of the request is here; what it asks for may take its time (a replay first walks over all that it selects).
+	rc := http.NewResponseController(c.w)
+	_ = rc.SetReadDeadline(time.Time{})
+	_ = rc.SetWriteDeadline(now().Add(mutationTimeout))
 	return s.idem.once(t, c)
 }
 

@@ -20,6 +20,8 @@ const (
 	readTimeout   = 15 * time.Second
 	writeTimeout  = 30 * time.Second // an answer; a wait or a stream sets its own
 	idleTimeout   = 60 * time.Second
+
+	mutationTimeout = 5 * time.Minute
 	stopTimeout   = 5 * time.Second
 	maxHeader     = 16 << 10
 	maxBody       = 4 << 20 // of a mutation

@@ -38,6 +38,9 @@ func (p *places) enter(limit int64) bool {
 
 func (p *places) leave() { p.n.Add(-1) }
 
+// Waiting is how many calls wait for an event now.
+func (s *Server) Waiting() int { return int(s.waits.n.Load()) }
+
 func waitParams(v url.Values) (time.Duration, func(*event.Record) bool, error) {
 	until := (*event.Record).Terminal
 	switch name := v.Get("until"); name {

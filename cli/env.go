@@ -29,6 +29,9 @@ type env struct {
 // callTimeout is how long a call may take that has nothing to wait for.
 const callTimeout = 30 * time.Second
 
+// selectTimeout is how long a call may take that walks over all events of a selection before it answers.
+const selectTimeout = 5 * time.Minute
+
 func newEnv(stdin io.Reader, stdout, stderr io.Writer) *env {
 	return &env{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now}
 }
@@ -86,11 +89,15 @@ func (e *env) limited(ctx context.Context, own time.Duration) (context.Context, 
 
 // call makes one call of the admin port and gives the bytes of its answer.
 func (e *env) call(ctx context.Context, do func(context.Context, *client.Client) error) ([]byte, error) {
+	return e.callFor(ctx, callTimeout, do)
+}
+
+func (e *env) callFor(ctx context.Context, own time.Duration, do func(context.Context, *client.Client) error) ([]byte, error) {
 	c, err := e.client()
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := e.limited(ctx, callTimeout)
+	ctx, cancel := e.limited(ctx, own)
 	defer cancel()
 	var raw []byte
 	if err := do(client.Capture(ctx, &raw), c); err != nil {

@@ -83,7 +83,7 @@ func (e *env) plan(ctx context.Context, spec api.ReplaySpec) error {
 
 func (e *env) startReplay(ctx context.Context, spec api.ReplaySpec) ([]byte, api.Replay, error) {
 	var job api.Replay
-	raw, err := e.call(ctx, func(ctx context.Context, c *client.Client) error {
+	raw, err := e.callFor(ctx, selectTimeout, func(ctx context.Context, c *client.Client) error {
 		var err error
 		job, err = c.StartReplay(ctx, spec)
 		return err
