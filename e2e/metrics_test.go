@@ -115,6 +115,7 @@ sources:
 	settled := func() bool {
 		got = g.series()
 		return got[`hooktender_breaker_open{upstream="nobody"}`] == 1 && got[`hooktender_replay_events_total{result="replayed"}`] == 1 &&
+			got[`hooktender_events{source="h",state="replayed"}`] == 1 && // of one look: not all numbers of a scrape are of one moment
 			got[`hooktender_events{source="o",state="delivered"}`] == 1
 	}
 	for range 500 {

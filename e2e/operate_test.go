@@ -163,7 +163,7 @@ func TestCrashPoints(t *testing.T) {
 	for _, mode := range []string{"proxy", "hybrid", "store"} {
 		c, addr := consumer(t)
 		p := planned(c)
-		g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 5s, breaker: {failures: 100000}}}\nsources:\n%s", addr, source("s", "delivery: {mode: "+mode+", upstream: app, "+quick+"}")))
+		g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 5s, breaker: {failures: 100000}}}\nsources:\n%s", addr, source("s", "delivery: {mode: "+mode+", upstream: app, retry: {base: 1s, factor: 1, jitter: none}}")))
 		sent := custom("sent", "", "")
 		p.on("sent", hooktest.Answer{Delay: 10 * time.Second}, hooktest.Answer{})
 		gone := make(chan struct{})
@@ -181,6 +181,7 @@ func TestCrashPoints(t *testing.T) {
 		g.launch()
 		if mode != "proxy" {
 			g.want(mode+": no byte sent", g.ask("/s", queued), 202, "accepted")
+			g.becomes("s", "queued", "pending/retrying") // no attempt is under way
 			g.kill()
 			if _, err := c.Listen(""); err != nil {
 				t.Fatal(err)
