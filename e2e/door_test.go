@@ -1,0 +1,416 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+var (
+	reloads = flag.Int("reloads", 12, "reloads of the configuration under load")
+	stops   = flag.Int("stops", 3, "cycles of SIGTERM under load")
+	idle    = flag.Int("idle", 300, "idle connections of the attack; the bar is 10,000")
+	slow    = flag.Int("slow", 60, "slow heads, and slow bodies, of the attack; the bar is 2,000")
+)
+
+// A traffic sends signed events until it is stopped, each id once, and counts what its senders saw.
+type traffic struct {
+	sent, answered, failed, refused atomic.Int64
+	mu                              sync.Mutex
+	acked                           []string
+	took                            []time.Duration
+	why                             []string
+	wg                              sync.WaitGroup
+	stop                            chan struct{}
+}
+
+// load begins traffic of so many senders. A request that gets no answer is failed; whether a refused dial is one is up to the caller.
+func load(g *gatewayProcess, path, prefix string, senders int) *traffic {
+	tr := &traffic{stop: make(chan struct{})}
+	for s := range senders {
+		tr.wg.Go(func() {
+			client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+			defer client.CloseIdleConnections()
+			for i := 0; ; i++ {
+				select {
+				case <-tr.stop:
+					return
+				default:
+				}
+				if !tr.one(client, g, path, fmt.Sprintf("%s-%d-%d", prefix, s, i)) {
+					return
+				}
+			}
+		})
+	}
+	return tr
+}
+
+func (tr *traffic) one(client *http.Client, g *gatewayProcess, path, id string) bool {
+	r := hooktest.Custom(secret, hooktest.CustomBody(id, "t", "", ""), time.Now())
+	req, err := http.NewRequest(http.MethodPost, "http://"+g.public+path, bytes.NewReader(r.Body))
+	if err != nil {
+		panic(err)
+	}
+	req.Header = r.Header
+	req.GetBody = nil // net/http must not send it again by itself
+	begin := time.Now()
+	tr.sent.Add(1)
+	resp, err := client.Do(req)
+	if err != nil {
+		if strings.Contains(err.Error(), "connection refused") {
+			tr.refused.Add(1)
+			return false
+		}
+		tr.fail(err.Error())
+		return true
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+	switch {
+	case err != nil:
+		tr.fail(err.Error())
+	case resp.StatusCode/100 == 2:
+		tr.answered.Add(1)
+		tr.mu.Lock()
+		tr.acked = append(tr.acked, id)
+		tr.took = append(tr.took, time.Since(begin))
+		tr.mu.Unlock()
+	default:
+		tr.fail(resp.Status)
+	}
+	return true
+}
+
+func (tr *traffic) fail(why string) {
+	tr.failed.Add(1)
+	tr.mu.Lock()
+	tr.why = append(tr.why, why)
+	tr.mu.Unlock()
+}
+
+// end stops the senders and waits for their last answers.
+func (tr *traffic) end() {
+	close(tr.stop)
+	tr.wg.Wait()
+}
+
+// p99 of the answers so far.
+func (tr *traffic) p99() time.Duration {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if len(tr.took) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(tr.took))
+	return s[len(s)*99/100]
+}
+
+// lost are the acknowledged events that never reached the consumer.
+func lost(c *hooktest.Consumer, acked []string) (missing []string) {
+	seen := map[string]bool{}
+	for _, s := range c.Seen() {
+		seen[s.Header.Get("Hooktender-Event-Id")] = true
+	}
+	for _, id := range acked {
+		if !seen[id] {
+			missing = append(missing, id)
+		}
+	}
+	return missing
+}
+
+// Reloads of every kind under load: SIGHUP, the API, a changed file, a swapped link as in a ConfigMap; secrets rotate with overlap; an
+// invalid file keeps the old one. Not one request fails.
+func TestReloadUnderLoad(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\"}}\nsources:\n"+source("s", "delivery: {mode: hybrid, upstream: app}"))
+	path := filepath.Join(g.dir, "hooktender.yaml")
+	original, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link(t, path, original, 0)
+	g.kill() // the file is a link from here on
+	g.launch()
+	tr := load(g, "/s", "r", 8)
+	for i := range *reloads {
+		text := variant(string(original), i)
+		switch i % 5 {
+		case 0:
+			write(t, path, text)
+			g.signal(syscall.SIGHUP)
+		case 1:
+			write(t, path, text)
+			if status, body := g.order("/v1/config/reload"); status != 200 {
+				t.Fatalf("reload %d: %d %s", i, status, body)
+			}
+		case 2:
+			write(t, path, text)
+		case 3:
+			link(t, path, []byte(text), i)
+		case 4:
+			write(t, path, "version: 1\nnonsense: true\n")
+			if status, _ := g.order("/v1/config/reload"); status != 422 {
+				t.Fatalf("an invalid file: %d", status)
+			}
+			write(t, path, text)
+		}
+		time.Sleep(150 * time.Millisecond) // a watched file has to settle
+	}
+	tr.end()
+	if tr.failed.Load()+tr.refused.Load() > 0 || tr.answered.Load() < 100 {
+		t.Errorf("%d answered, %d failed, %d refused: %.10q", tr.answered.Load(), tr.failed.Load(), tr.refused.Load(), tr.why)
+	}
+	if missing := lost(c, tr.acked); len(missing) > 0 {
+		t.Errorf("%d acknowledged events never came: %.5q", len(missing), missing)
+	}
+	t.Logf("%d reloads, %d requests, p99 %s", *reloads, tr.answered.Load(), tr.p99())
+}
+
+// variant is the configuration with another secret beside the one in use, and other limits.
+func variant(text string, i int) string {
+	text = strings.Replace(text, "secrets: [{env: E2E_SECRET}]", fmt.Sprintf("secrets: [{value: rotated-secret-%08d}, {env: E2E_SECRET}]", i), 1)
+	return strings.Replace(text, "upstream: app}", fmt.Sprintf("upstream: app, deadline: %ds}", 5+i%3), 1)
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// link makes path lead to a new file, as a kubelet swaps a ConfigMap: by the rename of a link to a directory.
+func link(t *testing.T, path string, text []byte, n int) {
+	t.Helper()
+	dir := filepath.Dir(path)
+	fresh := "..v" + strconv.Itoa(n)
+	if err := os.MkdirAll(filepath.Join(dir, fresh), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, fresh, filepath.Base(path)), string(text))
+	swap := func(target, name string) {
+		if err := os.Symlink(target, name+".tmp"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".tmp", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swap(fresh, filepath.Join(dir, "..data"))
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSymlink == 0 {
+		swap("..data/"+filepath.Base(path), path)
+	}
+}
+
+func (g *gatewayProcess) signal(s syscall.Signal) {
+	g.t.Helper()
+	if err := g.cmd.Process.Signal(s); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// order posts an order without a body to the admin port.
+func (g *gatewayProcess) order(path string) (int, string) {
+	g.t.Helper()
+	resp, err := g.client.Post("http://"+g.admin+path, "application/json", strings.NewReader("{}"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// SIGTERM under load, again and again on one journal: every request that was taken is answered, nothing acknowledged is lost, exit 0.
+func TestSigtermUnderLoad(t *testing.T) {
+	c, addr := consumer(t)
+	c.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Millisecond} })
+	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\", timeout: 5s}}\nsources:\n"+source("s", "delivery: {mode: hybrid, upstream: app}"))
+	var acked []string
+	for cycle := range *stops {
+		if cycle > 0 {
+			g.launch()
+		}
+		tr := load(g, "/s", fmt.Sprintf("t%d", cycle), 16)
+		time.Sleep(150*time.Millisecond + time.Duration(cycle%7)*20*time.Millisecond)
+		g.signal(syscall.SIGTERM)
+		err := g.cmd.Wait()
+		g.cmd = nil
+		tr.end()
+		if err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		if tr.failed.Load() > 0 {
+			t.Errorf("cycle %d: %d of %d requests failed: %.5q", cycle, tr.failed.Load(), tr.sent.Load(), tr.why)
+		}
+		acked = append(acked, tr.acked...)
+	}
+	g.launch()
+	for range 100 {
+		if len(lost(c, acked)) == 0 {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if missing := lost(c, acked); len(missing) > 0 {
+		t.Errorf("%d of %d acknowledged events never came: %.5q", len(missing), len(acked), missing)
+	}
+	t.Logf("%d cycles, %d acknowledged", *stops, len(acked))
+}
+
+// A second SIGTERM does not wait: exit 1 at once, although a request is under way.
+func TestSecondSigterm(t *testing.T) {
+	c, addr := consumer(t)
+	c.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 20 * time.Second} })
+	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\", timeout: 30s}}\nsources:\n"+source("s", "delivery: {mode: proxy, upstream: app}"))
+	go func() {
+		g.post(context.Background(), "/s", hooktest.Custom(secret, hooktest.CustomBody("e", "t", "", ""), time.Now()))
+	}()
+	for range 200 {
+		if len(c.Seen()) > 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	g.signal(syscall.SIGTERM)
+	time.Sleep(300 * time.Millisecond)
+	begin := time.Now()
+	g.signal(syscall.SIGTERM)
+	_ = g.cmd.Wait()
+	if code, d := g.cmd.ProcessState.ExitCode(), time.Since(begin); code != 1 || d > 2*time.Second {
+		t.Errorf("exit %d after %s", code, d)
+	}
+	g.cmd = nil
+}
+
+// Under attack, legitimate traffic keeps flowing and memory stays bounded.
+func TestUnderAttack(t *testing.T) {
+	c, addr := consumer(t)
+	_ = c
+	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\"}}\nsources:\n"+source("s", "delivery: {mode: hybrid, upstream: app}\n    limits: {body: 256KiB}"))
+	quiet := load(g, "/s", "quiet", 4)
+	time.Sleep(time.Second)
+	quiet.end()
+
+	open := hold(t, g, *idle, "")
+	time.Sleep(1500 * time.Millisecond)
+	t.Logf("%d idle connections: RSS %d MiB", *idle, g.rss()>>20)
+	if rss := g.rss() >> 20; rss > 160 {
+		t.Errorf("RSS %d MiB with %d idle connections", rss, *idle)
+	}
+	for name, begin := range map[string]func() func(){
+		"idle":       func() func() { return func() {} },
+		"slow heads": func() func() { return hold(t, g, *slow, "POST /s HTTP/1.1\r\nHost: h\r\n") },
+		"slow bodies": func() func() {
+			return hold(t, g, *slow, "POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\nx")
+		},
+		"forged": func() func() {
+			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nX-Signature: sha256=00\r\nContent-Length: 2\r\n\r\n{}", " 401 ")
+		},
+		"100 MB": func() func() {
+			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n", " 413 ")
+		},
+		"endless": func() func() {
+			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"+strings.Repeat("8000\r\n"+strings.Repeat("x", 0x8000)+"\r\n", 20), " 413 ")
+		},
+		"deep JSON": func() func() {
+			return flood(g, signedRaw(strings.Repeat("[", 60000)+strings.Repeat("]", 60000)), " 422 ")
+		},
+		"large heads": func() func() {
+			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nX: "+strings.Repeat("x", 16385)+"\r\n\r\n", " 431 ")
+		},
+	} {
+		end := begin()
+		tr := load(g, "/s", strings.ReplaceAll(name, " ", ""), 4)
+		time.Sleep(time.Second)
+		tr.end()
+		end()
+		t.Logf("%-12s %5d answered, p99 %s (quiet %s), RSS %d MiB", name, tr.answered.Load(), tr.p99(), quiet.p99(), g.rss()>>20)
+		if tr.failed.Load()+tr.refused.Load() > 0 || tr.answered.Load() == 0 {
+			t.Errorf("%s: %d answered, %d failed: %.5q", name, tr.answered.Load(), tr.failed.Load(), tr.why)
+		}
+		if rss := g.rss() >> 20; rss > 400 {
+			t.Errorf("%s: RSS %d MiB", name, rss)
+		}
+	}
+	open()
+}
+
+// signedRaw is a whole request with a valid signature.
+func signedRaw(body string) string {
+	r := hooktest.Custom(secret, []byte(body), time.Now())
+	return fmt.Sprintf("POST /s HTTP/1.1\r\nHost: h\r\nX-Signature: %s\r\nX-Timestamp: %s\r\nContent-Length: %d\r\n\r\n%s",
+		r.Header.Get("X-Signature"), r.Header.Get("X-Timestamp"), len(body), body)
+}
+
+// hold opens n connections, says one thing on each and then nothing.
+func hold(t *testing.T, g *gatewayProcess, n int, say string) (end func()) {
+	t.Helper()
+	var open []net.Conn
+	for range n {
+		c, err := net.Dial("tcp", g.public)
+		if err == nil {
+			_, err = io.WriteString(c, say)
+		}
+		if err != nil {
+			t.Fatalf("connection %d: %v", len(open), err)
+		}
+		open = append(open, c)
+	}
+	return func() {
+		for _, c := range open {
+			_ = c.Close()
+		}
+	}
+}
+
+// flood sends one request over and over on new connections, and panics if one is answered otherwise than with status.
+func flood(g *gatewayProcess, request, status string) (end func()) {
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c, err := net.Dial("tcp", g.public)
+				if err != nil {
+					continue
+				}
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				_, _ = io.WriteString(c, request) // it may be refused before its end
+				head := make([]byte, 64)
+				n, _ := c.Read(head)
+				_ = c.Close()
+				if n > 0 && !strings.Contains(string(head[:n]), status) {
+					panic(fmt.Sprintf("%.40q was answered %q, want %s", request, head[:n], status))
+				}
+			}
+		})
+	}
+	return func() { close(stop); wg.Wait() }
+}
