@@ -39,20 +39,7 @@ func infoOf(p *provider.Preset) presetInfo {
 		Tolerance: span(p.Tolerance()), Secret: api.Text(p.Secret), Handshake: api.Text(p.Handshake), Deadline: span(p.Deadline), RetryWindow: span(p.RetryWindow), Note: api.Text(p.Note)}
 }
 
-// span is a duration without the zero parts at its end; nothing for none.
-func span(d time.Duration) api.Text {
-	if d == 0 {
-		return ""
-	}
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return api.Text(s)
-}
+func span(d time.Duration) api.Text { return api.Text(provider.ShortDuration(d)) }
 
 func providersCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "providers [name]", Short: "List the provider presets, or show one as configuration", Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeProviders}

@@ -81,6 +81,7 @@ type Preset struct {
 // packed is providers.yaml, compressed: the binary is 48 KiB smaller for it.
 //
 //go:generate go run ./internal/pack
+//go:generate go run ./internal/page
 //go:embed providers.yaml.gz
 var packed []byte
 
@@ -209,10 +210,10 @@ func (p Preset) YAML() []byte {
 		fmt.Fprintf(&b, "\n# secret: %s", p.Secret)
 	}
 	if p.Deadline > 0 {
-		fmt.Fprintf(&b, "\n# the sender waits %s", shortDuration(p.Deadline))
+		fmt.Fprintf(&b, "\n# the sender waits %s", ShortDuration(p.Deadline))
 	}
 	if p.RetryWindow > 0 {
-		fmt.Fprintf(&b, "\n# the sender retries for %s", shortDuration(p.RetryWindow))
+		fmt.Fprintf(&b, "\n# the sender retries for %s", ShortDuration(p.RetryWindow))
 	}
 	if p.Verify.Scheme != "" && p.Verify.Scheme != "none" {
 		fmt.Fprintf(&b, "\n# the signature binds: %s; it covers the event id: %s", p.Binds(), map[bool]string{true: "yes", false: "no"}[p.SignsID()])
@@ -251,7 +252,7 @@ func addBlock(root *yaml.Node, name string, fields any) {
 			panic("provider: " + err.Error())
 		}
 		if d, ok := v.Field(i).Interface().(time.Duration); ok {
-			value = yaml.Node{Kind: yaml.ScalarNode, Value: shortDuration(d)}
+			value = yaml.Node{Kind: yaml.ScalarNode, Value: ShortDuration(d)} // never zero: left out above
 		}
 		block.Content = append(block.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: v.Type().Field(i).Tag.Get("yaml")}, &value)
 	}
@@ -260,7 +261,11 @@ func addBlock(root *yaml.Node, name string, fields any) {
 	}
 }
 
-func shortDuration(d time.Duration) string {
+// ShortDuration writes a duration without the zero parts at its end; nothing for none.
+func ShortDuration(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = s[:len(s)-2]
