@@ -27,11 +27,44 @@ func ReadContract(tb testing.TB, raw []byte) *Contract {
 	if err := json.Unmarshal(raw, &c.doc); err != nil {
 		tb.Fatal(err)
 	}
+	c.references(tb, c.doc, "#")
 	schemas := c.doc["components"].(map[string]any)["schemas"].(map[string]any)
 	for name, s := range schemas {
 		known(tb, s, name)
 	}
 	return c
+}
+
+// references fails the test on a reference to nothing, and on a "default" answer, behind which anything could hide.
+func (c *Contract) references(tb testing.TB, v any, at string) {
+	switch v := v.(type) {
+	case map[string]any:
+		if ref, ok := v["$ref"].(string); ok && !c.there(ref) {
+			tb.Errorf("%s: %s is not there", at, ref)
+		}
+		if responses, ok := v["responses"].(map[string]any); ok && responses["default"] != nil {
+			tb.Errorf("%s: a default answer says nothing: name the statuses", at)
+		}
+		for k, one := range v {
+			c.references(tb, one, at+"/"+k)
+		}
+	case []any:
+		for i, one := range v {
+			c.references(tb, one, fmt.Sprintf("%s/%d", at, i))
+		}
+	}
+}
+
+func (c *Contract) there(ref string) bool {
+	var at any = c.doc
+	for part := range strings.SplitSeq(strings.TrimPrefix(ref, "#/"), "/") {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return false
+		}
+		at = m[part]
+	}
+	return at != nil
 }
 
 // keywords are what validate knows; the last few say nothing that can be broken by an answer.
@@ -81,6 +114,13 @@ func (c *Contract) Scope(method, path string) string {
 	op, _ := c.operation(method, path)
 	scope, _ := op["x-scope"].(string)
 	return scope
+}
+
+// Open says whether an operation is said to need no token.
+func (c *Contract) Open(method, path string) bool {
+	op, _ := c.operation(method, path)
+	security, said := op["security"].([]any)
+	return said && len(security) == 0
 }
 
 // Unseen lists "METHOD /path status" of every described answer that Check has not met.
