@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -56,13 +58,17 @@ func newGateway(b *bench, data, journal, delivery, upstream string) (*gateway, e
 	return g, os.WriteFile(filepath.Join(g.dir, "hooktender.yaml"), []byte(text), 0o600)
 }
 
+// freeAddr is an address that nobody uses and that the system gives to nobody by itself: ports below the ephemeral range, so that a port that is free while the gateway is
+// down stays free.
 func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 11000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String(), nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", errors.New("no free port")
 }
 
 // start starts the process and waits for nothing.
@@ -96,7 +102,7 @@ func (g *gateway) ready(within time.Duration) (time.Duration, error) {
 			return 0, fmt.Errorf("the process ended by itself, %s:\n%s", g.ended(), g.stderr())
 		default:
 		}
-		if g.status("/readyz") == 200 {
+		if g.status("/readyz") == 200 && g.alive() {
 			return time.Since(began), nil
 		}
 		time.Sleep(5 * time.Millisecond)

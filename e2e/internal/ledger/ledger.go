@@ -323,6 +323,10 @@ func (b *Book) judgeArrivals(id string, e *entry, r *Report, perCut [][]string, 
 	}
 }
 
+func (b *Book) powerLost() bool {
+	return slices.ContainsFunc(b.cuts, func(c cut) bool { return c.kind == Power })
+}
+
 func (b *Book) judgeAcked(id string, e *entry, state string, r *Report, bad func(string, ...any)) {
 	delivered := slices.ContainsFunc(e.arrivals, func(a *Arrival) bool { return a.status >= 200 && a.status <= 299 })
 	head, reason, _ := strings.Cut(state, "/")
@@ -330,7 +334,8 @@ func (b *Book) judgeAcked(id string, e *entry, state string, r *Report, bad func
 	case state == "":
 		r.Lost++
 		bad("%s was acknowledged (%s) and is not in the journal", id, e.outcome)
-	case head == "delivered" && delivered, head == "rejected" && reason == "stale" && !delivered:
+	case head == "delivered" && delivered, head == "rejected" && reason == "stale" && (!delivered || b.powerLost()):
+		// A power cut may take the record of an event that was taken and never acknowledged; when its sender sends it again, a newer version may have come.
 	case head == "delivered":
 		r.Lost++
 		bad("%s is delivered by the journal, and the consumer never took it", id)

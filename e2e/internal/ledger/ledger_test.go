@@ -35,6 +35,11 @@ func TestJudgeFindsEveryWrong(t *testing.T) {
 			b.Answer("e", 202, "accepted", "", 0)
 			return map[string]string{"e": "failed/corrupt"}
 		}},
+		{"stale, and taken", "ends as rejected/stale", func(b *Book) map[string]string {
+			deliver(b, false)
+			b.Answer("e", 200, "stale", "", 0)
+			return map[string]string{"e": "rejected/stale"}
+		}},
 		{"twice without a cut", "without an interruption", func(b *Book) map[string]string { deliver(b, false); deliver(b, true); return nil }},
 		{"repeat without a mark", "without a mark", func(b *Book) map[string]string {
 			deliver(b, false)
