@@ -19,13 +19,21 @@ func (e *Engine) clean(ctx context.Context, now int64, limit int) (int, error) {
 	if s.cleaning != old.number {
 		s.cleaning, s.cleanAt, s.cleanLSN = old.number, segmentHeadSize, old.firstLSN
 	}
-	data, err := old.load(nil)
-	if err != nil {
-		return 0, err
-	}
-	c := cleaner{e: e, segment: old, scan: old.scanner(data, s.cleanAt, s.cleanLSN), end: next.firstLSN}
-	if err := c.collect(ctx, limit); err != nil {
-		return 0, err
+	c := cleaner{e: e, segment: old, end: next.firstLSN}
+	for window := int64(cleanWindow); ; window *= 4 { // a frame may be larger than what is read at first
+		data, err := old.window(s.cleanAt, window)
+		if err != nil {
+			return 0, e.fail(err)
+		}
+		c.scan = old.scanner(data, 0, s.cleanLSN)
+		c.scan.base = s.cleanAt
+		c.cut = s.cleanAt+int64(len(data)) < old.size
+		if err := c.collect(ctx, limit); err != nil {
+			return 0, err
+		}
+		if c.scan.lsn > s.cleanLSN || !c.cut || c.scan.lsn == c.end {
+			break
+		}
 	}
 	if len(c.found) > 0 {
 		c.now = now
@@ -33,7 +41,7 @@ func (e *Engine) clean(ctx context.Context, now int64, limit int) (int, error) {
 			return 0, err
 		}
 	}
-	s.cleanAt, s.cleanLSN = c.scan.at, c.scan.lsn
+	s.cleanAt, s.cleanLSN = s.cleanAt+int64(c.scan.at), c.scan.lsn
 	if c.scan.lsn < c.end {
 		return max(c.n, limit), nil // there is more to do
 	}
@@ -92,10 +100,14 @@ type cleaner struct {
 	segment *segment
 	scan    *scanner
 	end     uint64
+	cut     bool // the segment goes on behind what was read
 	now     int64
 	n       int
 	found   []func(*writer) error
 }
+
+// cleanWindow is how much of a segment is read at once.
+const cleanWindow = 1 << 20
 
 // errScan: a frame that was whole once is not any more.
 var errScan = errors.New("a frame does not match its checksum")
@@ -103,6 +115,9 @@ var errScan = errors.New("a frame does not match its checksum")
 func (c *cleaner) collect(ctx context.Context, limit int) error {
 	for c.scan.lsn < c.end && c.n < limit {
 		f, _, ok := c.scan.next()
+		if !ok && c.cut {
+			return nil // the next window begins here
+		}
 		var p parts
 		if ok {
 			p, ok = parseParts(f.body)

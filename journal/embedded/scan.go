@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/cipher"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 // A scanner reads the frames of one segment from a buffer of the whole file.
 type scanner struct {
 	data   []byte
+	base   int64 // where in the file data begins
 	genSum uint32
 	block  cipher.Block // bodies are decrypted in place
 	at     int
@@ -38,7 +40,7 @@ func (s *scanner) next() (f frame, bodyAt int, ok bool) {
 		return frame{}, 0, false
 	}
 	bodyAt = s.at + frameHead
-	crypt(s.block, f.body, f.body, int64(bodyAt))
+	crypt(s.block, f.body, f.body, s.base+int64(bodyAt))
 	s.at = bodyAt + len(f.body)
 	s.lsn++
 	return f, bodyAt, true
@@ -90,6 +92,20 @@ func (s *scanner) confirmed() (synced uint64) {
 		}
 	}
 	return synced
+}
+
+// window reads a part of a segment; less than n bytes only at its end.
+func (s *segment) window(offset, n int64) ([]byte, error) {
+	f, err := os.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, min(n, s.size-offset))
+	if _, err := f.ReadAt(b, offset); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read %s: %w", s.path, err)
+	}
+	return b, nil
 }
 
 // load reads a segment whole, into buf if it is large enough.

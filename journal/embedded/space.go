@@ -32,6 +32,8 @@ type space struct {
 	mu      sync.Mutex
 	ballast []string // its files
 
+	resident *resident
+
 	indexPaused atomic.Bool // the index waits for space
 	logPaused   atomic.Bool // the log does: no segment could be prepared
 	overfull    atomic.Bool // the overlay cannot take more until the index goes on
@@ -42,6 +44,7 @@ const (
 	maxBallast   = 256 << 20
 	ballastFiles = 4
 	guardEvery   = time.Second
+	trimEvery    = 5                      // looks of the guard
 	spaceEvery   = 100 * time.Millisecond // how often whoever waits for space looks again
 )
 
@@ -74,7 +77,7 @@ func Filesystem(dir string) (name string, free uint64, err error) {
 }
 
 func newSpace(o *Options) *space {
-	return &space{dir: o.Dir, minFree: o.MinFree, reserve: reserveOf(o), segment: uint64(o.SegmentSize), free: o.reserveFree, log: o.Log}
+	return &space{dir: o.Dir, minFree: o.MinFree, reserve: reserveOf(o), segment: uint64(o.SegmentSize), resident: newResident(o), free: o.reserveFree, log: o.Log}
 }
 
 // reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
@@ -152,7 +155,10 @@ func (s *space) takeBallast() string {
 func (s *space) guard(stop <-chan struct{}) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
-	for {
+	for n := 0; ; n++ {
+		if n%trimEvery == 0 {
+			s.resident.trim()
+		}
 		if err := s.refill(); err != nil {
 			s.log.Warn("the ballast cannot be set up", "error", err)
 		}

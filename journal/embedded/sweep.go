@@ -16,7 +16,7 @@ type sweeper struct {
 	low event.Seq  // no event below is left
 
 	cleaning uint64 // number of the segment that is being cleaned; 0 = none
-	cleanAt  int    // where its cleaning goes on
+	cleanAt  int64  // where its cleaning goes on
 	cleanLSN uint64
 }
 

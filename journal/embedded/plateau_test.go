@@ -1,0 +1,121 @@
+package embedded
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+var passing = flag.Int("events", 20_000, "events that pass through TestDiskUseReachesAPlateau, in 35 days of fake time; 5,000,000 is the figure of docs/guarantees.md")
+
+// Events pass through for 35 days, with a week of retention: what is on the disk and in memory stops growing.
+func TestDiskUseReachesAPlateau(t *testing.T) {
+	const days, batch = 35, 100
+	dir := memDir(t)
+	if *passing > 100_000 {
+		dir = t.TempDir()
+		debug.SetMemoryLimit(150 << 20) // as cli/run.go does for a gateway with journal.memory: 64MiB
+	}
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	segment := int64(defaultSegment)
+	if *passing < 1_000_000 {
+		segment = 256 << 10
+	}
+	e := start(t, Options{Dir: dir, AllowTmpfs: true, SegmentSize: segment, Log: quiet, Now: func() time.Time { return at }})
+	ctx := context.Background()
+	step := days * 24 * time.Hour / time.Duration(max(*passing/batch, 1))
+	var log, all [days + 1]int64
+	var resident [days + 1]int64
+	day, n := 0, 0
+	swept := at
+	for began := at; day < days; {
+		as := make([]journal.Accept, batch)
+		for i := range as {
+			as[i] = sample(n)
+			as[i].Record.ReceivedAt = at
+			as[i].Payload.Body = as[i].Payload.Body[:300]
+			n++
+		}
+		vs, err := e.Accept(ctx, as, journal.Written)
+		must(t, err)
+		ts := make([]journal.Transition, 0, batch)
+		for i, v := range vs {
+			if (n+i)%1000 == 0 {
+				continue // never delivered: stays for ever
+			}
+			r := v.Record
+			r.State, r.Reason, r.SettledAt, r.DeliveredAt, r.Attempts = event.Delivered, 0, at, at, 1
+			ts = append(ts, journal.Transition{Record: r, Attempt: &event.Attempt{N: 1, StartedAt: at, Outcome: event.OutcomeDelivered, Status: 200, Upstream: "app"}})
+		}
+		_, err = e.Commit(ctx, ts, journal.Written)
+		must(t, err)
+		at = at.Add(step)
+		if at.Sub(swept) >= time.Hour {
+			for swept = at; ; {
+				n, err := e.Sweep(ctx, at, 1000)
+				must(t, err)
+				if n < 1000 {
+					break
+				}
+			}
+		}
+		if d := int(at.Sub(began) / (24 * time.Hour)); d > day {
+			day = d
+			log[day], all[day] = usage(t, filepath.Join(dir, nameLog)), usage(t, dir)
+			resident[day] = rss(t)
+			if *passing > 100_000 {
+				fmt.Printf("day %2d: %8d events, log %4d MiB, all %4d MiB, %4d MiB resident\n", day, n, log[day]>>20, all[day]>>20, resident[day]>>20)
+			}
+		}
+	}
+	grows := func(what string, use [days + 1]int64, slack int64) {
+		early, late := use[15], use[days] // a week of retention, and as much again for what lags behind
+		if late > early+early/4+slack {
+			t.Errorf("%s grows: %d KiB after 15 days, %d KiB after %d", what, early>>10, late>>10, days)
+		}
+	}
+	grows("the log", log, 4<<20)
+	grows("everything", all, 64<<20) // the index allocates its memory tables ahead
+	if *passing > 100_000 && resident[days] > 200<<20 {
+		t.Errorf("%d MiB are resident", resident[days]>>20)
+	}
+}
+
+// usage is what a directory occupies on the disk.
+func usage(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil // retention takes files away meanwhile
+		}
+		var st syscall.Stat_t
+		if syscall.Stat(path, &st) == nil {
+			n += st.Blocks * 512
+		}
+		return nil
+	}))
+	return n
+}
+
+func rss(t *testing.T) (n int64) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/status")
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if text, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			fmt.Sscanf(text, "%d", &n)
+		}
+	}
+	return n << 10
+}

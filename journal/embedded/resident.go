@@ -1,0 +1,79 @@
+package embedded
+
+import (
+	"bufio"
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Badger maps its tables into memory, and every page that a look-up or a compaction has touched counts as the process's until the kernel
+// wants it back. In a container with a bound that looks like a leak. So when more than the index's budget of files is resident, the
+// pages of its tables are given back (MADV_PAGEOUT): they are clean, and are read from the file again when they are needed. Unlike
+// MADV_DONTNEED that is harmless should an address belong to something else by then.
+type resident struct {
+	dir    string // of the index
+	budget int64
+	off    bool // the kernel does not know how
+}
+
+func newResident(o *Options) *resident {
+	return &resident{dir: filepath.Join(o.Dir, nameIndex), budget: max(o.Memory/2, 32<<20)}
+}
+
+// trim gives pages back where too many are resident. Looking costs one read of /proc/self/statm.
+func (r *resident) trim() {
+	if r.off || fileResident() <= r.budget {
+		return
+	}
+	dir, err := filepath.Abs(r.dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir) // as the kernel names it
+	}
+	b, err2 := os.ReadFile("/proc/self/maps")
+	if err != nil || err2 != nil {
+		r.off = true
+		return
+	}
+	prefix := []byte(" " + dir + "/")
+	for sc := bufio.NewScanner(bytes.NewReader(b)); sc.Scan(); {
+		line := sc.Bytes()
+		if !bytes.HasSuffix(line, []byte(".sst")) || !bytes.Contains(line, prefix) {
+			continue
+		}
+		from, to, ok := mapping(line)
+		if !ok {
+			continue
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_PAGEOUT); errno == unix.EINVAL || errno == unix.ENOSYS {
+			r.off = true
+			return
+		}
+	}
+}
+
+// mapping reads the addresses at the beginning of a line of /proc/self/maps.
+func mapping(line []byte) (from, to uintptr, ok bool) {
+	addresses, _, _ := bytes.Cut(line, []byte(" "))
+	a, b, ok := bytes.Cut(addresses, []byte("-"))
+	x, err1 := strconv.ParseUint(string(a), 16, 64)
+	y, err2 := strconv.ParseUint(string(b), 16, 64)
+	return uintptr(x), uintptr(y), ok && err1 == nil && err2 == nil && y > x
+}
+
+// fileResident is how many bytes of mapped files are resident; 0 if unknown.
+func fileResident() int64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := bytes.Fields(b)
+	if len(f) < 3 {
+		return 0
+	}
+	n, _ := strconv.ParseInt(string(f[2]), 10, 64)
+	return n * int64(os.Getpagesize())
+}
