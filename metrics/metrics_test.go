@@ -215,3 +215,22 @@ func TestLabelsAreEscaped(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// BenchmarkEvent is everything that one delivered event counts and measures.
+func BenchmarkEvent(b *testing.B) {
+	s := metrics.New()
+	src, verify, sync, group := s.Source("stripe"), s.Provider("stripe").Verify, s.Journal.Sync, s.Journal.GroupSize
+	b.ReportAllocs()
+	for b.Loop() {
+		verify.Observe(3 * time.Microsecond)
+		s.Lookups("lru", false).Inc()
+		s.Lookups("log", false).Inc()
+		up := s.Upstream("app")
+		up.Attempts("delivered").Inc()
+		up.Duration.Observe(time.Millisecond)
+		src.Requests("delivered").Inc()
+		src.Duration.Observe(2 * time.Millisecond)
+		group.ObserveN(16)
+		sync.Observe(200 * time.Microsecond)
+	}
+}

@@ -39,6 +39,7 @@ var stages = []struct{ name, pkg, bench string }{
 	{"forward", "forward", "Do"},
 	{"metrics", "metrics", "Counter"},
 	{"metrics", "metrics", "Histogram"},
+	{"metrics", "metrics", "Event"},
 	{"all of it", "gateway", "Request/proxy"},
 	{"all of it", "gateway", "Request/hybrid"},
 	{"all of it", "gateway", "Request/store"},
