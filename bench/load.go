@@ -19,9 +19,9 @@ type work struct {
 	connections int
 	body        int
 	duration    time.Duration
-	rate        float64 // requests per second, by the clock; 0 = each connection as fast as it is answered
-	duplicates  float64 // share of requests that repeat an event that was answered before
-	path        string  // "" = the target's
+	rate        float64       // requests per second, by the clock; 0 = each connection as fast as it is answered
+	duplicates  float64       // share of requests that repeat an event that was answered before
+	patience    time.Duration // how long the last answers may take; 0 = 30 s
 }
 
 // result is what the senders saw.
@@ -76,11 +76,10 @@ type driver struct {
 func (l *load) run(ctx context.Context, t *target, w work) (result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	path := t.path
-	if w.path != "" {
-		path = w.path
+	if w.patience == 0 {
+		w.patience = 30 * time.Second
 	}
-	d := &driver{l: l, w: w, t: t, form: newRequestForm(path, l.run0, w.body, time.Now()), byFD: map[int32]*sender{}}
+	d := &driver{l: l, w: w, t: t, form: newRequestForm(t.path, l.run0, w.body, time.Now()), byFD: map[int32]*sender{}}
 	defer d.close()
 	if err := d.connect(); err != nil {
 		return result{}, err
@@ -206,7 +205,7 @@ func (d *driver) byClock(ctx context.Context, began time.Time) error {
 // It ends when nothing is sent any more and all is answered.
 func (d *driver) loop(ctx context.Context, answered func(*sender, time.Time) error, begin func(time.Time) (time.Duration, error)) error {
 	var events [256]syscall.EpollEvent
-	late := d.end.Add(30 * time.Second)
+	late := d.end.Add(d.w.patience)
 	for {
 		now := time.Now()
 		wait, err := begin(now)
@@ -220,7 +219,7 @@ func (d *driver) loop(ctx context.Context, answered func(*sender, time.Time) err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case now.After(late):
-			return fmt.Errorf("%d requests have no answer after 30 s", d.busy)
+			return fmt.Errorf("%d requests have no answer after %s", d.busy, d.w.patience)
 		case wait < 0:
 			wait = time.Second
 		}

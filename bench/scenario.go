@@ -214,7 +214,7 @@ func runPending(ctx context.Context, b *bench) error {
 			return err
 		}
 		took := answered.Sub(began)
-		fmt.Printf("%s pending: first event accepted %.2f s after the start that followed %s\n", millions(b.o.pending), took.Seconds(), end)
+		fmt.Printf("%s pending: first event accepted %.2f s after the start that followed %s, for %.2f s of CPU\n", millions(b.o.pending), took.Seconds(), end, cpuSeconds(t.pid))
 		if b.o.check && took > restartBar {
 			faults = append(faults, fmt.Errorf("%w: a restart with %s pending events takes %.2f s, not ≤ %s", errBar, millions(b.o.pending), took.Seconds(), restartBar))
 		}
@@ -229,7 +229,7 @@ func runPending(ctx context.Context, b *bench) error {
 
 // firstAnswer sends one event as soon as it can and says when it was accepted.
 func (b *bench) firstAnswer(ctx context.Context, t *target) (time.Time, error) {
-	w := b.work(work{connections: 1})
+	w := b.work(work{connections: 1, patience: 5 * time.Minute})
 	w.duration = time.Nanosecond
 	_, err := b.load.run(ctx, t, w)
 	return time.Now(), err
