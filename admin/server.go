@@ -22,9 +22,9 @@ const (
 	idleTimeout   = 60 * time.Second
 
 	mutationTimeout = 5 * time.Minute
-	stopTimeout   = 5 * time.Second
-	maxHeader     = 16 << 10
-	maxBody       = 4 << 20 // of a mutation
+	stopTimeout     = 5 * time.Second
+	maxHeader       = 16 << 10
+	maxBody         = 4 << 20 // of a mutation
 )
 
 // now is the clock.

@@ -132,7 +132,10 @@ func (r *Recovery) forget(j *job) error {
 	for i := range j.ids {
 		keys = append(keys, partKey(idsPrefix, id, i))
 	}
-	for i := range j.skips {
+	j.mu.Lock()
+	skips := j.skips
+	j.mu.Unlock()
+	for i := range skips {
 		keys = append(keys, partKey(skipsPrefix, id, i))
 	}
 	for _, k := range keys {
