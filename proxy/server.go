@@ -274,7 +274,6 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx) {
 // bounded hands a whole request over, or sheds it.
 func (s *Server) bounded(c *conn, body []byte, end bool) {
 	n := s.requests.Add(1)
-	defer s.requests.Add(-1)
 	if most := s.cfg.Load().MaxRequests; most > 0 && n > int64(most) {
 		c.shed()
 	} else {
@@ -284,6 +283,7 @@ func (s *Server) bounded(c *conn, body []byte, end bool) {
 		c.fill(body)
 		s.handle(c)
 	}
+	s.requests.Add(-1) // before the answer leaves: who has read it may send the next at once
 	c.answer(&c.reply, end)
 	c.reply, c.room = Answer{}, nil
 }
