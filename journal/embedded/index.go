@@ -107,6 +107,9 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 			ix, err = nil, fmt.Errorf("%w: badger panicked: %v", errIndex, p)
 		}
 	}()
+	if err := checkManifest(dir, before, indexOptions(dir, o)); err != nil {
+		return nil, err
+	}
 	if err := beginOpening(dir); err != nil {
 		return nil, err
 	}

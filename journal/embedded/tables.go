@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	badger "github.com/dgraph-io/badger/v4"
 )
 
 // Badger must be given only what it can open: on some damage it panics in a goroutine of its own, where nobody can
@@ -64,6 +66,29 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 		}
 	}
 	return tables, nil
+}
+
+// checkManifest compares the tables with Badger's manifest before Badger does, which deletes what the manifest does not name, and may then give its number to a
+// table that it makes of a memtable. It returns errIndex where the manifest does not name them all.
+func checkManifest(dir string, tables map[uint64]bool, o badger.Options) error {
+	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
+	if errors.Is(err, fs.ErrNotExist) && len(tables) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errIndex, err)
+	}
+	defer f.Close()
+	m, _, err := badger.ReplayManifestFile(f, 0, o)
+	if err != nil {
+		return fmt.Errorf("%w: its manifest: %w", errIndex, err)
+	}
+	for n := range tables {
+		if _, ok := m.Tables[n]; !ok {
+			return fmt.Errorf("%w: its manifest does not name table %d", errIndex, n)
+		}
+	}
+	return nil
 }
 
 var errTable = errors.New("the end of the table is damaged")
