@@ -37,6 +37,11 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOOKTENDER_ADMIN", open.URL)
 			env.Setenv("OPEN", open.URL)
+			golden, err := filepath.Abs("../journal/embedded/testdata/golden/v1-plain")
+			env.Setenv("GOLDEN", golden)
+			if err != nil {
+				return err
+			}
 			env.Setenv("GUARDED", guarded.URL)
 			return nil
 		},

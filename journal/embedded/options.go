@@ -70,7 +70,9 @@ const (
 	flushWeight        = 4 << 20                // … or when it weighs this much;
 	overlayWeight      = 32 << 20               // the writer waits when it weighs this much
 	freeInterval       = 100 * time.Millisecond // free space is looked up this often while events come in …
-	freeBytes          = 4 << 20                // … or after this many bytes written
+	freeBytes          = 4 << 20                // … or after this many bytes written,
+	freeNear           = 256 << 20              // and where no more than this is left above MinFree,
+	freeIntervalNear   = time.Millisecond       // so often
 	verifyBytes        = 1 << 30                // so much of the end of the log is checked frame by frame at open
 	maxKeys            = 4
 	maxMeta            = 64 << 10

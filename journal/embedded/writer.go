@@ -28,6 +28,7 @@ type writer struct {
 	full        bool // free space is below the bound
 	freeAt      time.Time
 	freeWritten int64
+	freeNear    bool
 }
 
 // counted, forgotten and observed wait for the publication of the group.
@@ -475,7 +476,11 @@ func (w *writer) checkFree() {
 		return
 	}
 	now := time.Now()
-	if !w.freeAt.IsZero() && now.Sub(w.freeAt) < freeInterval && w.e.wal.written-w.freeWritten < freeBytes {
+	interval := freeInterval
+	if w.freeNear { // others may fill the volume quickly
+		interval = freeIntervalNear
+	}
+	if !w.freeAt.IsZero() && now.Sub(w.freeAt) < interval && w.e.wal.written-w.freeWritten < freeBytes {
 		return
 	}
 	w.freeAt, w.freeWritten = now, w.e.wal.written
@@ -484,6 +489,6 @@ func (w *writer) checkFree() {
 		w.e.opts.Log.Warn("free space unknown", "err", err)
 		return
 	}
-	w.full = free < w.e.opts.MinFree
+	w.full, w.freeNear = free < w.e.opts.MinFree, free < w.e.opts.MinFree+freeNear
 	w.e.full.Store(w.full)
 }
