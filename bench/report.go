@@ -44,6 +44,15 @@ func p99(s *sample) float64 { return s.p99.Seconds() }
 func anon(s *sample) int64     { return s.anon }
 func resident(s *sample) int64 { return s.resident }
 
+// writtenPerEvent is over all rounds: segments are prepared in lumps.
+func writtenPerEvent(s *subject) float64 {
+	var bytes, n float64
+	for _, r := range s.rounds {
+		bytes, n = bytes+r.written, n+r.n
+	}
+	return bytes / max(n, 1)
+}
+
 // noisy refuses a run in which the plain proxy, which always does the same, did not cost or reach the same.
 func noisy(title string, base *subject, bound float64) error {
 	for _, m := range []struct {
@@ -76,7 +85,7 @@ func table(w io.Writer, title string, subjects []*subject) error {
 		fmt.Fprintf(tw, "%s\t%.0f\t%.1f\t%.2f\t%.2f\t%.2f\t%d (%d)\t%.0f\t%.0f\t", s.name, median(of(s, rps)), median(of(s, cpu))*1e6,
 			ms(func(x *sample) time.Duration { return x.p50 }), ms(func(x *sample) time.Duration { return x.p99 }), ms(func(x *sample) time.Duration { return x.p999 }),
 			slices.Max(of(s, resident))>>20, slices.Max(of(s, anon))>>20,
-			median(of(s, func(x *sample) float64 { return x.written })), median(of(s, func(x *sample) float64 { return x.syncs })))
+			writtenPerEvent(s), median(of(s, func(x *sample) float64 { return x.syncs })))
 		for _, b := range bases {
 			fmt.Fprintf(tw, "%.2f\t%.2f\t", ratio(s, b, cpu), ratio(s, b, rps))
 		}
@@ -129,9 +138,7 @@ var bars = []bar{
 	{"saturation", "store", "nginx", "requests/s", 0.55, true, times(rps)},
 	{"saturation", "duplicate", "nginx", "CPU per request", 0.6, false, times(cpu)},
 	{"saturation", "hybrid", "", "own MiB", 160, false, mib(anon)},
-	{"saturation", "hybrid", "", "bytes written per event", 3000, false, func(s, _ *subject) float64 {
-		return median(of(s, func(x *sample) float64 { return x.written }))
-	}},
+	{"saturation", "hybrid", "", "bytes written per event", 3000, false, func(s, _ *subject) float64 { return writtenPerEvent(s) }},
 	{"pending", "pending", "store", "p99", 1.3, false, times(p99)},
 	{"stored", "1 M ids", "", "own MiB", 160, false, mib(anon)},
 	{"stored", "10 M ids", "", "own MiB", 160, false, mib(anon)},

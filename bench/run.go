@@ -23,7 +23,7 @@ type sample struct {
 	cpu            float64 // CPU seconds of the process per request, until it is idle again
 	p50, p99, p999 time.Duration
 	anon, resident int64   // bytes, the highest seen
-	written        float64 // bytes per request
+	n, written     float64 // requests; bytes written
 	syncs          float64 // fsyncs a second
 }
 
@@ -118,7 +118,7 @@ func (b *bench) measure(ctx context.Context, t *target, w work) (sample, error) 
 	after, n := usageOf(t.pid), float64(res.answered)
 	s.rps, s.cpu = n/took.Seconds(), (after.cpu-before.cpu)/n
 	s.p50, s.p99, s.p999 = res.latency.at(0.5), res.latency.at(0.99), res.latency.at(0.999)
-	s.written, s.syncs = float64(after.written-before.written)/n, (synced-syncs)/took.Seconds()
+	s.n, s.written, s.syncs = n, float64(after.written-before.written), (synced-syncs)/took.Seconds()
 	return s, nil
 }
 
