@@ -373,8 +373,7 @@ func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 	return nil
 }
 
-// Settled says that an operator settled an event that waited: it came to the upstream by other means, or is not wanted. What waits behind it
-// waits no longer.
+// Settled says that an operator discarded an event that waited. What waits behind it waits no longer. (What happened by other means is Delivered.)
 func (l *Lane) Settled(e *Entry) {
 	l.land(e)
 	l.raise(e)
@@ -415,7 +414,7 @@ type End uint8
 const (
 	WasDelivered End = iota + 1
 	WasGivenUp       // a dead letter
-	WasSettled       // by an operator, before it was a dead letter
+	WasSettled       // discarded by an operator before it was a dead letter
 )
 
 // After is what the journal shall remember of the resource once e has come to this end, and whether that differs from what it remembers now.

@@ -100,7 +100,7 @@ func parseTimestamp(text string) (Version, error) {
 		}
 		return Version{kind: number, small: nanos}, nil
 	}
-	t, err := time.Parse(time.RFC3339Nano, text)
+	t, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text)) // RFC 3339 §5.6: T and Z may be small letters
 	if err != nil || t.Year() < 1678 || t.Year() > 2261 {
 		return Version{}, ErrVersion
 	}

@@ -221,6 +221,38 @@ func (b *bed) kill() {
 	b.start()
 }
 
+// At most once, also where it was the gateway that died during the attempt: nobody knows, so it waits for a decision, and what is newer with it.
+func TestKillDuringAnAttemptThatMustNotBeRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Delivery.OnUnknown, s.Delivery.Mode = "reject_stale", "hold", "store"
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Second} })
+		b.version(5)
+		time.Sleep(time.Second)
+		b.kill()
+		b.version(4)
+		b.version(6)
+		time.Sleep(time.Hour)
+		rec := b.find("v5")
+		if rec.State != event.Pending || rec.Reason != event.WaitingForDecision || b.arrivals() != "5" {
+			t.Fatalf("5 is %s/%s, the consumer saw %s", rec.State, rec.Reason, b.arrivals())
+		}
+		attempts, err := b.engine.Attempts(context.Background(), rec.ID)
+		if err != nil || len(attempts) != 1 || attempts[0].Outcome != event.OutcomeUnknown || attempts[0].ErrKind != forward.KindCrash {
+			t.Errorf("%+v, %v", attempts, err)
+		}
+		if _, err := b.r.Resolve(context.Background(), rec.ID, "ops", "it had happened"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := b.arrivals(); got != "5 6" || b.find("v4").Reason != event.Stale {
+			t.Errorf("after the decision: %s; 4 is %s", got, b.find("v4").State)
+		}
+	})
+}
+
 // Random arrival, failing deliveries, lost answers and SIGKILL at random moments: what the consumer applies for the first time is strictly newer than all
 // before, whatever it sees again is marked, and everything accepted comes to its end.
 //

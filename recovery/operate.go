@@ -117,13 +117,16 @@ func (s *Source) launch(rec *event.Record, waited bool) {
 	s.requeue(rec, nil)
 }
 
-// unlist takes a waiting event out of its lane; settled: for good.
+// unlist takes a waiting event out of its lane; settled: for good. One that happened by other means counts as delivered there.
 func (s *Source) unlist(rec *event.Record, settled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lanes[rec.Resource]; l != nil {
 		if e, ok := l.Remove(rec.ID); ok {
-			if settled {
+			switch {
+			case settled && rec.Reason == event.Resolved:
+				l.Delivered(e)
+			case settled:
 				l.Settled(e)
 			}
 			s.wake(l, 0)
@@ -143,7 +146,11 @@ func (s *Source) aside(rec *event.Record) *event.ResourceState {
 		if e.ID != rec.ID {
 			continue
 		}
-		if version, floor, changed := l.After(e, ordering.WasSettled); changed {
+		how := ordering.WasSettled
+		if rec.Reason == event.Resolved {
+			how = ordering.WasDelivered
+		}
+		if version, floor, changed := l.After(e, how); changed {
 			return &event.ResourceState{ResourceKey: event.ResourceKey{Source: rec.Source, Resource: rec.Resource},
 				Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
 		}
