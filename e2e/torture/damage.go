@@ -81,6 +81,9 @@ func damagedFiles(b *bench) (result, error) {
 	}
 	var cases []damage
 	for _, f := range targets(base) {
+		if !strings.Contains(f, b.files) {
+			continue
+		}
 		for w := range ways {
 			if raw, err := os.ReadFile(filepath.Join(base, f)); err != nil || used(raw) == 0 && w > 0 {
 				continue // nothing in it to damage

@@ -36,6 +36,7 @@ type bench struct {
 	large  bool
 	keep   bool
 	sync   string // journal.sync
+	files  string // of the files to damage: those whose path has this in it
 }
 
 // result is one row of the table.
@@ -84,6 +85,7 @@ func run() int {
 	binary := flag.String("binary", "", "the hooktender to hurt; empty = built from this source")
 	seed := flag.Uint64("seed", 0, "seed of every choice; 0 = from the clock. Moments of kills depend on the machine, too")
 	syncs := flag.String("sync", "always", "journal.sync; with none, power cuts must find what was lost: a proof of the test")
+	files := flag.String("files", "", "damage only files whose path has this in it")
 	keep := flag.Bool("keep", false, "keep the files")
 	flag.Parse()
 	if *size != "small" && *size != "large" {
@@ -125,7 +127,7 @@ func run() int {
 		if !slices.Contains(strings.Split(*which, ","), f.name) || ctx.Err() != nil {
 			continue
 		}
-		b := &bench{ctx: ctx, binary: *binary, dir: filepath.Join(dir, f.name), seed: *seed, rnd: rand.New(rand.NewPCG(*seed, uint64(len(f.name)))), large: *size == "large", keep: *keep, sync: *syncs}
+		b := &bench{ctx: ctx, binary: *binary, dir: filepath.Join(dir, f.name), seed: *seed, rnd: rand.New(rand.NewPCG(*seed, uint64(len(f.name)))), large: *size == "large", keep: *keep, sync: *syncs, files: *files}
 		b.cycles = f.small
 		if b.large {
 			b.cycles = f.large
