@@ -96,6 +96,7 @@ func (l *listener) closing() {
 
 // finish makes Accept take what is in the backlog, and then end. Called once draining is set.
 func (l *listener) finish() {
+	quiet(l.Listener)
 	if d, ok := l.Listener.(interface{ SetDeadline(time.Time) error }); ok && d.SetDeadline(time.Now().Add(backlogTime)) == nil {
 		return
 	}

@@ -166,8 +166,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// Shutdown stops: connections that the kernel has accepted already are served, the listeners close, idle connections close at
-// once, ones that have not sent anything yet get a second, requests in flight are finished. When ctx ends first, the contexts of
+// Shutdown stops: connections that the kernel has accepted already are served, the listeners close, kept
+// connections get a second for a request that is on its way, ones that have not sent anything yet too, requests in flight are
+// finished. When ctx ends first, the contexts of
 // handlers end, what is left is closed, and the error is ctx's. Later calls wait for the first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopOnce.Do(func() {
@@ -284,6 +285,7 @@ func (s *Server) bounded(c *conn, body []byte, end bool) {
 		s.handle(c)
 	}
 	s.requests.Add(-1) // before the answer leaves: who has read it may send the next at once
+	c.unreserve()
 	c.answer(&c.reply, end)
 	c.reply, c.room = Answer{}, nil
 }

@@ -436,8 +436,9 @@ func TestShutdown(t *testing.T) {
 		}
 		echo(ctx, r, a)
 	}))
-	idle := dial(t, addr).send(post)
+	idle, late := dial(t, addr).send(post), dial(t, addr).send(post)
 	idle.want(200, "*")
+	late.want(200, "*")
 	busy := dial(t, addr).send("POST /slow HTTP/1.1\r\nHost: h\r\n\r\n")
 	<-in
 	silent := dial(t, addr)
@@ -445,8 +446,12 @@ func TestShutdown(t *testing.T) {
 	begin := time.Now()
 	done := make(chan error, 1)
 	go func() { done <- s.Shutdown(context.Background()) }()
+	time.Sleep(100 * time.Millisecond)
+	if !late.send(post).want(200, "POST /a 2").Close { // its sender could not know
+		t.Error("the answer keeps the connection open")
+	}
 	idle.wantEnd()
-	if d := time.Since(begin); d > 300*time.Millisecond {
+	if d := time.Since(begin); d > 2*time.Second {
 		t.Errorf("an idle connection closed after %s", d)
 	}
 	silent.wantEnd()

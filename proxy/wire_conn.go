@@ -284,15 +284,18 @@ func (c *conn) tryRead(fd uintptr) bool {
 	}
 }
 
-// idleUntil says how long to wait for a request: once the server drains, briefly, so that what was sent before is answered.
+// idleUntil says how long to wait for a request: once the server drains, or the connection must make room, briefly, so that what is on
+// its way is answered.
 func (c *conn) idleUntil(now time.Time, fresh bool) time.Time {
-	if !c.srv.draining.Load() && !c.evict.Load() {
-		return now.Add(c.srv.cfg.Load().IdleTimeout)
-	}
-	if fresh && !c.evict.Load() {
+	switch {
+	case c.srv.draining.Load() && fresh:
 		return now.Add(freshGrace)
+	case c.srv.draining.Load():
+		return now.Add(idleGrace)
+	case c.evict.Load():
+		return now.Add(evictGrace)
 	}
-	return now.Add(idleGrace)
+	return now.Add(c.srv.cfg.Load().IdleTimeout)
 }
 
 // deadline sets the read deadline, unless the present one is as good: setting one costs more than comparing two.
@@ -539,5 +542,6 @@ const (
 	lingerTime  = time.Second
 	lingerBytes = 1 << 20
 	freshGrace  = time.Second          // for the first byte on a connection that was accepted before a shutdown
-	idleGrace   = 5 * time.Millisecond // for a request that crosses the shutdown
+	idleGrace   = time.Second          // for the next request on a kept connection: its sender cannot know yet
+	evictGrace  = 5 * time.Millisecond // for a request on a connection that must make room
 )
