@@ -81,8 +81,8 @@ func (v *Verifier) prepare(st *state) Check {
 		}
 		st.stamp = stamp
 	}
-	if p, ok := v.places["allow"]; ok {
-		who, _, c := st.at(p)
+	if v.has.allow {
+		who, _, c := st.at(v.places["allow"])
 		if c != CheckNone {
 			return c
 		}
@@ -95,11 +95,10 @@ func (v *Verifier) prepare(st *state) Check {
 
 // bodyHash compares the body with the hash that the request carries, where it carries one.
 func (v *Verifier) bodyHash(st *state) Check {
-	p, ok := v.places["body_hash"]
-	if !ok {
+	if !v.has.bodyHash {
 		return CheckNone
 	}
-	text, present, c := st.at(p)
+	text, present, c := st.at(v.places["body_hash"])
 	if c != CheckNone || !present {
 		return c
 	}
@@ -132,7 +131,9 @@ func (v *Verifier) judgeMAC(st *state) Verdict {
 	out := Verdict{Check: CheckMismatch, SecretIndex: -1}
 	var stamp []byte
 	for u := range max(1, len(v.bases)) {
-		v.buildURL(st, u)
+		if v.has.url {
+			v.buildURL(st, u)
+		}
 		for i := range st.cands {
 			if !firstOfStamp(st.cands, i) {
 				continue

@@ -124,7 +124,8 @@ type Verifier struct {
 	paths   []string
 	items   *selector.JSONSet
 	docForm string
-	places  map[string]place // compiled selectors by field name
+	places  map[string]place                              // compiled selectors by field name
+	has     struct{ document, allow, bodyHash, url bool } // what of it every request has to ask for
 	lines   map[string][]lineItem
 	parts   []*Verifier // of all and any
 	any     bool
@@ -165,6 +166,10 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 		v.compileKeys(opts, f)
 	}
 	v.binds = spec.Binding()
+	_, v.has.document = v.places["document"]
+	_, v.has.allow = v.places["allow"]
+	_, v.has.bodyHash = v.places["body_hash"]
+	v.has.url = spec.SignsURL()
 	if len(v.paths) > 0 {
 		v.set = selector.NewJSONSet(v.paths...)
 	}
@@ -377,8 +382,8 @@ func (v *Verifier) run(st *state) Verdict {
 			return fail(CheckRequired)
 		}
 	}
-	if p, ok := v.places["document"]; ok {
-		doc, present, c := st.at(p)
+	if v.has.document {
+		doc, present, c := st.at(v.places["document"])
 		if c != CheckNone {
 			return fail(c)
 		}
