@@ -22,6 +22,7 @@ type flight struct {
 	rec     event.Record // with the attempt counted and the state delivering
 	payload *event.Payload
 	slot    slot
+	client  *forward.Client
 	lane    *lane           // nil = none
 	entry   *ordering.Entry // nil = none
 	sender  *sender         // nil = nobody waits
@@ -51,7 +52,8 @@ func (f *flight) prepare(now time.Time) {
 
 // retry makes an attempt for an event that is in the journal.
 func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap string) {
-	f := &flight{src: s, cfg: s.cfg.Load(), slot: sl, lane: l, entry: e}
+	f := &flight{src: s, slot: sl, lane: l, entry: e}
+	f.cfg, f.client = s.aim()
 	if e != nil {
 		f.sender, _ = e.Owner.(*sender)
 	}
@@ -91,15 +93,23 @@ func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap str
 		return
 	}
 	f.rec = out[0].Record
-	x := f.client().Begin(s.r.ctx, f.call())
+	x := f.client.Begin(s.r.ctx, f.call())
 	x.Wait(time.Time{})
 	f.finish(x.Result())
 }
 
-func (f *flight) client() *forward.Client {
-	f.cfg.up.mu.Lock()
-	defer f.cfg.up.mu.Unlock()
-	return f.cfg.up.client
+// aim gives the configuration and the client of an attempt that begins now. They belong together: a source that a reload takes out is
+// given its own upstream before the name of the old one gets another address (see keepUpstream), and so never meets that.
+func (s *Source) aim() (*compiled, *forward.Client) {
+	for {
+		c := s.cfg.Load()
+		c.up.mu.Lock()
+		client := c.up.client
+		c.up.mu.Unlock()
+		if s.cfg.Load() == c {
+			return c, client
+		}
+	}
 }
 
 // unreadable settles a pending event whose payload cannot be read.

@@ -158,6 +158,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		f = new(flight)
 	}
 	f.src, f.cfg, f.rec, f.payload, f.slot, f.waiting = s, c, sub.Record, sub.Payload, sl, c.Delivery.Mode == "proxy"
+	_, f.client = s.aim()
 	f.prepare(time.Now())
 	sub.Record = f.rec
 	var begun *event.Attempt
@@ -171,7 +172,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	}
 	f.rec = sub.Record
 	s.r.logEvent(&f.rec)
-	x := f.client().Begin(s.r.ctx, f.call())
+	x := f.client.Begin(s.r.ctx, f.call())
 	if f.waiting {
 		deadline = time.Time{}
 	}
