@@ -73,8 +73,12 @@ func main() {
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
 	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy: where to forward")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx := context.Background()
+	if o.role != "sink" && o.role != "proxy" { // those two simply end
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+	}
 	var err error
 	switch o.role {
 	case "":
