@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -114,12 +115,7 @@ const plainOnTLS = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/proble
 
 // isMethodStart says whether b may be the begin of a request without TLS.
 func isMethodStart(b []byte) bool {
-	for _, m := range []string{"POST ", "GET /", "HEAD ", "PUT /", "OPTIO", "PATCH", "DELET"} {
-		if string(b) == m {
-			return true
-		}
-	}
-	return false
+	return slices.Contains([]string{"POST ", "GET /", "HEAD ", "PUT /", "OPTIO", "PATCH", "DELET"}, string(b))
 }
 
 // begunConn is a connection of which some bytes have been read already.
