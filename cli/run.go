@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -67,6 +68,7 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.String())
 	}
+	boundMemory(cfg.Journal.Memory)
 	options := gateway.Options{Log: log, Version: thisBuild().Version, Load: func() (*config.Config, error) {
 		read.Store(config.Fingerprint(e.config))
 		return config.Load(e.config, os.LookupEnv)
@@ -94,6 +96,15 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	}
 	work.Wait()
 	return err
+}
+
+// boundMemory makes the garbage collector work harder before the process grows far beyond what its journal and its requests need: the memory of the
+// journal and this much. It is no bound on what lives; GOMEMLIMIT takes its place.
+func boundMemory(journal int64) {
+	const beside = 86 << 20
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(journal + beside)
+	}
 }
 
 // startError says what refuses the start, and where to read what to do.
