@@ -220,20 +220,26 @@ func (c *conn) await() error {
 		c.since.Store(time.Now().UnixNano())
 		c.state.Store(connIdle)
 	}
-	for last := false; ; last = true {
-		c.deadline(c.idleUntil(time.Now(), fresh))
-		if !last && (c.srv.draining.Load() || c.evict.Load()) { // after state: either we see it, or Shutdown sees us idle
-			last = true
-			c.deadline(c.idleUntil(time.Now(), fresh))
+	var end time.Time // of the grace, once it has begun
+	for {
+		leaving := c.srv.draining.Load() || c.evict.Load() // after state: either we see it, or Shutdown sees us waiting
+		if now := time.Now(); !leaving {
+			c.deadline(c.idleUntil(now, fresh))
+		} else {
+			if end.IsZero() {
+				end = c.idleUntil(now, fresh)
+			}
+			c.readBy = time.Time{} // Shutdown may have changed it
+			c.deadlineExact(end)
 		}
 		err := c.wait()
 		if err == nil {
 			c.state.Store(connActive)
 			return nil
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && (c.srv.draining.Load() || c.evict.Load()) && !last {
-			c.readBy = time.Time{} // Shutdown has changed it: one more, short look for a request that is on its way
-			continue
+		leaving = c.srv.draining.Load() || c.evict.Load()
+		if errors.Is(err, os.ErrDeadlineExceeded) && leaving && (end.IsZero() || time.Now().Before(end)) {
+			continue // it was Shutdown that woke us: a request may be on its way
 		}
 		c.broken = true
 		return io.EOF
