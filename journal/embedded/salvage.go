@@ -277,7 +277,7 @@ func joined(id string) (parts []string, ok bool) {
 	if !strings.Contains(id, ":") {
 		return nil, false
 	}
-	for _, p := range strings.Split(id, ":") {
+	for p := range strings.SplitSeq(id, ":") {
 		var out []byte
 		for i := 0; i < len(p); i++ {
 			var c byte
