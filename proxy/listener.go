@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,9 @@ func Listen(addr string) (net.Listener, error) {
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
 		network = "tcp4"
 	}
-	ln, err := net.Listen(network, addr)
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // Go's default since 1.24; such sockets take no filter (see quiet), and no sender of webhooks speaks it
+	ln, err := lc.Listen(context.Background(), network, addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %q: %w", addr, err)
 	}
