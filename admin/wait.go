@@ -74,8 +74,10 @@ func (s *Server) await(c *call, source, id string, wait time.Duration, until fun
 		w.done()
 		return s.found(c.w, &rec, err)
 	}
+	s.detached.Add(1) // before the HTTP server forgets the connection: Shutdown must wait for one of the two
 	conn, _, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
+		defer s.detached.Done()
 		defer w.done()
 		w.wait(wait)
 		rec, err := s.Core.Find(c.r.Context(), source, id)
@@ -83,8 +85,11 @@ func (s *Server) await(c *call, source, id string, wait time.Duration, until fun
 	}
 	_ = conn.SetDeadline(time.Time{}) // a fault shows when the answer is written
 	w.conn, w.header, w.head = conn, c.w.Header().Clone(), c.r.Method == http.MethodHead
-	s.detached.Go(func() { w.run(wait) })
-	s.tidy()
+	go func() {
+		defer s.detached.Done()
+		s.tidy()
+		w.run(wait)
+	}()
 	return nil
 }
 

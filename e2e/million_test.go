@@ -47,7 +47,7 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 		mid := took[len(took)/2]
 		t.Logf("%-34s median %8s, slowest %8s, %8s of the gateway's processor", name, mid.Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond),
 			((g.cpu() - before) / time.Duration(n)).Round(10*time.Microsecond))
-		if mid > bar {
+		if mid > bar && !testing.Short() { // -short goes with the race detector, which is in the client, too
 			t.Errorf("%s: median %s, want at most %s", name, mid, bar)
 		}
 	}

@@ -1,0 +1,5 @@
+//go:build race
+
+package simulation
+
+const raceEnabled = true // it lets goroutines run in another order each time
