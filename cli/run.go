@@ -101,7 +101,7 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 // boundMemory makes the garbage collector work harder before the process grows far beyond what its journal and its requests need: the memory of the
 // journal and this much. It is no bound on what lives; GOMEMLIMIT takes its place.
 func boundMemory(journal int64) {
-	const beside = 86 << 20
+	const beside = 160 << 20
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(journal + beside)
 	}

@@ -25,7 +25,7 @@ func TestDiskUseReachesAPlateau(t *testing.T) {
 	dir := memDir(t)
 	if *passing > 100_000 {
 		dir = t.TempDir()
-		debug.SetMemoryLimit(150 << 20) // as cli/run.go does for a gateway with journal.memory: 64MiB
+		debug.SetMemoryLimit(224 << 20) // as cli/run.go does for a gateway with journal.memory: 64MiB
 	}
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	segment := int64(defaultSegment)
