@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -669,5 +670,45 @@ func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
 		if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
 			t.Fatal(name, err)
 		}
+	}
+}
+
+// TestGarbageInATableIsNoPanic: Badger reads its tables in goroutines of its own at open, and a garbled block ended the process there.
+func TestGarbageInATableIsNoPanic(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Sync: true}
+	e := start(t, o)
+	for i := range 400 {
+		accept(t, e, journal.Synced, sample(i))
+	}
+	if err := e.settle(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	e.Close() // writes a table
+	tables, err := filepath.Glob(filepath.Join(o.Dir, "index", "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatal(tables, err)
+	}
+	whole := mustRead(t, tables[0])
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for at := 0; at+4096 < len(whole); at += 4096 {
+		b := bytes.Clone(whole)
+		for i := range 4096 {
+			b[at+i] = byte(rnd.Uint32())
+		}
+		path := filepath.Join(t.TempDir(), filepath.Base(tables[0]))
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, _ := strconv.ParseUint(strings.TrimSuffix(filepath.Base(path), ".sst"), 10, 64)
+		if err := checkBlocksOf(path, n); err == nil {
+			t.Fatalf("garbage at %d was not noticed", at)
+		}
+	}
+	if err := os.WriteFile(tables[0], append(bytes.Repeat([]byte{7}, 4096), whole[4096:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e = start(t, o)
+	if l, err := e.List(context.Background(), journal.Query{Limit: 500}); err != nil || len(l.Records) != 400 {
+		t.Fatal(len(l.Records), err)
 	}
 }

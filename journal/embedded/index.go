@@ -110,6 +110,11 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err := checkManifest(dir, before, indexOptions(dir, o)); err != nil {
 		return nil, err
 	}
+	if o.keys == nil { // the blocks of an encrypted index only Badger can read
+		if err := checkBlocks(dir, before); err != nil {
+			return nil, err
+		}
+	}
 	if err := beginOpening(dir); err != nil {
 		return nil, err
 	}

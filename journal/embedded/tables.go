@@ -11,10 +11,11 @@ import (
 	"strings"
 
 	badger "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/table"
 )
 
 // Badger must be given only what it can open: on some damage it panics in a goroutine of its own, where nobody can
-// recover. So the ends of its tables are checked first, and a mark in the directory tells whether the last open of Badger
+// recover. So its tables are read first, and a mark in the directory tells whether the last open of Badger
 // ever came back; if not, the index is set aside without being tried again.
 
 // nameOpening is the mark; it is there while Badger opens.
@@ -117,6 +118,33 @@ func checkTable(path string, size int64) error {
 		return errTable
 	}
 	return nil
+}
+
+// checkBlocks reads every block of every table as Badger will, here, where a panic over a damaged one can be caught. It returns errIndex.
+func checkBlocks(dir string, tables map[uint64]bool) error {
+	for n := range tables {
+		if err := checkBlocksOf(table.NewFilename(n, dir), n); err != nil {
+			return fmt.Errorf("%w: table %d: %w", errIndex, n, err)
+		}
+	}
+	return nil
+}
+
+func checkBlocksOf(path string, n uint64) (err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("badger panicked: %v", p)
+		}
+	}()
+	t, err := table.OpenInMemoryTable(data, n, &table.Options{})
+	if err != nil {
+		return err
+	}
+	return t.VerifyChecksum()
 }
 
 // readBefore reads the bytes in front of a length that ends at end.
