@@ -135,7 +135,10 @@ func (s *sent) identified(t *testing.T) bool {
 // The whole corpus goes through a whole gateway: what is valid is delivered once and then a duplicate, what is not never reaches the
 // consumer. Every preset is used as `provider: name` and secrets, and nothing else.
 func TestEveryVectorThroughTheGateway(t *testing.T) {
-	list := append(readCorpus[provider.Vector](t, "../verify/testdata/vectors.json"), readCorpus[provider.Vector](t, "../verify/testdata/more.json")...)
+	var list []provider.Vector
+	for _, name := range []string{"vectors", "more", "negatives"} {
+		list = append(list, readCorpus[provider.Vector](t, "../verify/testdata/"+name+".json")...)
+	}
 	type round struct {
 		base string
 		now  int64

@@ -27,17 +27,20 @@ type handshakeCase struct {
 	}
 }
 
-func TestEveryHandshakeIsAnsweredAsExpected(t *testing.T) {
+func loadHandshakes(t *testing.T) (cases []handshakeCase) {
 	b, err := os.ReadFile("testdata/handshakes.json")
+	if err == nil {
+		err = json.Unmarshal(b, &cases)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	var cases []handshakeCase
-	if err := json.Unmarshal(b, &cases); err != nil {
-		t.Fatal(err)
-	}
+	return cases
+}
+
+func TestEveryHandshakeIsAnsweredAsExpected(t *testing.T) {
 	vectors := loadVectors(t)
-	for _, c := range cases {
+	for _, c := range loadHandshakes(t) {
 		t.Run(c.Provider+"/"+c.Name, func(t *testing.T) { c.check(t, vectors) })
 	}
 }

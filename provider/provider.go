@@ -82,6 +82,7 @@ type Preset struct {
 //
 //go:generate go run ./internal/pack
 //go:generate go run ./internal/page
+//go:generate go run ./internal/negatives
 //go:embed providers.yaml.gz
 var packed []byte
 
