@@ -131,8 +131,8 @@ func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 	s.Configure(cfg)
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.fast = fasthttp.Server{
-		Handler: s.serve, ErrorHandler: s.refuse, Logger: fastLog{log},
-		ReadBufferSize: MaxHead + 512, WriteBufferSize: 512, MaxRequestBodySize: MaxBody + 1,
+		Handler: s.serve, Logger: fastLog{log},
+		ReadBufferSize: 128, WriteBufferSize: 512, // it reads the stand-in
 		Concurrency:                  1 << 30, // the listener keeps the bound
 		DisablePreParseMultipartForm: true, DisableHeaderNamesNormalizing: true, SecureErrorLogMessage: true,
 		NoDefaultServerHeader: true, NoDefaultDate: true, NoDefaultContentType: true,
@@ -232,7 +232,7 @@ func (s *Server) abort() {
 	}
 }
 
-// route asks the Handler for limits, and keeps them within what fasthttp was told. A panic means the default limits: the request
+// route asks the Handler for limits, and keeps them within bounds. A panic means the default limits: the request
 // is answered by Handle in any case.
 func (s *Server) route(path []byte) (l Limits) {
 	defer func() {
@@ -252,28 +252,20 @@ func (s *Server) route(path []byte) (l Limits) {
 	return l
 }
 
-// serve answers one request that fasthttp has read. A request with a small body is answered only if
-// fasthttp and the wire check have seen the same body end in the same place; a large or chunked one only the wire check has read.
+// serve answers a connection's requests. fasthttp calls it when the first of them is there, and closes the connection when it returns.
 func (s *Server) serve(ctx *fasthttp.RequestCtx) {
+	ctx.SetConnectionClose()
 	c := ctx.Conn().(*conn)
-	body := ctx.Request.Body()
-	if c.fault != nil {
-		c.closing = true // answered already
-	} else if c.staged {
-		s.bounded(c, c.body, false)
-	} else if !c.complete || c.given != c.ok || int64(len(body)) != c.head.length {
-		c.refuse(faultDisagree)
-	} else {
-		s.bounded(c, body, ctx.Request.Header.ConnectionClose())
-	}
-	c.unreserve()
-	if c.closing {
-		ctx.SetConnectionClose()
+	for c.fault == nil {
+		s.bounded(c)
+		if c.closing || c.next() != nil {
+			return
+		}
 	}
 }
 
 // bounded hands a whole request over, or sheds it.
-func (s *Server) bounded(c *conn, body []byte, end bool) {
+func (s *Server) bounded(c *conn) {
 	n := s.requests.Add(1)
 	if most := s.cfg.Load().MaxRequests; most > 0 && n > int64(most) {
 		c.shed()
@@ -281,12 +273,12 @@ func (s *Server) bounded(c *conn, body []byte, end bool) {
 		room := answerRooms.Get().(*[answerRoom]byte)
 		defer answerRooms.Put(room)
 		c.room = room[:0]
-		c.fill(body)
+		c.fill()
 		s.handle(c)
 	}
 	s.requests.Add(-1) // before the answer leaves: who has read it may send the next at once
 	c.unreserve()
-	c.answer(&c.reply, end)
+	c.answer(&c.reply)
 	c.reply, c.room = Answer{}, nil
 }
 
@@ -320,22 +312,12 @@ func panicText(v any) string {
 	return fmt.Sprintf("%T", v)
 }
 
-// refuse is called by fasthttp when it could not read a request.
-func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
-	c := ctx.Conn().(*conn)
-	if c.fault == nil && !c.broken {
-		s.log.Debug("fasthttp refused what the wire check passed", "error", err)
-		c.fault = faultDisagree
-		c.refuse(c.fault)
-	}
-}
-
 // fill makes the event.Request of the request under way; it aliases the connection's buffer.
-func (c *conn) fill(body []byte) {
+func (c *conn) fill() {
 	h := &c.head
 	c.req = event.Request{
 		Method: methodText(h.method.of(c.buf)), Target: h.target.of(c.buf), Host: h.host.of(c.buf),
-		Head: h.lines.of(c.buf), Body: body, Peer: c.peer, TLS: c.tls,
+		Head: h.lines.of(c.buf), Body: c.body, Peer: c.peer, TLS: c.tls,
 	}
 	if c.trusted {
 		c.srv.cfg.Load().believe(&c.req)

@@ -20,9 +20,9 @@ var (
 const smallAnswer = 16 << 10
 
 // answer writes a as the answer to the request under way, which must be complete. It notes whether the connection ends with it.
-func (c *conn) answer(a *Answer, end bool) {
+func (c *conn) answer(a *Answer) {
 	c.answered = true
-	c.closing = c.closing || end || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
+	c.closing = c.closing || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
 	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
 	out := outBufs.Get().(*[]byte)
 	b := c.appendHead((*out)[:0], a.Status)
@@ -101,7 +101,7 @@ func (c *conn) refuse(f *wireFault) {
 		a.Head = busyHead
 	}
 	c.refused(f.status)
-	c.answer(&a, true)
+	c.answer(&a)
 	c.unreserve()
 }
 

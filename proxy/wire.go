@@ -38,7 +38,6 @@ var (
 	faultFraming     = &wireFault{400, "two framings"}
 	faultChunk       = &wireFault{400, "malformed chunk"}
 	faultTruncated   = &wireFault{400, "connection ended inside a request"}
-	faultDisagree    = &wireFault{400, "framing read in two ways"}
 	faultExpect      = &wireFault{417, "unknown expectation"}
 	faultTooLarge    = &wireFault{413, "body above the limit"}
 	faultHeadSize    = &wireFault{431, "head above the limit"}

@@ -15,9 +15,9 @@ import (
 	"github.com/hooktender/hooktender/event"
 )
 
-// A conn stands between the socket and fasthttp. Reading, it lets fasthttp see the bytes of a request only once its own strict
-// check has passed them, never beyond the end of that request, and never late: it owns all deadlines. Writing, it is deaf:
-// answers go out through answer and refuse, in the bytes that they were given, and what fasthttp writes is dropped.
+// A conn reads requests from a socket, each strictly and to its end, and writes answers in the bytes that they were given. It owns all
+// deadlines. To fasthttp, which accepts connections and keeps the workers, it looks like one that sends a single, harmless
+// request (standIn) once the first true one is there, and what fasthttp writes to it is dropped.
 //
 // One goroutine at a time uses it, the connection's worker; Shutdown only touches state and deadlines, which are safe.
 type conn struct {
@@ -41,13 +41,11 @@ type conn struct {
 	chunk  chunker
 	buf    []byte  // from the head's first byte on; what is in it beyond ok is not checked yet
 	pooled *[]byte // where buf came from; nil with it
-	given  int     // bytes of buf that fasthttp has
 	ok     int     // bytes of buf that belong to the request under way
 	left   int64   // bytes of a body of known length that have not come in yet
-
-	staged bool   // the body comes into body, and fasthttp is shown a stand-in
-	body   []byte // of a staged request, decoded
-	shown  int    // bytes of the stand-in that fasthttp has
+	apart  bool    // the body comes into memory of its own; else it stays in buf, behind the head
+	body   []byte  // decoded; whole once the request is complete
+	shown  int     // bytes of the stand-in that fasthttp has
 
 	complete bool // the last byte of the request has passed the check
 	answered bool // the request under way has been answered
@@ -79,84 +77,66 @@ const (
 // headBufs holds buffers for heads; a connection has one only while it is in a request.
 var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// stageAbove is the length in bytes above which a body is read here, as it comes in: fasthttp would allocate what is announced.
-const stageAbove = 16 << 10
+// apartAbove is the length in bytes above which a body has memory of its own, which grows as it comes in.
+const apartAbove = 16 << 10
 
-// standIn is what fasthttp is shown in place of a request whose body is staged. It looks at nothing of it.
+// standIn is what fasthttp is shown in place of a connection's requests. It looks at nothing of it.
 const standIn = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 
-// Read gives fasthttp bytes of one request. Any error ends the connection; a *wireFault has been answered by then.
+// Read gives fasthttp the stand-in once the connection's first request is there.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.fault != nil {
-		return 0, c.fault
+	if c.shown == 0 {
+		if err := c.next(); err != nil {
+			return 0, err
+		}
 	}
-	var n int
-	var err error
-	switch {
-	case c.staged && c.shown < len(standIn):
-		n = c.show(p)
-	case c.given < c.ok:
-		n = c.hand(p)
-	case c.inRequest() && !c.complete:
-		n, err = c.readBody(p)
-	case c.inRequest() && !c.answered:
-		err = faultDisagree // fasthttp wants more than there is
-	default:
-		n, err = c.readHead(p)
+	if c.shown == len(standIn) {
+		return 0, io.EOF
 	}
-	if f, ok := err.(*wireFault); ok {
-		c.fault = f
-		c.refuse(f) // here, because fasthttp keeps some errors to itself
-	}
-	return n, err
-}
-
-func (c *conn) show(p []byte) int {
 	n := copy(p, standIn[c.shown:])
 	c.shown += n
-	return n
+	return n, nil
 }
 
-func (c *conn) inRequest() bool { return c.state.Load() == connActive }
-
-func (c *conn) hand(p []byte) int {
-	n := copy(p, c.buf[c.given:c.ok])
-	c.given += n
-	return n
+// next waits for a request and returns once it is complete. Any error ends the connection; a *wireFault has been answered by then.
+func (c *conn) next() error {
+	err := c.read()
+	if f, ok := err.(*wireFault); ok {
+		c.fault = f
+		c.refuse(f)
+	}
+	return err
 }
 
-// readHead waits for the next request and returns with the first bytes of it once its whole head has passed, and its body too if it
-// is staged.
-func (c *conn) readHead(p []byte) (int, error) {
+func (c *conn) read() error {
 	if err := c.begin(); err != nil {
-		return 0, err
+		return err
 	}
 	headBy := c.began.Add(c.srv.cfg.Load().HeadTimeout)
 	for {
 		done, f := c.head.parse(c.buf)
 		if f != nil {
-			return 0, f
+			return f
 		}
 		if done {
 			break
 		}
 		if err := c.more(headBy, faultHeadTime); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	if f := c.headDone(); f != nil {
-		return 0, f
-	}
-	if !c.staged {
-		return c.hand(p), nil
+		return f
 	}
 	for !c.complete {
-		if err := c.stage(); err != nil {
-			return 0, err
+		if err := c.readBody(); err != nil {
+			return err
 		}
 	}
-	c.given = c.ok
-	return c.show(p), nil
+	if !c.apart {
+		c.body = c.buf[c.head.pos:c.ok:c.ok]
+	}
+	return nil
 }
 
 // begin prepares for the next request and returns once its first bytes are in buf.
@@ -164,8 +144,8 @@ func (c *conn) begin() error {
 	rest := copy(c.buf, c.buf[c.ok:])
 	c.buf = c.buf[:rest]
 	c.head, c.chunk = wireHead{}, chunker{}
-	c.given, c.ok, c.left = 0, 0, 0
-	c.staged, c.shown, c.body = false, 0, nil
+	c.ok, c.left = 0, 0
+	c.apart, c.body = false, nil
 	c.complete, c.answered, c.paused = false, false, false
 	c.req, c.reply = event.Request{}, Answer{} // they hold on to bodies
 	if rest == 0 {
@@ -369,22 +349,27 @@ func (c *conn) headDone() *wireFault {
 	}
 	c.left = h.length
 	c.paused = h.expect
-	if h.chunked || h.length > stageAbove {
-		return c.stageBegun()
+	if h.chunked || h.length > apartAbove {
+		return c.bodyApart()
 	}
 	if !c.reserve(h.length) {
 		return faultBusy
 	}
+	c.take()
+	return nil
+}
+
+// take counts what has come into buf of a body that stays there.
+func (c *conn) take() {
 	n := min(c.left, int64(len(c.buf)-c.ok))
 	c.ok += int(n)
 	c.left -= n
 	c.complete = c.left == 0
-	return nil
 }
 
-// stageBegun takes the part of a staged body that came along with the head.
-func (c *conn) stageBegun() *wireFault {
-	c.staged = true
+// bodyApart begins a body that has memory of its own with the part that came along with the head.
+func (c *conn) bodyApart() *wireFault {
+	c.apart = true
 	rest := c.buf[c.ok:]
 	if c.head.chunked {
 		c.chunk.max, c.chunk.sink = c.limits.Body, &c.body
@@ -395,7 +380,7 @@ func (c *conn) stageBegun() *wireFault {
 	rest = rest[:min(c.left, int64(len(rest)))]
 	c.ok += len(rest)
 	c.left -= int64(len(rest))
-	c.body = append(make([]byte, 0, min(c.head.length, 2*stageAbove)), rest...)
+	c.body = append(make([]byte, 0, min(c.head.length, 2*apartAbove)), rest...)
 	c.complete = c.left == 0
 	if !c.reserve(int64(len(rest))) {
 		return faultBusy
@@ -403,14 +388,20 @@ func (c *conn) stageBegun() *wireFault {
 	return nil
 }
 
-// stage reads on in a body that is kept here. Its memory grows with what has come in, not with what was announced.
-func (c *conn) stage() error {
+// readBody reads on in a body. Its memory grows with what has come in, not with what was announced.
+func (c *conn) readBody() error {
 	if err := c.goOn(); err != nil {
 		return err
 	}
-	c.deadlineExact(c.began.Add(c.limits.ReadTimeout))
+	by := c.began.Add(c.limits.ReadTimeout)
+	if !c.apart {
+		err := c.more(by, faultBodyTime)
+		c.take()
+		return err
+	}
+	c.deadlineExact(by)
 	if c.head.chunked {
-		return c.stageChunks()
+		return c.readChunks()
 	}
 	if len(c.body) == cap(c.body) {
 		c.body = slices.Grow(c.body, int(min(c.left, int64(len(c.body)))))
@@ -429,10 +420,10 @@ func (c *conn) stage() error {
 	return nil
 }
 
-// stageChunks reads on in a chunked body; what follows it is the begin of the next request.
-func (c *conn) stageChunks() error {
-	buf := stageBufs.Get().(*[]byte)
-	defer stageBufs.Put(buf)
+// readChunks reads on in a chunked body; what follows it is the begin of the next request.
+func (c *conn) readChunks() error {
+	buf := chunkBufs.Get().(*[]byte)
+	defer chunkBufs.Put(buf)
 	n, err := c.rw.Read(*buf)
 	if n == 0 {
 		return c.readError(err, faultBodyTime)
@@ -445,8 +436,8 @@ func (c *conn) stageChunks() error {
 	return nil
 }
 
-// stageBufs holds buffers for chunked bodies on their way in.
-var stageBufs = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+// chunkBufs holds buffers for chunked bodies on their way in.
+var chunkBufs = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
 
 // dechunk follows a chunked body and keeps what it holds.
 func (c *conn) dechunk(b []byte) (int, *wireFault) {
@@ -466,21 +457,6 @@ func (c *conn) goOn() error {
 	}
 	c.paused = false
 	return c.send(continueLine, nil)
-}
-
-// readBody reads on from the socket, straight into p.
-func (c *conn) readBody(p []byte) (int, error) {
-	if err := c.goOn(); err != nil {
-		return 0, err
-	}
-	c.deadlineExact(c.began.Add(c.limits.ReadTimeout))
-	n, err := c.rw.Read(p[:min(int64(len(p)), c.left)])
-	if n == 0 {
-		return 0, c.readError(err, faultBodyTime)
-	}
-	c.left -= int64(n)
-	c.complete = c.left == 0
-	return n, nil
 }
 
 // reserve counts n more bytes of body against the server's bound.
@@ -530,8 +506,8 @@ func (c *conn) lingering() {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); c.tls && (!ok || half.CloseWrite() != nil) {
 		return
 	}
-	buf := stageBufs.Get().(*[]byte)
-	defer stageBufs.Put(buf)
+	buf := chunkBufs.Get().(*[]byte)
+	defer chunkBufs.Put(buf)
 	if c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
