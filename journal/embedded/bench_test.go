@@ -64,6 +64,33 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
+// BenchmarkBacklog is an attempt at an event that has waited long enough to be in the index: read it whole, begin, end.
+func BenchmarkBacklog(b *testing.B) {
+	const events = 20_000
+	e := start(b, Options{})
+	recs := make([]event.Record, events)
+	for i := range recs {
+		recs[i] = accept(b, e, journal.Written, sample(i)).Record
+	}
+	if err := e.settle(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	before := cpu()
+	for i := 0; b.Loop(); i++ {
+		r, _, err := e.Get(context.Background(), recs[i%events].ID, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		out, err := e.Commit(context.Background(), []journal.Transition{{Record: r}}, journal.Written)
+		if err != nil || !out[0].Applied {
+			b.Fatal(err, out)
+		}
+		deliver(b, e, journal.Written, out[0].Record)
+	}
+	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-µs/event")
+}
+
 // BenchmarkList is a page of 100 out of listEvents records, by filters of which each finds its page in another way.
 func BenchmarkList(b *testing.B) {
 	e := start(b, Options{Sync: true})

@@ -38,10 +38,11 @@ type Engine struct {
 	// mu guards what readers see. The writer changes the active layer and what belongs to it, the applier moves layers.
 	mu         sync.RWMutex
 	active     *layer
-	frozen     *layer         // being written to the index; nil if nothing is
-	snap       *snapshot      // nil once closed
-	reading    sync.WaitGroup // views in use; added to with mu held and snap set
-	gen        uint64         // of snap
+	frozen     *layer                         // being written to the index; nil if nothing is
+	snap       *snapshot                      // nil once closed
+	reading    sync.WaitGroup                 // views in use; added to with mu held and snap set
+	gen        uint64                         // of snap
+	recent     [64]atomic.Pointer[recentItem] // what readers found in the index lately, by number
 	counts     counters
 	horizon    int64
 	nextSeq    event.Seq

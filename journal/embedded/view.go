@@ -104,6 +104,12 @@ func (e *Engine) owner(k event.Key) (event.Seq, error) {
 	return v.owner(k)
 }
 
+// recentItem is an item as the index has it at a generation: a transition mostly follows a look at the record, which need not be read twice.
+type recentItem struct {
+	item *item
+	gen  uint64
+}
+
 // live is an event's item if it still has a record, nil if not, and the notes that are on their way to the log and hence
 // not in the item yet.
 func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
@@ -119,6 +125,9 @@ func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
 		}
 		it, err = v.snap.item(seq)
 		v.release()
+		if it != nil {
+			e.recent[seq%event.Seq(len(e.recent))].Store(&recentItem{it, v.gen})
+		}
 	} else {
 		e.mu.RUnlock()
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,8 @@ type wal struct {
 	seal  []byte       // an encrypted body
 
 	mu   sync.Mutex
-	segs []*segment // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
+	segs []*segment                  // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
+	kept [4]atomic.Pointer[keptFile] // segments read lately, by number
 
 	syncing sync.Mutex // held during an fdatasync and while the active file changes
 	file    *os.File   // of the active segment; changed by the writer with syncing held
@@ -320,7 +322,9 @@ func (w *wal) dropOldest() error {
 	s := w.segs[0]
 	w.segs = w.segs[1:]
 	w.mu.Unlock()
-	return errors.Join(os.Remove(s.path), syncDir(w.dir))
+	err := os.Remove(s.path)
+	w.keep(s.number, nil) // or its space would stay taken
+	return errors.Join(err, syncDir(w.dir))
 }
 
 // bytes is what the segments take on disk.
@@ -333,21 +337,41 @@ func (w *wal) bytes() (n int64) {
 	return n
 }
 
+// keptFile is a segment that is kept open for reading: to open one costs more than to read a payload.
+type keptFile struct {
+	number uint64
+	*os.File
+}
+
 // read gives bytes of a segment. It returns fs.ErrNotExist if the segment is gone.
 func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
-	f, err := os.Open(segmentPath(w.dir, number))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
 	b := make([]byte, size)
-	if _, err := f.ReadAt(b, offset); err != nil {
+	err := os.ErrClosed
+	if k := w.kept[number%uint64(len(w.kept))].Load(); k != nil && k.number == number {
+		_, err = k.ReadAt(b, offset)
+	}
+	if errors.Is(err, os.ErrClosed) { // none is kept, or another took its place meanwhile
+		f, openErr := os.Open(segmentPath(w.dir, number))
+		if openErr != nil {
+			return nil, openErr
+		}
+		_, err = f.ReadAt(b, offset)
+		w.keep(number, &keptFile{number, f})
+	}
+	if err != nil {
 		return nil, err
 	}
 	if w.keys != nil {
 		crypt(w.blockOf(number), b, b, offset)
 	}
 	return b, nil
+}
+
+// keep keeps f, nil for none, in place of what was kept for the segment's number.
+func (w *wal) keep(number uint64, f *keptFile) {
+	if old := w.kept[number%uint64(len(w.kept))].Swap(f); old != nil {
+		_ = old.Close()
+	}
 }
 
 // blockOf is the cipher of a segment; nil if it has none, or is gone.
@@ -369,6 +393,9 @@ func (w *wal) unshared() bool {
 
 func (w *wal) close() error {
 	var err error
+	for i := range w.kept {
+		w.keep(uint64(i), nil)
+	}
 	select {
 	case p := <-w.prepared:
 		if p.file != nil {

@@ -169,6 +169,10 @@ func (e *Engine) prefetch(c *commitItem) error {
 	}
 	defer v.release()
 	c.gen = v.gen
+	if x := e.recent[seq%event.Seq(len(e.recent))].Load(); x != nil && x.gen == c.gen && x.item.id.Seq() == seq {
+		c.found = x.item
+		return nil
+	}
 	if c.found, err = v.snap.item(seq); err != nil {
 		return e.fail(fmt.Errorf("read the index: %w", err))
 	}
