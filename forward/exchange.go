@@ -39,18 +39,13 @@ type Exchange struct {
 	result Result
 }
 
-// Begin starts an exchange: on an idle connection a small request is written at once. It does not block; whatever would, a dial
-// above all, is left to Wait. The end of ctx breaks the exchange off (hard shutdown).
+// Begin prepares an exchange; Wait, to be called next, sends the request. The end of ctx breaks the exchange off (hard shutdown).
 func (c *Client) Begin(ctx context.Context, call *Call) *Exchange {
 	x := &Exchange{client: c, ctx: ctx, started: c.now()}
 	x.deadline = x.started.Add(c.timeout)
 	x.parser.begin(call.Method == "HEAD")
 	x.compose(call)
-	if x.link = c.idleLink(ctx, x.started); x.link != nil && len(x.todo) == 1 && !x.link.tls {
-		if err := x.write(x.deadline); err != nil {
-			x.writeFailed(err)
-		}
-	}
+	x.link = c.idleLink(ctx, x.started)
 	return x
 }
 
@@ -71,7 +66,7 @@ func (x *Exchange) compose(call *Call) {
 	x.todo[0] = b
 }
 
-// idleLink takes a connection that nothing waits to be read from; others are closed on the way.
+// idleLink takes a kept connection; nil if there is none. Nothing waits to be read from it, or turn finds that out.
 func (c *Client) idleLink(ctx context.Context, now time.Time) *link {
 	if c.trust.lost(now) {
 		c.pool.drop()
@@ -86,14 +81,19 @@ func (c *Client) idleLink(ctx context.Context, now time.Time) *link {
 			l.close()
 			continue
 		}
-		if l.clean() {
+		if l.turns() || l.clean() {
 			return l
 		}
-		if l.surplus || now.Sub(l.idleSince) < 100*time.Millisecond {
-			c.trust.lose(now) // it sends what nobody asked for, or closes what it promised to keep
-		}
-		l.close()
+		c.drop(l, now)
 	}
+}
+
+// drop closes a kept connection that something waits to be read from.
+func (c *Client) drop(l *link, now time.Time) {
+	if l.surplus || now.Sub(l.idleSince) < 100*time.Millisecond {
+		c.trust.lose(now) // it sends what nobody asked for, or closes what it promised to keep
+	}
+	l.close()
 }
 
 // Wait goes on with the exchange until it is over (true) or until has passed (false; the zero time means no bound but the
@@ -110,6 +110,8 @@ func (x *Exchange) Wait(until time.Time) bool {
 		switch {
 		case x.link == nil:
 			err = x.connect(by)
+		case !x.full && !x.sent && len(x.todo) == 1 && x.link.turns():
+			err = x.turn(by)
 		case !x.full:
 			err = x.write(x.writeBy(by))
 			if err != nil && !isTimeout(err) {
@@ -144,10 +146,43 @@ func (x *Exchange) connect(by time.Time) error {
 		return context.Canceled
 	}
 	if !l.tls && !l.clean() && l.surplus {
-		x.client.trust.lose(x.started)
-		return malformed("it came before the request")
+		return x.tooEarly()
 	}
 	return nil
+}
+
+// tooEarly is for a new connection on which the upstream speaks first.
+func (x *Exchange) tooEarly() error {
+	x.client.trust.lose(x.started)
+	return malformed("it came before the request")
+}
+
+// turn sends the request and takes the first bytes of the answer.
+func (x *Exchange) turn(by time.Time) error {
+	l := x.link
+	n, err := l.turn(x.todo[0], by)
+	if x.todo[0] = x.todo[0][n:]; len(x.todo[0]) == 0 {
+		x.full = true
+		x.free()
+	}
+	x.sent = n > 0
+	switch {
+	case x.full:
+		return x.readFailed(err)
+	case l.stale && l.used:
+		x.client.drop(l, x.client.now())
+		x.link = x.client.idleLink(x.ctx, x.started)
+		return nil
+	case l.stale && l.surplus:
+		return x.tooEarly()
+	case l.stale:
+		return io.ErrUnexpectedEOF
+	case err == nil && !x.sent: // there was no room for a byte
+		return x.write(by)
+	case err != nil && !isTimeout(err):
+		return x.writeFailed(err)
+	}
+	return err
 }
 
 // writeBy is the deadline of a write: TLS cannot go on after one that was interrupted.
@@ -240,9 +275,13 @@ func (x *Exchange) read(by time.Time) error {
 			return x.complete()
 		}
 	}
-	err := x.fetch(by)
+	return x.readFailed(x.fetch(by))
+}
+
+// readFailed decides what the end of the connection means; other errors, and none, it passes on.
+func (x *Exchange) readFailed(err error) error {
 	if err == io.EOF {
-		if err = p.end(); err == nil {
+		if err = x.parser.end(); err == nil {
 			return x.complete()
 		}
 	}

@@ -31,8 +31,13 @@ type link struct {
 
 	stale    bool             // result of the last look
 	surplus  bool             // … was because of bytes that nobody asked for
-	lookFunc func(fd uintptr) // bound once: a new closure for each look would be an allocation
+	lookFunc func(fd uintptr) // bound once, as a new closure for each look would be an allocation
 	one      [1]byte
+
+	turnFunc func(fd uintptr) bool
+	out      []byte // of a turn: what is to be sent
+	sent     int    // … bytes that have been
+	err      error  // … and what it ended with
 }
 
 func newLink(nc net.Conn) *link {
@@ -40,7 +45,7 @@ func newLink(nc net.Conn) *link {
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			l.raw = raw
-			l.lookFunc = l.look
+			l.lookFunc, l.turnFunc = l.look, l.takeTurn
 		}
 	}
 	return l
@@ -117,6 +122,60 @@ func (l *link) lookSlowly() {
 	l.surplus = n > 0
 }
 
+// turns says whether the link can take turns: it is a plain socket.
+func (l *link) turns() bool { return l.raw != nil && !l.tls }
+
+// turn sends out and reads the first bytes of what comes back into the buffer, until by, in one wait on the socket: it looks whether the
+// link is clean, writes, and only then waits, so that no read is tried that must be in vain. It says how many bytes were
+// sent. Unless these are all, nothing has been read, and the rest is up to write; if the link was not clean, stale is set and nothing was sent.
+func (l *link) turn(out []byte, by time.Time) (int, error) {
+	l.r, l.w, l.stale = 0, 0, false
+	l.out, l.sent, l.err = out, 0, nil
+	err := l.until(by, func() error { return l.raw.Read(l.turnFunc) })
+	if err == nil {
+		err = l.err
+	}
+	sent := l.sent
+	l.out, l.err = nil, nil
+	return sent, err
+}
+
+// takeTurn is called by the poller, which has forgotten by then what was ready before, and again whenever there is something to read.
+func (l *link) takeTurn(fd uintptr) bool {
+	if l.sent < len(l.out) {
+		if l.look(fd); l.stale {
+			return true
+		}
+		for l.sent == 0 {
+			n, err := syscall.Write(int(fd), l.out)
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil && err != syscall.EAGAIN {
+				l.err = os.NewSyscallError("write", err)
+			}
+			l.sent = max(n, 0)
+			return l.sent < len(l.out) // the answer takes its time
+		}
+	}
+	for {
+		n, err := syscall.Read(int(fd), l.buf)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return false
+		case err != nil:
+			l.err = os.NewSyscallError("read", err)
+		case n <= 0:
+			l.err = io.EOF
+		default:
+			l.w = n
+		}
+		return true
+	}
+}
+
 // fill reads more into the buffer, until by.
 func (l *link) fill(by time.Time) error {
 	if l.r > 0 {
@@ -132,22 +191,41 @@ func (l *link) fill(by time.Time) error {
 }
 
 // read reads until by. An error comes without bytes.
-func (l *link) read(p []byte, by time.Time) (int, error) {
-	if !by.Equal(l.readBy) {
-		l.readBy = by
-		_ = l.nc.SetReadDeadline(by)
-		if l.cancelled.Load() { // in case that has just undone what cancel did
-			return 0, context.Canceled
+func (l *link) read(p []byte, by time.Time) (n int, err error) {
+	err = l.until(by, func() error {
+		var err error
+		n, err = l.nc.Read(p)
+		if n > 0 {
+			return nil
 		}
+		if err == nil {
+			err = io.ErrNoProgress
+		}
+		return err
+	})
+	return n, err
+}
+
+// earlyBy is how much earlier than asked for a read deadline may be. Setting one costs more than looking at the clock now and then.
+const earlyBy = time.Second
+
+// until has a read end at a time. The deadline on the socket may be one from before, and somewhat earlier; then the read goes on.
+func (l *link) until(by time.Time, read func() error) error {
+	early := by.Sub(l.readBy)
+	for {
+		if early < 0 || early > earlyBy {
+			early, l.readBy = 0, by
+			_ = l.nc.SetReadDeadline(by)
+			if l.cancelled.Load() { // in case that has just undone what cancel did
+				return context.Canceled
+			}
+		}
+		err := read()
+		if early == 0 || !isTimeout(err) || l.cancelled.Load() {
+			return err
+		}
+		early = -1
 	}
-	n, err := l.nc.Read(p)
-	if n > 0 {
-		return n, nil
-	}
-	if err == nil {
-		err = io.ErrNoProgress
-	}
-	return 0, err
 }
 
 // writeUntil sets the write deadline, unless the present one is at most slack later.
