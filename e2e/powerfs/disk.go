@@ -60,7 +60,8 @@ type disk struct {
 	log      []change
 	dead     bool // the power is off: everything fails
 	syncs    int
-	failAt   int // this fsync fails; 0 = none
+	failIn   int    // so many fsyncs from now, the last one fails; 0 = none
+	failOf   string // counting those of what has that at the end of its name
 	failedAt time.Time
 	failed   string // what it was
 }
@@ -161,10 +162,19 @@ func (n *node) truncate(size int64) {
 	n.size, n.mtime = size, time.Now()
 }
 
+// fails says whether an fsync is the one that shall fail.
+func (d *disk) fails(n *node) bool {
+	if d.failIn == 0 || !strings.HasSuffix(d.path(n.ino), d.failOf) {
+		return false
+	}
+	d.failIn--
+	return d.failIn == 0
+}
+
 // sync is an fsync of a file or a directory.
 func (d *disk) sync(n *node) syscall.Errno {
 	d.syncs++
-	if d.syncs == d.failAt {
+	if d.fails(n) {
 		d.failedAt, d.failed = time.Now(), d.path(n.ino)
 		for p := range n.dirty { // the kernel marks them clean all the same
 			n.stray[p] = true
@@ -308,5 +318,5 @@ func (d *disk) reboot() {
 		clear(n.dirty)
 		clear(n.stray)
 	}
-	d.nodes, d.dead, d.failAt, d.failedAt = live, false, 0, time.Time{}
+	d.nodes, d.dead, d.failIn, d.failedAt = live, false, 0, time.Time{}
 }

@@ -3,7 +3,7 @@
 // with "ok" or "error":
 //
 //	mount DIR journalled|strict   mount; what an fsync promises
-//	fail N                        the N-th fsync from now fails with EIO; the kernel then believes its pages clean
+//	fail N [SUFFIX]               the N-th fsync from now, of what has that at the end of its name, fails with EIO; the kernel then believes its pages clean
 //	status                        ok <fsyncs so far> <Unix nanoseconds of the failed one, or 0> <its path>
 //	freeze                        the power is off: every further request fails, nothing reaches the platter
 //	cut SEED                      unmount and forget what was not durable, in a pattern that SEED decides
@@ -66,13 +66,17 @@ func (m *machine) do(cmd string, args []string) (string, error) {
 		}
 		return "", m.up(args[0], args[1])
 	case "fail":
+		suffix := ""
+		if len(args) == 2 {
+			suffix, args = args[1], args[:1]
+		}
 		n, err := number()
 		if err != nil {
 			return "", err
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.failAt = d.syncs + int(n)
+		d.failIn, d.failOf = int(n), suffix
 		return "", nil
 	case "status":
 		d.mu.Lock()

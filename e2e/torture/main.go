@@ -68,6 +68,7 @@ var faults = []fault{
 	{"power-store", "power cut, journalled, torn sectors, store, with a backlog", 4, 100, func(b *bench) (result, error) { return powerCuts(b, "journalled", "store") }},
 	{"strict", "power cut, no more than POSIX promises", 4, 100, func(b *bench) (result, error) { return powerCuts(b, "strict", "hybrid") }},
 	{"eio", "EIO at the n-th fsync, then a power cut", 10, 200, failingSyncs},
+	{"eio-table", "EIO at the n-th fsync of a table of the index, then a power cut", 12, 100, failingTables},
 	{"full", "a 100 MB disk filled up", 2, 20, fullDisk},
 	{"damage", "damaged files", 12, 0, damagedFiles},
 }

@@ -272,6 +272,7 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 			f := filepath.Join(dir, "MANIFEST")
 			os.Truncate(f, int64(len(mustRead(t, f))-3))
 		},
+		"of which a table was lost": func(t *testing.T, dir string) { must(t, os.Mkdir(filepath.Join(dir, nameLost), 0o700)) },
 		"of another journal": func(t *testing.T, dir string) {
 			o := Options{Dir: t.TempDir(), Log: quiet}
 			e, _ := write(t, o, 5, journal.Written)
@@ -665,7 +666,7 @@ func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
 		"compaction": func(l badgerLog) { l.Warningf("[Compactor: %d] LOG Compact FAILED with error: %+v", 1, syscall.EIO) },
 	} {
 		e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
-		say(badgerLog{quiet, e.opts.indexFault})
+		say(badgerLog{log: quiet, fault: e.opts.indexFault})
 		<-e.Failed()
 		if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
 			t.Fatal(name, err)

@@ -31,6 +31,7 @@ import (
 type index struct {
 	db     *badger.DB
 	dir    *os.File
+	audit  *compactions
 	blocks blockCache
 	arena  []byte
 
@@ -74,7 +75,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithSyncWrites(true).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnTableAndBlockRead).
-		WithLogger(badgerLog{o.Log, o.indexFault})
+		WithLogger(badgerLog{log: o.Log, fault: o.indexFault})
 	if o.keys != nil { // Badger wants a cache of decrypted blocks
 		opts = opts.WithEncryptionKey(o.keys[0].index()).WithBlockCacheSize(16 << 20)
 	}
@@ -107,7 +108,9 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 			ix, err = nil, fmt.Errorf("%w: badger panicked: %v", errIndex, p)
 		}
 	}()
-	if err := checkManifest(dir, before, indexOptions(dir, o)); err != nil {
+	opts := indexOptions(dir, o)
+	manifestEnd, err := checkManifest(dir, before, opts)
+	if err = errors.Join(checkLost(dir), err); err != nil {
 		return nil, err
 	}
 	if o.keys == nil { // the blocks of an encrypted index only Badger can read
@@ -115,25 +118,26 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 			return nil, err
 		}
 	}
-	if err := beginOpening(dir); err != nil {
+	d, err := os.Open(dir)
+	if err != nil {
 		return nil, err
 	}
-	db, err := badger.Open(indexOptions(dir, o))
+	audit := &compactions{dir: d, fault: o.indexFault, built: map[int]int{}, at: manifestEnd}
+	if err := beginOpening(dir); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	db, err := badger.Open(opts.WithLogger(badgerLog{o.Log, o.indexFault, audit}))
 	err = errors.Join(err, endOpening(dir))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errIndex, err)
+		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
+	ix = &index{db: db, dir: d, audit: audit, memtable: memtableSize(o)}
 	for _, t := range db.Tables() {
 		delete(before, t.ID)
 	}
 	if len(before) > 0 {
-		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), db.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), ix.close())
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	ix = &index{db: db, dir: d, memtable: memtableSize(o)}
 	if err := ix.allocate(); err != nil {
 		return nil, errors.Join(err, ix.close())
 	}
@@ -151,7 +155,7 @@ func diskFault(err error) error {
 }
 
 func (ix *index) close() error {
-	return errors.Join(ix.db.Close(), ix.dir.Close())
+	return errors.Join(ix.db.Close(), ix.audit.close(), ix.dir.Close())
 }
 
 // A snapshot is one state of the index. It is shared by many readers and goes when the last of them has released it
@@ -243,7 +247,8 @@ func metaKey(key string) []byte {
 // badgerLog passes on what matters. Badger only logs that a table could not be written and tries again; for the journal a failing disk is final.
 type badgerLog struct {
 	log   *slog.Logger
-	fault func(error) // may be nil
+	fault func(error)  // may be nil
+	audit *compactions // may be nil
 }
 
 func (l badgerLog) Errorf(format string, args ...any) {
@@ -259,10 +264,12 @@ func (l badgerLog) judge(text string) {
 }
 
 func (l badgerLog) Warningf(format string, args ...any) {
+	l.audit.hear(format, args)
 	text := strings.TrimSpace(fmt.Sprintf(format, args...))
 	l.log.Warn("index: " + text)
 	l.judge(text) // a compaction that failed is only a warning
 }
 
-func (badgerLog) Infof(string, ...any)  {}
-func (badgerLog) Debugf(string, ...any) {}
+func (badgerLog) Infof(string, ...any) {}
+
+func (l badgerLog) Debugf(format string, args ...any) { l.audit.hear(format, args) }

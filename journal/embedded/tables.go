@@ -70,26 +70,26 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 }
 
 // checkManifest compares the tables with Badger's manifest before Badger does, which deletes what the manifest does not name, and may then give its number to a
-// table that it makes of a memtable. It returns errIndex where the manifest does not name them all.
-func checkManifest(dir string, tables map[uint64]bool, o badger.Options) error {
+// table that it makes of a memtable. It returns errIndex where the manifest does not name them all, and where the manifest ends.
+func checkManifest(dir string, tables map[uint64]bool, o badger.Options) (end int64, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) && len(tables) == 0 {
-		return nil
+		return manifestHeadSize, nil
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", errIndex, err)
+		return 0, fmt.Errorf("%w: %w", errIndex, err)
 	}
 	defer f.Close()
-	m, _, err := badger.ReplayManifestFile(f, 0, o)
+	m, end, err := badger.ReplayManifestFile(f, 0, o)
 	if err != nil {
-		return fmt.Errorf("%w: its manifest: %w", errIndex, err)
+		return 0, fmt.Errorf("%w: its manifest: %w", errIndex, err)
 	}
 	for n := range tables {
 		if _, ok := m.Tables[n]; !ok {
-			return fmt.Errorf("%w: its manifest does not name table %d", errIndex, n)
+			return 0, fmt.Errorf("%w: its manifest does not name table %d", errIndex, n)
 		}
 	}
-	return nil
+	return end, nil
 }
 
 var errTable = errors.New("the end of the table is damaged")
