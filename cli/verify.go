@@ -127,7 +127,7 @@ func (e *env) verifierOf(c *captured) (string, *verify.Verifier, error) {
 		return "", nil, fail(exitNotFound, "no source %q in %s", c.source, e.config)
 	}
 	params := src.Params()
-	v, err := verify.Compile(src.Verify, src.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: src.PublicKeys, Keys: src.Preset.KeySource(params), Params: params})
+	v, err := verify.Compile(src.Verify, src.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: src.PublicKeys, Keys: src.Preset.KeySources(params), Params: params})
 	if err != nil {
 		return "", nil, fail(exitFailed, "source %s: %w", c.source, err)
 	}
@@ -159,7 +159,7 @@ func (c *captured) compile(p *provider.Preset) (*verify.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := verify.Options{PublicURL: c.publicURL, Params: c.params, Keys: p.KeySource(c.params)}
+	opts := verify.Options{PublicURL: c.publicURL, Params: c.params, Keys: p.KeySources(c.params)}
 	if u, err := url.Parse(c.url); err == nil && opts.PublicURL == "" && u.Host != "" {
 		opts.PublicURL = u.Scheme + "://" + u.Host
 	}

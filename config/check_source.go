@@ -163,11 +163,12 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	if s.Verify.SignsURL() && c.PublicURL == "" {
 		d.fail(key+".provider", "set public_url at the top of the file, such as https://hooks.example.com", "this sender signs the URL: public_url is needed")
 	}
-	o := verify.Options{PublicURL: c.PublicURL, PublicKeys: s.PublicKeys, Params: s.Params()}
-	if s.Verify.Key == "certificate_url" || s.Verify.Key == "key_id" {
-		o.Keys = verify.StaticKeys{} // the sender publishes them; the gateway fetches them when they are needed
+	if s.Verify.ReadsConnection() && c.TLS.ClientCA == "" {
+		d.fail(key+".verify", "set tls.client_ca at the top of the file, or take the certificate from a header", "nobody asks senders for a certificate: tls.client_ca is needed")
 	}
-	if params := s.Params(); s.Verify.Key == "key_id" && s.Preset.JWKS == "" && len(s.PublicKeys) == 0 && (params["client_id"] == "" || params["client_secret"] == "") {
+	// What the sender publishes the gateway fetches when it is needed: nothing is fetched here.
+	o := verify.Options{PublicURL: c.PublicURL, PublicKeys: s.PublicKeys, Params: s.Params(), Keys: s.Preset.KeySources(s.Params())}
+	if params := s.Params(); s.Verify.Key == "key_id" && s.Verify.JWKS == "" && len(s.PublicKeys) == 0 && (params["client_id"] == "" || params["client_secret"] == "") {
 		d.warn(key+".provider", "there is no key to verify with, so every event is refused: pin keys under public_keys%s",
 			map[bool]string{true: ", or give handshake.client_id and handshake.client_secret"}[s.Preset.KeyService != ""])
 	}

@@ -4,6 +4,7 @@ package event
 
 import (
 	"bytes"
+	"crypto/x509"
 	"iter"
 	"net/netip"
 )
@@ -19,6 +20,10 @@ type Request struct {
 	Body   []byte     // decoded from the transfer coding, never from a content coding
 	Peer   netip.Addr // address of the client, after trusted proxies have been taken into account
 	TLS    bool       // the client spoke TLS to us
+
+	// Cert is the certificate that the client showed us, verified by the TLS handshake against tls.client_ca; nil if it showed none, or if a proxy
+	// in front speaks TLS. It is shared by all requests of the connection and must not be changed.
+	Cert *x509.Certificate
 }
 
 // Path is the part of Target before '?', as received.

@@ -96,7 +96,7 @@ func (g *Gateway) verifier(cfg *config.Config, c *config.Source) (*verify.Verifi
 	if c.Verify.Scheme == "" && len(c.Verify.All)+len(c.Verify.Any) == 0 {
 		return verify.Closed(), nil
 	}
-	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySource(c.Params()), Params: c.Params()})
+	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySources(c.Params()), Params: c.Params()})
 }
 
 // Enroll opens the window in which a source takes the secret that its sender delivers.

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -53,27 +51,23 @@ type keyDoc struct {
 	tried   time.Time // last attempt
 }
 
-// KeySource gives the source of p's published keys. Without one they are static, or must be pinned under public_keys: it is nil then, or
-// knows no key where requests name theirs. params are the values of {config:name}.
-func (p Preset) KeySource(params map[string]string) verify.KeySource {
-	switch {
-	case p.Verify.Key == "certificate_url":
-		return newKeys("")
-	case p.KeyService != "" && params["client_id"] != "" && params["client_secret"] != "":
-		return newKeyService(p.KeyService, params)
-	case p.JWKS == "" && p.Verify.Key == "key_id":
+// KeySources says where the published keys of requests come from that are verified like those of p, or by fields that replaced its own. They
+// come from nowhere where they are static, or must be pinned under public_keys: the source is nil then, or knows no key where requests name
+// theirs. params are the values of {config:name}.
+func (p Preset) KeySources(params map[string]string) verify.KeySources {
+	return func(s *verify.Spec) verify.KeySource {
+		switch {
+		case s.Key == "certificate_url":
+			return newKeys("")
+		case s.JWKS != "":
+			return newKeys(s.JWKS)
+		case s.Key != "key_id":
+			return nil
+		case p.KeyService != "" && params["client_id"] != "" && params["client_secret"] != "":
+			return newKeyService(p.KeyService, params)
+		}
 		return verify.StaticKeys{}
-	case p.JWKS == "":
-		return nil
 	}
-	address := p.JWKS
-	for k, v := range params {
-		address = strings.ReplaceAll(address, "{config:"+k+"}", v)
-	}
-	if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" || strings.Contains(address, "{") {
-		return nil
-	}
-	return newKeys(address)
 }
 
 // NewKeys fetches certificates by URL.

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hooktender/hooktender/verify"
 )
 
 // keyServer answers with what is at the path; the returned Keys trusts it, and may connect to loopback.
@@ -118,19 +120,23 @@ func TestWhichPresetsFetchKeys(t *testing.T) {
 	params := map[string]string{"issuer": "https://acme.kinde.com"}
 	for id, want := range map[string]bool{"aws-sns": true, "paypal": true, "google-pubsub": true, "kinde": true, "github": false, "plaid": false, "ebay": false} {
 		p, _ := Get(id)
-		if _, got := p.KeySource(params).(*Keys); got != want {
+		if _, got := p.KeySources(params)(&p.Verify).(*Keys); got != want {
 			t.Errorf("%s: %v", id, got)
 		}
 	}
 	account := map[string]string{"client_id": "id", "client_secret": "secret"}
 	for _, id := range []string{"plaid", "ebay"} {
 		p, _ := Get(id)
-		if _, ok := p.KeySource(account).(*Keys); !ok {
+		if _, ok := p.KeySources(account)(&p.Verify).(*Keys); !ok {
 			t.Errorf("%s does not fetch keys with an account", id)
 		}
 	}
-	if p, _ := Get("kinde"); p.KeySource(nil) != nil {
-		t.Error("kinde without an issuer fetches keys from somewhere")
+	kinde, _ := Get("kinde")
+	for issuer, fault := range map[string]string{"": `needs the parameter "issuer"`, "http://acme.kinde.com": "not an https URL"} {
+		p := map[string]string{"issuer": issuer}
+		if _, err := verify.Compile(kinde.Verify, nil, verify.Options{Params: p, Keys: kinde.KeySources(p)}); err == nil || !strings.Contains(err.Error(), fault) {
+			t.Errorf("kinde with issuer %q: %v", issuer, err)
+		}
 	}
 }
 

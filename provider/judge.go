@@ -139,7 +139,7 @@ func (v *Vector) Verifier() (*verify.Verifier, error) {
 		opts.PublicKeys = []string{v.PublicKey}
 	}
 	if v.RemoteKeys != nil {
-		opts.Keys = v.keys()
+		opts.Keys = v.keys().Any
 	}
 	opts.PublicURL = opts.Params["public_url"]
 	if u, err := url.Parse(v.URL); err == nil && opts.PublicURL == "" && u.Host != "" {

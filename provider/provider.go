@@ -61,8 +61,6 @@ type Preset struct {
 	Responses   Responses     `yaml:"responses"`
 	// The sender deletes the endpoint or gives up for good on a 410.
 	Forbid410 bool `yaml:"forbid_410"`
-	// Where the sender publishes its keys as a JWK set; may hold {config:name}. See KeySource.
-	JWKS string `yaml:"jwks"`
 	// A header of its events that the answer must repeat; "" = none.
 	Echo string `yaml:"echo"`
 	// Which service gives the sender's keys one by one, to those who have an account there (handshake.client_id and client_secret): plaid, ebay.

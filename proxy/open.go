@@ -95,6 +95,9 @@ func (c *conn) handshake(cfg *tls.Config) error {
 	err := tc.Handshake()
 	if err == nil {
 		c.rw, c.tls = tc, true
+		if chains := tc.ConnectionState().VerifiedChains; len(chains) > 0 {
+			c.cert = chains[0][0]
+		}
 		return nil
 	}
 	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil && isMethodStart(e.RecordHeader[:]) {

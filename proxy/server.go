@@ -317,7 +317,7 @@ func (c *conn) fill() {
 	h := &c.head
 	c.req = event.Request{
 		Method: methodText(h.method.of(c.buf)), Target: h.target.of(c.buf), Host: h.host.of(c.buf),
-		Head: h.lines.of(c.buf), Body: c.body, Peer: c.peer, TLS: c.tls,
+		Head: h.lines.of(c.buf), Body: c.body, Peer: c.peer, TLS: c.tls, Cert: c.cert,
 	}
 	if c.trusted {
 		c.srv.cfg.Load().believe(&c.req)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -31,7 +32,8 @@ type conn struct {
 	counted  netip.Addr // the address on the books; the zero Addr = none
 	trusted  bool       // peer is a trusted proxy
 	tls      bool
-	opened   bool // PROXY header and TLS handshake are done
+	cert     *x509.Certificate // of the client, verified; nil = it showed none
+	opened   bool              // PROXY header and TLS handshake are done
 
 	state atomic.Int32 // connFresh, connIdle, connActive
 	since atomic.Int64 // unix nanoseconds: when it began to wait

@@ -165,6 +165,9 @@ func (v *Verifier) explainMissing(req *event.Request) []Finding {
 	if v.loc.kind == "query" || v.loc.kind == "form" || v.loc.kind == "json" {
 		out = append(out, Finding{Text: fmt.Sprintf("the signature is looked for at %s:%s", v.loc.kind, v.loc.name)})
 	}
+	if v.loc.kind == "connection" {
+		out = append(out, Finding{Check: CheckMissing, Text: "the sender showed no client certificate on its connection"})
+	}
 	if len(out) == 0 {
 		return []Finding{{Text: "a value that is signed is absent"}}
 	}

@@ -86,9 +86,9 @@ func (v *Verifier) judgeInput(st *state, in *signatureInput, values map[string][
 	if c := v.signatureBase(st, in); c != CheckNone {
 		return fail(c)
 	}
-	i := v.matchHTTP(st.msg, sig)
-	if i < 0 {
-		return fail(CheckMismatch)
+	i, c := v.matchHTTP(st, in.keyID, sig)
+	if c != CheckNone {
+		return fail(c)
 	}
 	covered := slices.ContainsFunc(in.components, func(c component) bool { return c.name == "content-digest" })
 	if covered {
@@ -97,7 +97,7 @@ func (v *Verifier) judgeInput(st *state, in *signatureInput, values map[string][
 		}
 	}
 	out := Verdict{OK: true, SecretIndex: i, MAC: sig, SignedAt: time.Unix(in.created, 0)}
-	c := age(out.SignedAt, st.now, v.spec.Tolerance)
+	c = age(out.SignedAt, st.now, v.spec.Tolerance)
 	switch {
 	case in.created < 0:
 		c = CheckClaim
@@ -108,24 +108,29 @@ func (v *Verifier) judgeInput(st *state, in *signatureInput, values map[string][
 	return out
 }
 
-func (v *Verifier) matchHTTP(msg, sig []byte) int {
-	hit := -1
+// matchHTTP looks for the secret or key that made sig; the key is the one that keyID names where keys come from elsewhere.
+func (v *Verifier) matchHTTP(st *state, keyID string, sig []byte) (hit int, c Check) {
+	hit, c = -1, CheckMismatch
 	if v.spec.Algorithm == "hmac-sha256" {
 		for i, secret := range v.secrets {
 			mac := hmac.New(sha256.New, secret)
-			mac.Write(msg)
+			mac.Write(st.msg)
 			if subtle.ConstantTimeCompare(mac.Sum(nil), sig) == 1 && hit < 0 {
-				hit = i
+				hit, c = i, CheckNone
 			}
 		}
-		return hit
+		return hit, c
 	}
-	for i, key := range v.keys.static {
-		if fits(v.spec.Algorithm, key, msg, sig) && hit < 0 {
-			hit = i
+	keys, found := v.fetch(keyID, st.now)
+	if found != CheckNone {
+		return hit, found
+	}
+	for i, key := range keys {
+		if fits(v.spec.Algorithm, key, st.msg, sig) && hit < 0 {
+			hit, c = i, CheckNone
 		}
 	}
-	return hit
+	return hit, c
 }
 
 // signatureBase writes RFC 9421 §2.5.

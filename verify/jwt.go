@@ -70,12 +70,9 @@ func (v *Verifier) jwtSignature(st *state, head, msg, sig []byte) Verdict {
 		}
 		return out
 	}
-	keys := v.keys.static
-	if len(keys) == 0 {
-		var c Check
-		if keys, c = v.fetch(h[1].Text(), st.now); c != CheckNone {
-			return fail(c)
-		}
+	keys, c := v.fetch(h[1].Text(), st.now)
+	if c != CheckNone {
+		return fail(c)
 	}
 	for i, key := range keys {
 		if fits(alg, key, msg, sig) && !out.OK {

@@ -39,12 +39,9 @@ type keyring struct {
 
 func (v *Verifier) compileKeys(opts Options, f *faults) {
 	s := &v.spec
-	v.keys.source, v.keys.hosts = opts.Keys, s.KeyHosts
-	if s.KeyHostPattern != "" {
-		v.keys.hostRule = regexp.MustCompile(s.KeyHostPattern)
-	}
-	if s.KeyPathPattern != "" {
-		v.keys.pathRule = regexp.MustCompile(s.KeyPathPattern)
+	v.keys.hosts, v.keys.hostRule, v.keys.pathRule = s.KeyHosts, whole(s.KeyHostPattern), whole(s.KeyPathPattern)
+	if opts.Keys != nil {
+		v.keys.source = opts.Keys(s)
 	}
 	for i, text := range opts.PublicKeys {
 		key, err := ParsePublicKey(text, s.Key)
@@ -60,13 +57,21 @@ func (v *Verifier) compileKeys(opts Options, f *faults) {
 	switch {
 	case s.Scheme == "jwt" && len(opts.PublicKeys) > 0 && len(v.secrets) == 0 && !slices.ContainsFunc(s.Algorithms, isAsymmetric):
 		f.add("secrets", "the scheme needs a secret")
-	case remote && opts.Keys == nil && len(opts.PublicKeys) == 0:
+	case remote && v.keys.source == nil && len(opts.PublicKeys) == 0:
 		f.add("public_keys", "the sender's keys come from elsewhere: no source of keys, and none pinned")
-	case !remote && asymmetric && len(opts.PublicKeys) == 0:
+	case !remote && asymmetric && len(opts.PublicKeys) == 0 && (s.JWKS == "" || v.keys.source == nil):
 		f.add("public_keys", "the scheme needs at least one")
-	case !remote && jwt && len(opts.PublicKeys) == 0 && opts.Keys == nil:
+	case !remote && jwt && len(opts.PublicKeys) == 0 && v.keys.source == nil:
 		f.add("secrets", "the scheme needs a secret or a public key")
 	}
+}
+
+// whole compiles a pattern that has to fit all of a text; nil if there is none.
+func whole(pattern string) *regexp.Regexp {
+	if pattern == "" {
+		return nil
+	}
+	return regexp.MustCompile("^(?:" + pattern + ")$")
 }
 
 func isAsymmetric(alg string) bool { return !strings.HasPrefix(alg, "HS") }

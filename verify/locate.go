@@ -14,7 +14,7 @@ import (
 
 // location is where the signature or token is.
 type location struct {
-	kind string // header, numbered, query, form, json, body, authorization
+	kind string // header, numbered, query, form, json, body, authorization, connection
 	name string
 	json int
 }
@@ -30,6 +30,10 @@ func parseLocation(s *Spec) (location, error) {
 	switch kind {
 	case "body":
 		return location{kind: kind}, nil
+	case "connection":
+		if s.Scheme == "client_certificate" && name == "" {
+			return location{kind: kind}, nil
+		}
 	case "bearer":
 		return location{kind: "authorization", name: "Bearer"}, nil
 	case "basic":

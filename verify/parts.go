@@ -223,8 +223,12 @@ func (v *Verifier) explainParts(req *event.Request, now time.Time) []Finding {
 // compileCertificate reads the certificates that client certificates must be, or be issued by.
 func (v *Verifier) compileCertificate(opts Options, f *faults) {
 	v.roots = x509.NewCertPool()
-	if len(opts.PublicKeys) == 0 {
+	switch {
+	case len(opts.PublicKeys) > 0:
+	case v.loc.kind != "connection":
 		f.add("public_keys", "the scheme needs the certificate of an issuer, or of the sender itself")
+	case len(v.spec.Names) == 0:
+		f.add("names", "every certificate that the port takes would do: say which names, or pin certificates under public_keys")
 	}
 	for i, text := range opts.PublicKeys {
 		cert, err := parseCertificate([]byte(strings.TrimSpace(text)))
@@ -264,18 +268,36 @@ func parseCertificate(text []byte) (*x509.Certificate, error) {
 	return x509.ParseCertificate(der)
 }
 
-// judgeCertificate judges the client certificate that the proxy in front passes on: it must be pinned, or issued by one that is, valid now,
-// made for clients, and carry a name that is allowed.
-func (v *Verifier) judgeCertificate(st *state) Verdict {
+// clientCertificate is the certificate of the connection, or the one that the proxy in front passes on.
+func (v *Verifier) clientCertificate(st *state) (*x509.Certificate, Check) {
+	if v.loc.kind == "connection" {
+		if st.req.Cert == nil {
+			return nil, CheckMissing
+		}
+		return st.req.Cert, CheckNone
+	}
 	if c := v.locate(st); c != CheckNone {
-		return fail(c)
+		return nil, c
 	}
 	cert, err := parseCertificate(st.raws[0])
 	if err != nil {
-		return fail(CheckMalformed)
+		return nil, CheckMalformed
+	}
+	return cert, CheckNone
+}
+
+// judgeCertificate judges the client certificate: it must carry a name that is allowed, and be pinned, or issued by one that is, valid now and
+// made for clients. Where none is pinned the handshake has checked all but the name.
+func (v *Verifier) judgeCertificate(st *state) Verdict {
+	cert, c := v.clientCertificate(st)
+	if c != CheckNone {
+		return fail(c)
 	}
 	if len(v.spec.Names) > 0 && !slices.ContainsFunc(v.spec.Names, func(name string) bool { return named(cert, name) }) {
 		return fail(CheckSender)
+	}
+	if len(v.pinned) == 0 {
+		return Verdict{OK: true, SecretIndex: -1}
 	}
 	for i, p := range v.pinned {
 		if !p.IsCA && cert.Equal(p) && !st.now.Before(cert.NotBefore) && !st.now.After(cert.NotAfter) {

@@ -179,4 +179,36 @@ func TestClientCertificates(t *testing.T) {
 	if _, err := Compile(spec, nil, Options{}); err == nil {
 		t.Error("no issuer is needed")
 	}
+	spec.Header, spec.Location = "", "connection"
+	handshake, err := Compile(spec, nil, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := Compile(spec, nil, Options{PublicKeys: []string{caPEM}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	someone, _, _ := certificate(t, "someone.else.example", false, ca, caKey, client)
+	stranger, _, _ := certificate(t, "hooks.sender.example", false, evil, evilKey, client)
+	for _, tt := range []struct {
+		name             string
+		cert             *x509.Certificate
+		handshake, check bool
+	}{{"the sender's", good, true, true}, {"another name", someone, false, false}, {"none", nil, false, false}, {"an issuer that is not pinned", stranger, true, false}} {
+		req := &event.Request{Method: "POST", Target: []byte("/"), Cert: tt.cert}
+		req.Head = req.Head.AppendString("Client-Cert", rfc9440)
+		if got := handshake.Verify(req, benchTime); got.OK != tt.handshake {
+			t.Errorf("%s, of the connection: %v", tt.name, got.Check)
+		}
+		if got := both.Verify(req, benchTime); got.OK != tt.check {
+			t.Errorf("%s, of the connection and pinned: %v", tt.name, got.Check)
+		}
+	}
+	spec.Names = nil
+	if _, err := Compile(spec, nil, Options{}); err == nil {
+		t.Error("any certificate of the connection would do")
+	}
+	if s := (Spec{Scheme: "token", Location: "connection"}); s.Check() == nil {
+		t.Error("a token may be a connection")
+	}
 }

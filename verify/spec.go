@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,8 +27,9 @@ type Spec struct {
 	UseKeys []int `yaml:"use_keys"`
 	// How requests are signed. hmac: a keyed hash of `signed`. digest: a plain hash of `signed`, which has {secret} in
 	// it. token: the secret itself is in the request. public_key: a signature checked with public_keys. jwt: a signed
-	// JSON Web Token (RFC 7519). http_signature: HTTP Message Signatures (RFC 9421). client_certificate: a proxy in front has
-	// checked a TLS client certificate and passes it on in a header (RFC 9440, or percent-encoded PEM); issuers are in public_keys. none: nothing is checked; needs
+	// JSON Web Token (RFC 7519). http_signature: HTTP Message Signatures (RFC 9421). client_certificate: the sender
+	// showed a TLS client certificate, to us (location: connection; tls.client_ca names its issuers) or to a proxy in front that passes it on in a header
+	// (RFC 9440, or percent-encoded PEM; issuers are in public_keys). none: nothing is checked; needs
 	// insecure: true.
 	Scheme string `yaml:"scheme"`
 	// The algorithm. hmac and digest: sha1, sha256, sha384, sha512 (and md5, of which only the keyed form is safe). public_key: ed25519, ecdsa-sha1, ecdsa-sha256,
@@ -45,7 +47,7 @@ type Spec struct {
 	Header string `yaml:"header"`
 	// Where the signature or token is, if it is not in a header of its own: query:name, form:name, json:path, body,
 	// bearer (Authorization: Bearer), basic (Authorization: Basic), authorization:Scheme, or headers:Prefix- for headers
-	// numbered Prefix-1, Prefix-2 and so on.
+	// numbered Prefix-1, Prefix-2 and so on. client_certificate: connection.
 	Location string `yaml:"location"`
 	// Further headers with a signature in the same form. They may be absent.
 	Also []string `yaml:"also"`
@@ -64,7 +66,7 @@ type Spec struct {
 	Group string `yaml:"group"`
 	// How the key is made of the secret or public key. Secrets: utf8 (as it is), base64, hex, whsec (base64 after an
 	// optional whsec_), sha1 or sha256 (the hash of it). Public keys: pem (a key or certificate), spki (base64 DER),
-	// base64, hex (raw Ed25519), whpk, certificate_url (at key_from), key_id (at key_from).
+	// base64, hex (raw Ed25519), whpk, certificate_url (at key_from; see key_hosts), key_id (at key_from; see jwks).
 	Key string `yaml:"key"`
 	// What is signed: literal text and {body}, {timestamp}, {id}, {url} (public_url and the request's target), {method},
 	// {secret}, {header:Name}, {query:name}, {form:name}, {json:path}, {form_sorted}, {url_sorted}, {crc32:body}. A name may
@@ -103,11 +105,14 @@ type Spec struct {
 	Allow string `yaml:"allow"`
 	// Where the key's name is: a selector of a certificate's URL or a key id.
 	KeyFrom string `yaml:"key_from"`
+	// The https URL of the JWK set (RFC 7517) in which the sender publishes its keys: for jwt, http_signature, and public_key with key: key_id. The request
+	// names the key. What is pinned under public_keys is used in its place.
+	JWKS string `yaml:"jwks"`
 	// Hosts a certificate may come from (exact names).
 	KeyHosts []string `yaml:"key_hosts"`
-	// A pattern for hosts a certificate may come from.
+	// A pattern for hosts a certificate may come from. It must fit the whole name.
 	KeyHostPattern string `yaml:"key_host_pattern"`
-	// A pattern for the path of a certificate's URL.
+	// A pattern for the path of a certificate's URL. It must fit the whole path, and certificate_url needs one.
 	KeyPathPattern string `yaml:"key_path_pattern"`
 	// jwt: the issuer (iss) the token must name.
 	Issuer string `yaml:"issuer"`
@@ -228,6 +233,7 @@ func (s *Spec) Check() error {
 		f.add("location", "header and location exclude each other")
 	}
 	s.checkScheme(f)
+	s.checkRemote(f)
 	return errors.Join(f.errs...)
 }
 
@@ -256,8 +262,29 @@ func (s *Spec) checkScheme(f *faults) {
 		s.checkLocation(f)
 	case "http_signature":
 		f.oneOf("algorithm", s.Algorithm, "http")
-	case "token", "client_certificate":
+	case "client_certificate":
+		if s.Location != "" && s.Location != "connection" {
+			f.add("location", "a certificate is in a header, or of the connection")
+		}
+		fallthrough
+	case "token":
 		s.checkLocation(f)
+	}
+}
+
+// checkRemote checks what says where keys come from.
+func (s *Spec) checkRemote(f *faults) {
+	if s.JWKS != "" && !strings.Contains(s.JWKS, "{config:") {
+		if u, err := url.Parse(s.JWKS); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+			f.add("jwks", "%q is not an https URL", s.JWKS)
+		}
+	}
+	switch {
+	case s.Scheme != "public_key":
+	case s.Key == "certificate_url" && s.KeyFrom == "", s.Key == "key_id" && s.KeyFrom == "":
+		f.add("key_from", "say where the key's name is, for example header:X-Key-Id")
+	case s.Key == "certificate_url" && (len(s.KeyHosts) == 0 && s.KeyHostPattern == "" || s.KeyPathPattern == ""):
+		f.add("key_hosts", "say which hosts (key_hosts or key_host_pattern) and which paths (key_path_pattern) a certificate may come from")
 	}
 }
 
@@ -303,6 +330,11 @@ func (s *Spec) checkSigned(f *faults) {
 	if s.Scheme != "digest" && s.Scheme != "public_key" && t.uses("secret", "") {
 		f.add("signed", "{secret} is for scheme digest")
 	}
+}
+
+// ReadsConnection says whether the client certificate of the connection is judged.
+func (s *Spec) ReadsConnection() bool {
+	return s.Location == "connection" || slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ReadsConnection() })
 }
 
 // SignsURL says whether verification needs the public URL of the request.

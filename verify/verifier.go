@@ -80,6 +80,9 @@ type KeySource interface {
 	Key(ctx context.Context, name string) ([]byte, error)
 }
 
+// KeySources gives the KeySource of a Spec whose parameters are filled in; nil if its keys come from nowhere.
+type KeySources func(*Spec) KeySource
+
 // StaticKeys is a KeySource that knows its keys from the start, by name.
 type StaticKeys map[string][]byte
 
@@ -94,11 +97,14 @@ func (k StaticKeys) Key(_ context.Context, name string) ([]byte, error) {
 	return nil, ErrUnknownKey
 }
 
+// Any is the KeySources that gives these keys to every Spec.
+func (k StaticKeys) Any(*Spec) KeySource { return k }
+
 // Options are what Compile needs besides a Spec and secrets.
 type Options struct {
 	PublicURL  string            // scheme://host[:port][/prefix], as senders know it; needed where the URL is signed
 	PublicKeys []string          // keys of asymmetric schemes, in the form Spec.Key names
-	Keys       KeySource         // where keys come from that are named in the request; nil = nowhere
+	Keys       KeySources        // where keys come from that are named in the request; nil = nowhere
 	Params     map[string]string // values of {config:name} in the Spec
 }
 
@@ -233,6 +239,7 @@ func (s *Spec) expand(params map[string]string, f *faults) {
 	sub("issuer", &s.Issuer)
 	sub("audience", &s.Audience)
 	sub("key_id", &s.KeyID)
+	sub("jwks", &s.JWKS)
 	for i := range s.Fields {
 		sub("fields", &s.Fields[i])
 	}
