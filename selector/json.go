@@ -1,7 +1,9 @@
 package selector
 
 import (
+	"encoding/binary"
 	"errors"
+	"math/bits"
 	"strconv"
 	"unicode/utf8"
 )
@@ -188,7 +190,14 @@ func (sc *jsonScanner) first(node int) bool {
 	return !was
 }
 
+// space passes over white space; mostly there is none, and that is seen without a call.
 func (sc *jsonScanner) space() {
+	if sc.at < len(sc.doc) && sc.doc[sc.at] <= ' ' {
+		sc.spaces()
+	}
+}
+
+func (sc *jsonScanner) spaces() {
 	for sc.at < len(sc.doc) {
 		switch sc.doc[sc.at] {
 		case ' ', '\t', '\n', '\r':
@@ -250,11 +259,13 @@ func (sc *jsonScanner) word(w string) bool {
 }
 
 func (sc *jsonScanner) digits() bool {
-	start := sc.at
-	for c := sc.peek(); c >= '0' && c <= '9'; c = sc.peek() {
-		sc.at++
+	at := sc.at
+	for at < len(sc.doc) && sc.doc[at]-'0' <= 9 {
+		at++
 	}
-	return sc.at > start
+	some := at > sc.at
+	sc.at = at
+	return some
 }
 
 func (sc *jsonScanner) number() bool {
@@ -389,19 +400,36 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// plainRun is how many bytes at the start of b are plain, eight at a time (a carry can only mark a byte behind one that is marked
+// rightly).
+func plainRun(b []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(b)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(b[n:])
+		quote, slash := w^('"'*ones), w^('\\'*ones)
+		odd := (w | (w-' '*ones)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs
+		if odd != 0 {
+			return n + bits.TrailingZeros64(odd)>>3
+		}
+	}
+	for n < len(b) && plain[b[n]] {
+		n++
+	}
+	return n
+}
+
 // str reads a string; raw is what is between the quotes. Control characters, invalid UTF-8, unknown escapes and lone
 // surrogates are refused.
 func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
 	sc.at++
 	start := sc.at
-	for sc.at < len(sc.doc) {
-		c := sc.doc[sc.at]
-		switch {
-		case plain[c]:
-			sc.at++
-			for sc.at < len(sc.doc) && plain[sc.doc[sc.at]] {
-				sc.at++
-			}
+	for {
+		sc.at += plainRun(sc.doc[sc.at:])
+		if sc.at == len(sc.doc) {
+			return nil, false, false
+		}
+		switch c := sc.doc[sc.at]; {
 		case c == '"':
 			raw = sc.doc[start:sc.at:sc.at]
 			sc.at++
@@ -423,7 +451,6 @@ func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
 			sc.at += n
 		}
 	}
-	return nil, false, false
 }
 
 // decodeEscape reads the escape at the start of b and says how many bytes it takes; 0 means that it is none.
