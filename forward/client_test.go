@@ -306,6 +306,15 @@ func TestCompose(t *testing.T) {
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+	hops := event.Head("X_B: 1\r\nX-C: 1\r\nTraceparent: x\r\ntracestate: a=1\r\nIdempotency_Key: theirs\r\n" + strings.Repeat("Connection: close\r\n", 4) + "Connection: x-b\r\nConnection: x_c, traceparent\r\nX-D: 1\r\n")
+	for extra, want := range map[string]string{
+		"": "Traceparent: x\r\ntracestate: a=1\r\nIdempotency_Key: theirs\r\nX-D: 1\r\n",
+		"Idempotency-Key: ours\r\nTraceparent: y\r\n": "X-D: 1\r\nIdempotency-Key: ours\r\nTraceparent: y\r\n",
+	} {
+		if got := string(forward.Compose(nil, &forward.Call{Method: "GET", Path: []byte("/"), Head: hops, Extra: event.Head(extra)}, "", "h")); got != "GET / HTTP/1.1\r\nHost: h\r\n"+want+"\r\n" {
+			t.Errorf("nominated and replaced names: %q", got)
+		}
+	}
 	for method, n := range map[string]int{"POST": 1, "PUT": 1, "PATCH": 1, "GET": 0, "DELETE": 0} {
 		b := forward.Compose(nil, &forward.Call{Method: method, Path: []byte("/")}, "", "h")
 		if bytes.Count(b, []byte("Content-Length: 0\r\n")) != n {

@@ -88,13 +88,7 @@ func answerStaysHere(name []byte) bool {
 // lower appends name in lower case, with hyphens for underscores.
 func lower(dst, name []byte) []byte {
 	for _, c := range name {
-		switch {
-		case c >= 'A' && c <= 'Z':
-			c |= 0x20
-		case c == '_':
-			c = '-'
-		}
-		dst = append(dst, c)
+		dst = append(dst, fold(c))
 	}
 	return dst
 }
@@ -105,13 +99,7 @@ func hasPrefix(name []byte, prefix string) bool {
 		return false
 	}
 	for i := range len(prefix) {
-		c := name[i]
-		if c >= 'A' && c <= 'Z' {
-			c |= 0x20
-		} else if c == '_' {
-			c = '-'
-		}
-		if c != prefix[i] {
+		if fold(name[i]) != prefix[i] {
 			return false
 		}
 	}
@@ -122,13 +110,18 @@ func hasPrefix(name []byte, prefix string) bool {
 type nominationList struct {
 	lines [4][]byte
 	n     int
+	more  event.Head // the whole block, where there are more lines than that
 }
 
 func nominations(head event.Head) (l nominationList) {
 	for name, value := range head.All() {
-		if len(name) == len("Connection") && event.EqualFold(name, "Connection") && l.n < len(l.lines) {
+		switch {
+		case len(name) != len("Connection") || !event.EqualFold(name, "Connection"):
+		case l.n < len(l.lines):
 			l.lines[l.n] = value
 			l.n++
+		default:
+			l.more = head
 		}
 	}
 	return l
@@ -138,13 +131,49 @@ func nominations(head event.Head) (l nominationList) {
 // stranger could otherwise strip a captured request of the headers that make it what it is.
 func (l *nominationList) has(name []byte) bool {
 	for _, list := range l.lines[:l.n] {
-		for item := range bytes.SplitSeq(list, comma) {
-			if bytes.EqualFold(event.TrimSpace(item), name) {
-				return !protected(name)
-			}
+		if names(list, name) {
+			return !protected(name)
+		}
+	}
+	for n, list := range l.more.All() {
+		if event.EqualFold(n, "Connection") && names(list, name) {
+			return !protected(name)
 		}
 	}
 	return false
+}
+
+// names says whether a list of field names holds name.
+func names(list, name []byte) bool {
+	for item := range bytes.SplitSeq(list, comma) {
+		if same(event.TrimSpace(item), name) {
+			return true
+		}
+	}
+	return false
+}
+
+// same compares names; an underscore counts as a hyphen.
+func same(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i, x := range a {
+		if y := b[i]; x != y && fold(x) != fold(y) {
+			return false
+		}
+	}
+	return true
+}
+
+func fold(c byte) byte {
+	switch {
+	case c >= 'A' && c <= 'Z':
+		return c | 0x20
+	case c == '_':
+		return '-'
+	}
+	return c
 }
 
 func protected(name []byte) bool {
@@ -182,10 +211,11 @@ func replacedBy(extra event.Head) (s replacementSet) {
 	for name := range extra.All() {
 		switch {
 		case staysHere(name):
-		case s.n < len(s.names):
-			s.names[s.n] = name
-			s.n++
-			s.lengths |= 1 << (len(name) & 63)
+		case s.n < len(s.names)-1:
+			s.add(name)
+			if event.EqualFold(name, "Traceparent") {
+				s.add(tracestate) // goes with the traceparent it came with (W3C Trace Context §3.3)
+			}
 		default:
 			s.more, s.lengths = extra, ^uint64(0)
 		}
@@ -193,17 +223,25 @@ func replacedBy(extra event.Head) (s replacementSet) {
 	return s
 }
 
+func (s *replacementSet) add(name []byte) {
+	s.names[s.n] = name
+	s.n++
+	s.lengths |= 1 << (len(name) & 63)
+}
+
+var tracestate = []byte("Tracestate")
+
 func (s *replacementSet) has(name []byte) bool {
 	if s.lengths&(1<<(len(name)&63)) == 0 {
 		return false
 	}
 	for _, n := range s.names[:s.n] {
-		if len(n) == len(name) && bytes.EqualFold(n, name) {
+		if same(n, name) {
 			return true
 		}
 	}
 	for n := range s.more.All() {
-		if bytes.EqualFold(n, name) {
+		if same(n, name) {
 			return true
 		}
 	}

@@ -156,15 +156,18 @@ const evictInterval = 20 * time.Millisecond
 const evictSample = 64
 
 // evict ends a connection that waits for a request: one that has never sent any before one that has, then the one that has waited
-// longest.
+// longest. While one that was told to end is still there, no other has to.
 func (s *Server) evict() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var worst *conn
 	left := evictSample
 	for c := range s.conns {
-		if c.state.Load() == connActive || c.evict.Load() {
+		if c.state.Load() == connActive {
 			continue
+		}
+		if c.evict.Load() {
+			return
 		}
 		if worst == nil || c.worse(worst) {
 			worst = c

@@ -308,6 +308,27 @@ func TestLingerIsBounded(t *testing.T) {
 	}
 }
 
+// A sender that writes on behind a request that ends its connection still reads the answer, and no reset.
+func TestSurplusIsNoReset(t *testing.T) {
+	addr := newServer(t, proxy.ServerConfig{}, handlerFunc(func(ctx context.Context, req *event.Request, a *proxy.Answer) {
+		time.Sleep(50 * time.Millisecond)
+		echo(ctx, req, a)
+	}))
+	c := dial(t, addr).send("POST /a HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi")
+	time.Sleep(10 * time.Millisecond)
+	c.send("\r\n").want(200, "POST /a 2")
+	c.wantEnd()
+}
+
+// An empty line behind a body is no request that fails to come: the connection is idle.
+func TestEmptyLineIsIdle(t *testing.T) {
+	addr := newServer(t, proxy.ServerConfig{HeadTimeout: 100 * time.Millisecond}, handlerFunc(echo))
+	c := dial(t, addr).send(post + "\r\n")
+	c.want(200, "POST /a 2")
+	time.Sleep(300 * time.Millisecond)
+	c.send(post).want(200, "POST /a 2")
+}
+
 func TestConnectionBounds(t *testing.T) {
 	t.Run("idle ones make room", func(t *testing.T) {
 		addr := newServer(t, proxy.ServerConfig{MaxConns: 2}, handlerFunc(echo))

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"net/netip"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -122,8 +123,8 @@ func (h *wireHead) partial(b []byte) *wireFault {
 	if h.inFields {
 		return nil
 	}
-	for _, c := range b[h.pos:] {
-		if c == ' ' {
+	for i, c := range b[h.pos:] {
+		if c == ' ' && i > 0 {
 			return nil
 		}
 		if class[c]&isToken == 0 {
@@ -140,7 +141,7 @@ func (h *wireHead) requestLine(b []byte, from, to int) *wireFault {
 	if sp < 0 {
 		return faultRequestLine
 	}
-	if !allOf(line[:sp], isToken) {
+	if sp == 0 || !allOf(line[:sp], isToken) {
 		return faultMethod
 	}
 	last := bytes.LastIndexByte(line, ' ')
@@ -307,7 +308,10 @@ func checkHost(v []byte) *wireFault {
 	name, rest := v, []byte(nil)
 	if len(v) > 0 && v[0] == '[' {
 		i := bytes.IndexByte(v, ']')
-		if i < 3 || !allOf(v[1:i], isIPv6) {
+		if i < 3 || i > 46 || !allOf(v[1:i], isIPv6) {
+			return faultHost
+		}
+		if a, err := netip.ParseAddr(string(v[1:i])); err != nil || a.Is4() {
 			return faultHost
 		}
 		name, rest = v[:i+1], v[i+1:]

@@ -150,13 +150,9 @@ func (c *conn) begin() error {
 	c.apart, c.body = false, nil
 	c.complete, c.answered, c.paused = false, false, false
 	c.req, c.reply = event.Request{}, Answer{} // they hold on to bodies
-	if rest == 0 {
-		c.release()
-		if err := c.await(); err != nil {
-			return err
-		}
+	if err := c.first(); err != nil {
+		return err
 	}
-	c.began = time.Now()
 	if c.buf[0] == '\r' { // one empty line before a request is forgiven (RFC 9112 §2.2)
 		for len(c.buf) < 2 {
 			if err := c.more(c.began.Add(c.srv.cfg.Load().HeadTimeout), faultHeadTime); err != nil {
@@ -165,8 +161,21 @@ func (c *conn) begin() error {
 		}
 		if c.buf[1] == '\n' {
 			c.buf = c.buf[:copy(c.buf, c.buf[2:])]
+			return c.first() // by itself it is no begin of one: some senders end a body with it
 		}
 	}
+	return nil
+}
+
+// first waits for a byte, if there is none.
+func (c *conn) first() error {
+	if len(c.buf) == 0 {
+		c.release()
+		if err := c.await(); err != nil {
+			return err
+		}
+	}
+	c.began = time.Now()
 	return nil
 }
 
@@ -481,10 +490,10 @@ func (c *conn) unreserve() {
 // Write drops what fasthttp writes: the answer has gone out already.
 func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 
-// Close ends the connection. After a refusal the sender may still be writing, and a plain close would let the kernel reset the
-// connection under the answer; so it lingers, for at most a second and a MiB (RFC 9112 §9.6).
+// Close ends the connection. After a refusal the sender may still be writing, and it may have written what nobody reads; a plain close
+// would let the kernel reset the connection under the answer; so it lingers, for at most a second and a MiB (RFC 9112 §9.6).
 func (c *conn) Close() error {
-	if c.linger && !c.broken {
+	if !c.broken && (c.linger || c.closing && c.unread()) {
 		c.lingering()
 	}
 	err := c.shut()
@@ -499,6 +508,24 @@ func (c *conn) shut() error {
 		return nil
 	}
 	return c.Conn.Close()
+}
+
+// unread says whether bytes have come that nobody has read.
+func (c *conn) unread() (some bool) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var b [1]byte
+	_ = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		some = err == nil && n > 0
+	})
+	return some
 }
 
 func (c *conn) lingering() {

@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -212,22 +213,39 @@ func (f *flight) extra(h event.Head) event.Head {
 
 const crlf = "\r\n"
 
-// given says which of the lines that the gateway would add the sender has set.
+// given says which of the lines that the gateway would add the sender has set. A traceparent that is malformed or given twice is not.
 type given struct{ idempotencyKey, requestID, traceparent bool }
 
 func givenBy(head event.Head) (g given) {
+	traces := 0
 	for name, value := range head.All() {
 		switch {
+		case len(name) == len("Traceparent") && event.EqualFold(name, "Traceparent"):
+			traces++
+			g.traceparent = traces == 1 && isTraceparent(value)
 		case len(value) == 0:
 		case len(name) == len("Idempotency-Key") && event.EqualFold(name, "Idempotency-Key"):
 			g.idempotencyKey = true
 		case len(name) == len("X-Request-Id") && event.EqualFold(name, "X-Request-Id"):
 			g.requestID = true
-		case len(name) == len("Traceparent") && event.EqualFold(name, "Traceparent"):
-			g.traceparent = true
 		}
 	}
 	return g
+}
+
+// isTraceparent checks the value of a traceparent (W3C Trace Context §3.2): version, trace, parent and flags in lower-case hex; a
+// version after 00 may go on after these.
+func isTraceparent(v []byte) bool {
+	const size = len("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	if len(v) < size || len(v) > size && (string(v[:2]) == "00" || v[size] != '-') || string(v[:2]) == "ff" {
+		return false
+	}
+	for i, c := range v[:size] {
+		if dash := i == 2 || i == 35 || i == 52; dash != (c == '-') || !dash && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(bytes.Trim(v[3:35], "0")) > 0 && len(bytes.Trim(v[36:52], "0")) > 0
 }
 
 // appendTraceparent begins a trace (W3C Trace Context): the event's id is the trace, the attempt the span.
