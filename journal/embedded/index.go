@@ -74,10 +74,10 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithDetectConflicts(false).
 		WithSyncWrites(true).
 		WithMetricsEnabled(false).
-		WithChecksumVerificationMode(options.OnTableAndBlockRead).
+		WithChecksumVerificationMode(options.OnBlockRead). // openIndex has read the tables
 		WithLogger(badgerLog{log: o.Log, fault: o.indexFault})
-	if o.keys != nil { // Badger wants a cache of decrypted blocks
-		opts = opts.WithEncryptionKey(o.keys[0].index()).WithBlockCacheSize(16 << 20)
+	if o.keys != nil { // only Badger can read the tables; it wants a cache of decrypted blocks
+		opts = opts.WithEncryptionKey(o.keys[0].index()).WithBlockCacheSize(16 << 20).WithChecksumVerificationMode(options.OnTableAndBlockRead)
 	}
 	return opts
 }
@@ -113,10 +113,12 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err = errors.Join(checkLost(dir), err); err != nil {
 		return nil, err
 	}
-	if o.keys == nil { // the blocks of an encrypted index only Badger can read
-		if err := checkBlocks(dir, before); err != nil {
-			return nil, err
-		}
+	check := checkBlocks
+	if o.keys != nil {
+		check = checkEnd
+	}
+	if err := checkTables(dir, before, check); err != nil {
+		return nil, err
 	}
 	d, err := os.Open(dir)
 	if err != nil {

@@ -4,11 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
@@ -37,7 +41,7 @@ func beginOpening(dir string) error {
 func endOpening(dir string) error { return os.Remove(filepath.Join(dir, nameOpening)) }
 
 // tablesOnDisk lists the numbers of the table files of a Badger directory, and removes the empty files that a crash between
-// create and write leaves: Badger trips over them. It returns errIndex for a table whose end is damaged.
+// create and write leaves: Badger trips over them.
 func tablesOnDisk(dir string) (map[uint64]bool, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -59,9 +63,6 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 			n, err := strconv.ParseUint(strings.TrimSuffix(e.Name(), ext), 10, 64)
 			if err != nil {
 				continue
-			}
-			if err := checkTable(path, info.Size()); err != nil {
-				return nil, fmt.Errorf("%w: %s: %w", errIndex, path, err)
 			}
 			tables[n] = true
 		}
@@ -94,46 +95,66 @@ func checkManifest(dir string, tables map[uint64]bool, o badger.Options) (end in
 
 var errTable = errors.New("the end of the table is damaged")
 
-// checkTable checks the end of a table: an index, its length, a checksum message, its length (big-endian).
-func checkTable(path string, size int64) error {
+// checkEnd checks the end of an encrypted table, whose blocks only Badger can read: an index, its length, a checksum message, its length (big-endian).
+func checkEnd(path string, _ uint64, buf []byte) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return buf, err
 	}
 	defer f.Close()
-	sum, end, err := readBefore(f, size, 64)
+	info, err := f.Stat()
 	if err != nil {
-		return err
+		return buf, err
 	}
-	index, _, err := readBefore(f, end, size)
+	sum, end, err := readBefore(f, info.Size(), 64)
 	if err != nil {
-		return err
+		return buf, err
+	}
+	index, _, err := readBefore(f, end, info.Size())
+	if err != nil {
+		return buf, err
 	}
 	// The message is {1: algorithm (left out: CRC-32C), 2: sum}.
 	d := decoder{buf: sum}
 	if d.u8() != 2<<3 {
-		return errTable
+		return buf, errTable
 	}
 	if want := d.uvarint(); d.done() != nil || want != uint64(checksum(index)) {
-		return errTable
+		return buf, errTable
 	}
-	return nil
+	return buf, nil
 }
 
-// checkBlocks reads every block of every table as Badger will, here, where a panic over a damaged one can be caught. It returns errIndex.
-func checkBlocks(dir string, tables map[uint64]bool) error {
+// checkTables reads every table once, on all processors, so that Badger need not when it opens them. It returns errIndex for a damaged one.
+func checkTables(dir string, tables map[uint64]bool, check func(path string, n uint64, buf []byte) ([]byte, error)) error {
+	var work sync.WaitGroup
+	rest := make(chan uint64, len(tables))
 	for n := range tables {
-		if err := checkBlocksOf(table.NewFilename(n, dir), n); err != nil {
-			return fmt.Errorf("%w: table %d: %w", errIndex, n, err)
-		}
+		rest <- n
 	}
-	return nil
+	close(rest)
+	faults := make([]error, runtime.GOMAXPROCS(0))
+	for w := range faults {
+		work.Go(func() {
+			var buf []byte
+			for n := range rest {
+				path := table.NewFilename(n, dir)
+				var err error
+				if buf, err = check(path, n, buf); err != nil {
+					faults[w] = fmt.Errorf("%w: %s: %w", errIndex, path, err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
+	return errors.Join(faults...)
 }
 
-func checkBlocksOf(path string, n uint64) (err error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
+// checkBlocks reads every block of a table as Badger will, here, where a panic over a damaged one can be caught. buf is used if it is large enough, and returned.
+func checkBlocks(path string, n uint64, buf []byte) (data []byte, err error) {
+	if data, err = readInto(path, buf); err != nil {
+		return data, err
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -142,9 +163,25 @@ func checkBlocksOf(path string, n uint64) (err error) {
 	}()
 	t, err := table.OpenInMemoryTable(data, n, &table.Options{})
 	if err != nil {
-		return err
+		return data, err
 	}
-	return t.VerifyChecksum()
+	return data, t.VerifyChecksum()
+}
+
+// readInto reads a file whole.
+func readInto(path string, buf []byte) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return buf, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return buf, err
+	}
+	buf = slices.Grow(buf[:0], int(info.Size()))[:info.Size()]
+	_, err = io.ReadFull(f, buf)
+	return buf, err
 }
 
 // readBefore reads the bytes in front of a length that ends at end.
