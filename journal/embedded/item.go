@@ -239,6 +239,26 @@ func decodeItem(b []byte) (*item, error) {
 	return it, nil
 }
 
+// decodePending gives the record of an encoded item, copied, if it is pending; its claims and attempts are passed over.
+func decodePending(b []byte) (r event.Record, ok bool, err error) {
+	marker, body, whole := viewItem(b)
+	if !whole || len(body) < 3 {
+		return r, false, errCodec
+	}
+	if marker || event.State(body[1]) != event.Pending {
+		return r, false, nil
+	}
+	if r, err = decodeRecord(body); err != nil {
+		return r, false, err
+	}
+	d := decoder{buf: b[2:]}
+	it := item{hasPayload: b[1]&itemPayload != 0, state: r.State, reason: r.Reason}
+	copy(it.id[:], d.take(16))
+	it.rev, it.dups, it.conflicts = d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
+	it.fill(&r, 0) // what is pending keeps its payload
+	return r, true, nil
+}
+
 // viewItem finds the body in an encoded item without decoding the rest.
 func viewItem(b []byte) (marker bool, body []byte, ok bool) {
 	d := decoder{buf: b}
