@@ -51,30 +51,55 @@ func (f *flight) prepare(now time.Time) {
 	rec.NextAt = time.Time{}
 }
 
-// retry makes an attempt for an event that is in the journal.
-func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap string) {
-	f := &flight{src: s, slot: sl, lane: l, entry: e}
-	f.cfg, f.client = s.aim()
-	if e != nil {
-		f.sender, _ = e.Owner.(*sender)
+// flight gives an empty one; it goes back with put once nobody has it.
+func (r *Recovery) flight() *flight {
+	if f, _ := r.flights.Get().(*flight); f != nil {
+		return f
 	}
-	rec, payload, err := s.r.journal.Get(s.r.ctx, id, true)
-	f.rec, f.payload = rec, payload
+	return new(flight)
+}
+
+func (r *Recovery) put(f *flight) {
+	*f = flight{}
+	r.flights.Put(f)
+}
+
+// retry makes an attempt for an event that is in the journal.
+func (s *Source) retry(j *errand) {
+	f := s.r.flight()
+	f.src, f.slot, f.lane, f.entry = s, j.slot, j.lane, j.entry
+	f.cfg, f.client = s.aim()
+	if j.entry != nil {
+		f.sender, _ = j.entry.Owner.(*sender)
+	}
+	if f.begin(j) {
+		x := f.client.Begin(s.r.ctx, f.call())
+		x.Wait(time.Time{})
+		f.finish(x.Result())
+	}
+	s.r.put(f)
+}
+
+// begin reads the event and records that its attempt is under way. False: there is none to be made; slot and lane are free then.
+func (f *flight) begin(j *errand) bool {
+	s := f.src
+	var err error
+	f.rec, f.payload, err = s.r.journal.Get(s.r.ctx, j.id, true)
 	switch {
 	case errors.Is(err, journal.ErrNoPayload), errors.Is(err, journal.ErrCorrupt):
-		sl.cancel()
+		f.slot.cancel()
 		f.unreadable(err)
-		return
-	case err != nil, rec.State != event.Pending, rec.Reason == event.WaitingForDecision:
-		sl.cancel()
+		return false
+	case err != nil, f.rec.State != event.Pending, f.rec.Reason == event.WaitingForDecision:
+		f.slot.cancel()
 		f.leaveLane()
 		if err != nil {
-			s.r.log.Error("pending event not read", "id", id.String(), "error", err)
+			s.r.log.Error("pending event not read", "id", j.id.String(), "error", err)
 		}
-		return
+		return false
 	}
-	if l != nil {
-		f.rec.Gap = gap // as it is now: what was missing at an earlier attempt may have come
+	if f.lane != nil {
+		f.rec.Gap = j.gap // as it is now: what was missing at an earlier attempt may have come
 	}
 	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
 	f.prepare(time.Now())
@@ -84,19 +109,19 @@ func (s *Source) retry(sl slot, id event.ID, l *lane, e *ordering.Entry, gap str
 	if f.sender.listening() {
 		durable = journal.Written
 	}
-	out, err := s.r.journal.Commit(s.r.ctx, []journal.Transition{{Record: f.rec, Attempt: f.begun()}}, durable)
+	f.tried = *f.begun()
+	f.commit[0] = journal.Transition{Record: f.rec, Attempt: &f.tried}
+	out, err := s.r.journal.Commit(s.r.ctx, f.commit[:], durable)
 	if err != nil || !out[0].Applied {
-		sl.cancel()
+		f.slot.cancel()
 		f.leaveLane()
 		if err == nil && out[0].Record.State == event.Pending { // somebody changed it meanwhile: look again
 			s.requeue(&out[0].Record, f.sender)
 		}
-		return
+		return false
 	}
 	f.rec = out[0].Record
-	x := f.client.Begin(s.r.ctx, f.call())
-	x.Wait(time.Time{})
-	f.finish(x.Result())
+	return true
 }
 
 // aim gives the configuration and the client of an attempt that begins now. They belong together: a source that a reload takes out is

@@ -153,10 +153,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		}
 		return s.queueUp(ctx, c, sub, Accepted)
 	}
-	f, _ := s.r.flights.Get().(*flight)
-	if f == nil {
-		f = new(flight)
-	}
+	f := s.r.flight()
 	f.src, f.cfg, f.rec, f.payload, f.slot, f.waiting = s, c, sub.Record, sub.Payload, sl, c.Delivery.Mode == "proxy"
 	_, f.client = s.aim()
 	f.prepare(time.Now())
@@ -178,8 +175,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	}
 	if x.Wait(deadline) {
 		h := f.finish(x.Result())
-		*f = flight{}
-		s.r.flights.Put(f)
+		s.r.put(f)
 		return h, nil
 	}
 	// The sender's time is up, the attempt's is not: it goes on, and its result is recorded.
@@ -237,7 +233,8 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if d == ordering.Hold {
 		rec.NextAt = rec.HeldSince.Add(c.policy.MaxWait)
 	}
-	store := mode == "store" || d == ordering.Hold || s.paused.Load()
+	// While nothing can be sent its sender is not kept waiting: an open breaker means that it takes longer.
+	store := mode == "store" || d == ordering.Hold || s.paused.Load() || mode == "hybrid" && c.up.isOpen()
 	durable := journal.Written
 	if store {
 		durable = journal.Synced
@@ -246,9 +243,13 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
 	}
 	s.r.logEvent(rec)
-	w := newSender()
+	var w *sender
 	e = entry(c.policy, rec, s.r.steady())
-	e.Owner, e.Early = w, d == ordering.Hold
+	e.Early = d == ordering.Hold
+	if !store {
+		w = newSender()
+		e.Owner = w
+	}
 	s.mu.Lock()
 	l.Add(e)
 	if t := &l.task; t.index == 0 && !t.ready && !store {
@@ -258,21 +259,11 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	s.mu.Unlock()
 	switch {
 	case d == ordering.Hold:
-		return s.letGo(w, Handled{Outcome: Held, Record: *rec}), nil
-	case mode == "store", s.paused.Load(), mode == "hybrid" && c.up.isOpen():
-		h := s.letGo(w, Handled{Outcome: Accepted, Record: *rec})
-		if durable != journal.Synced {
-			_, err = s.r.journal.Commit(ctx, nil, journal.Synced)
-		}
-		return h, err
+		return Handled{Outcome: Held, Record: *rec}, nil
+	case store:
+		return Handled{Outcome: Accepted, Record: *rec}, nil
 	}
 	return s.await(ctx, c, l, e, w, rec)
-}
-
-// letGo answers without waiting, unless the outcome is here already.
-func (s *Source) letGo(w *sender, h Handled) Handled {
-	w.leave()
-	return h
 }
 
 // await waits for the event's turn and its first attempt, as long as the sender may wait.
@@ -281,7 +272,7 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	defer t.Stop()
 	select {
 	case h := <-w.ch:
-		return h, nil
+		return *h, nil
 	case <-t.C:
 	case <-ctx.Done():
 	}
@@ -289,10 +280,10 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	flying := l.Flying() == e
 	s.mu.Unlock()
 	if flying && c.Delivery.Mode == "proxy" {
-		return <-w.ch, nil // bounded by the upstream's timeout
+		return *<-w.ch, nil // bounded by the upstream's timeout
 	}
 	if !w.leave() {
-		return <-w.ch, nil
+		return *<-w.ch, nil
 	}
 	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
 		return Handled{}, err

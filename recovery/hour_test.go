@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"flag"
-	"fmt"
 	"net"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,21 +17,25 @@ import (
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
 )
 
-var hourEvents = flag.Int("hour-events", 3000, "events that arrive during the hour without the consumer")
+var (
+	hourEvents = flag.Int("hour-events", 3000, "events that arrive during the hour without the consumer, on the real journal")
+	hourWithin = flag.Duration("hour-within", 0, "the hour without the consumer may take so long; 0 = any time")
+)
 
-// tally is a consumer that costs next to nothing: it answers 200 to everything and remembers, per resource, the last event by order of arrival, and when
-// each request came.
+// tally is a consumer that costs next to nothing: it answers 200 to everything and remembers, per resource, the last event by order of arrival.
 type tally struct {
 	mu        sync.Mutex
-	last      map[string]event.Seq
+	last      map[string]*event.Seq
 	seen      []bool
 	twice     int
 	backwards int
-	at        []time.Time
-	l         net.Listener
+	requests  int
+	from      time.Time // of the first request
+	until     time.Time // of the last
 }
 
 func (c *tally) serve(l net.Listener) {
@@ -55,14 +61,12 @@ func (c *tally) talk(conn net.Conn) {
 			if len(line) == 2 {
 				break
 			}
-			name, value, _ := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(": "))
-			switch string(name) {
-			case "Content-Length":
-				length, _ = strconv.Atoi(string(value))
-			case "Hooktender-Event-Id":
-				id = string(value)
-			case "Hooktender-Id":
-				own, _ := event.ParseID(string(value))
+			if value, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+				length, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
+			} else if value, ok := bytes.CutPrefix(line, []byte("Hooktender-Event-Id: ")); ok {
+				id = string(bytes.TrimSpace(value))
+			} else if value, ok := bytes.CutPrefix(line, []byte("Hooktender-Id: ")); ok {
+				own, _ := event.ParseID(string(bytes.TrimSpace(value)))
 				seq = own.Seq()
 			}
 		}
@@ -76,62 +80,79 @@ func (c *tally) talk(conn net.Conn) {
 	}
 }
 
-// note takes an event whose id is number.resource.
-func (c *tally) note(id string, seq event.Seq) {
-	number, resource, _ := bytes.Cut([]byte(id), []byte("."))
-	n, _ := strconv.Atoi(string(number))
+// came is the number of requests so far.
+func (c *tally) came() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.at = append(c.at, time.Now())
+	return c.requests
+}
+
+// note takes an event whose id is number.resource.
+func (c *tally) note(id string, seq event.Seq) {
+	number, resource, _ := strings.Cut(id, ".")
+	n, _ := strconv.Atoi(number)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.until = time.Now(); c.requests == 0 {
+		c.from = c.until
+	}
+	c.requests++
 	if n >= len(c.seen) {
 		return
 	}
 	if c.seen[n] {
 		c.twice++
 	}
-	if last, ok := c.last[string(resource)]; ok && seq < last {
+	last := c.last[resource]
+	if last == nil {
+		last = new(event.Seq)
+		c.last[resource] = last
+	}
+	if seq < *last {
 		c.backwards++
 	}
-	c.seen[n], c.last[string(resource)] = true, seq
+	c.seen[n], *last = true, seq
 }
 
 // The consumer is away for an hour while events keep arriving: none is lost, none becomes a dead letter, memory stays flat, and when it is back the backlog
 // drains in order per resource, at the configured rate, while new events wait no longer than before.
 //
-// 100,000 of them: go test ./recovery -run TestHour -hour-events 100000
+// On the real journal, 100,000 events: go test ./recovery -run TestHourWithoutTheConsumer -hour-events 100000
 func TestHourWithoutTheConsumer(t *testing.T) {
-	n := *hourEvents
-	const resources, rate = 500, 400.0
+	hour(t, *hourEvents, 400, (*bed).openEmbedded)
+}
+
+// The same with 100,000 events, on the model of the journal: what is left is the schedule, the lanes and the exchanges.
+//
+// On a machine that does nothing else: go test ./recovery -run TestHourOf100000 -hour-within 2s
+func TestHourOf100000(t *testing.T) {
+	n := 100_000
+	if testing.Short() {
+		n = 10_000
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // the journal in memory is the most of what there is to scan
+	began := time.Now()
+	hour(t, n, 2000, (*bed).openModel) // the bytes are the journal's
+	took := time.Since(began)
+	if t.Logf("%d events in %s", n, took); *hourWithin > 0 && took > *hourWithin {
+		t.Errorf("%d events took %s", n, took)
+	}
+}
+
+const hourRate = 1000.0 // attempts a second that the upstream takes
+
+// hour lets n events wait; each may take so many bytes of the heap meanwhile.
+func hour(t *testing.T, n int, bytes int64, open func(*bed, journal.Observer) (journal.Journal, func())) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+		b := newBedOn(t, open, func(s *recovery.SourceConfig, u *forward.Config) {
 			s.Ordering.Policy = "serial"
-			u.Rate = rate
+			u.Rate = hourRate
 		})
-		c := &tally{last: map[string]event.Seq{}, seen: make([]bool, n)}
-		var before, during runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		const batches = 60
-		for batch := range batches {
-			var wg sync.WaitGroup
-			for i := n * batch / batches; i < n*(batch+1)/batches; i++ {
-				wg.Go(func() {
-					began := time.Now()
-					h := b.send(fmt.Sprintf("%d.r%d", i, i%resources), fmt.Sprint("r", i%resources), "")
-					if h.Outcome != recovery.Accepted && h.Outcome != recovery.Held {
-						t.Errorf("event %d: %s", i, h.Outcome)
-					}
-					if waited := time.Since(began); batch > 1 && waited > 0 {
-						t.Errorf("event %d: its sender waited %s", i, waited)
-					}
-				})
-			}
-			wg.Wait()
-			time.Sleep(time.Hour / batches)
+		c := &tally{last: map[string]*event.Seq{}, seen: make([]bool, n)}
+		grown := awayForAnHour(t, b, n)
+		if grown > int64(n)*bytes+8<<20 { // what the journal has not put into its index yet is the rest
+			t.Errorf("%d waiting events take %d bytes of the heap", n, grown)
 		}
-		runtime.GC()
-		runtime.ReadMemStats(&during)
-		grown := int64(during.HeapAlloc) - int64(before.HeapAlloc)
 		if got := b.states(); got["failed/exhausted"] != 0 || got["pending/queued"]+got["pending/retrying"]+got["pending/held"] != n {
 			t.Fatalf("after the hour: %v", got)
 		}
@@ -141,28 +162,78 @@ func TestHourWithoutTheConsumer(t *testing.T) {
 		}
 		defer l.Close()
 		go c.serve(l)
-		began := time.Now()
-		for i := 0; b.states()["delivered"] < n; i++ {
-			time.Sleep(time.Second)
-			if i%10 == 5 && b.r.Upstreams()[0].Breaker == "closed" {
-				at := time.Now()
-				if h := b.send(fmt.Sprintf("%d.new%d", n+i, i), fmt.Sprint("new", i), ""); h.Outcome != recovery.Delivered || time.Since(at) > 20*time.Millisecond {
-					t.Errorf("a new event while the backlog drains: %s after %s", h.Outcome, time.Since(at))
-				}
-			}
-			if i > 2*n/int(rate)+120 {
-				t.Fatalf("%s after the consumer is back: %v", time.Since(began), b.states())
-			}
-		}
+		fresh := back(t, b, c, n)
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.twice != 0 || c.backwards != 0 || b.states()["failed/exhausted"] != 0 {
-			t.Errorf("%d twice, %d out of order, %v", c.twice, c.backwards, b.states())
+		if got := b.states(); got["delivered"] != n+fresh || len(got) != 1 {
+			t.Errorf("at the end: %v", got)
 		}
-		first, last := c.at[0], c.at[len(c.at)-1]
-		if got := float64(len(c.at)) / last.Sub(first).Seconds(); got < 0.9*rate || got > 1.1*rate {
-			t.Errorf("it drains at %.0f events a second, %g are configured", got, rate)
+		if c.twice != 0 || c.backwards != 0 || slices.Contains(c.seen, false) {
+			t.Errorf("%d twice, %d out of order, all seen: %t", c.twice, c.backwards, !slices.Contains(c.seen, false))
 		}
-		t.Logf("%d events: heap grown by %d bytes each, drained in %s", n, grown/int64(n), last.Sub(first))
+		took := c.until.Sub(c.from)
+		if got := float64(c.requests-1) / took.Seconds(); got < 0.9*hourRate || got > 1.1*hourRate {
+			t.Errorf("it drains at %.0f events a second, %g are configured", got, hourRate)
+		}
+		t.Logf("%d events and %d new ones: heap grown by %d bytes each, drained in %s", n, fresh, grown/int64(n), took)
 	})
+}
+
+// awayForAnHour sends n events in an hour. It gives the bytes by which the heap has grown.
+func awayForAnHour(t *testing.T, b *bed, n int) int64 {
+	const batches, resources, senders = 60, 500, 16
+	var before, during runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	goroutines := 0
+	for batch := range batches {
+		var wg sync.WaitGroup
+		from, to := n*batch/batches, n*(batch+1)/batches
+		for k := range senders {
+			wg.Go(func() {
+				for i := from + k; i < to; i += senders {
+					resource := "r" + strconv.Itoa(i%resources)
+					began := time.Now()
+					h := b.send(strconv.Itoa(i)+"."+resource, resource, "")
+					if h.Outcome != recovery.Accepted && h.Outcome != recovery.Held {
+						t.Errorf("event %d: %s", i, h.Outcome)
+					}
+					if waited := time.Since(began); batch > 1 && waited > 0 {
+						t.Errorf("event %d: its sender waited %s", i, waited)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		time.Sleep(time.Hour / batches)
+		if batch == 1 {
+			goroutines = runtime.NumGoroutine()
+		}
+	}
+	if got := runtime.NumGoroutine(); got > goroutines+5 {
+		t.Errorf("%d goroutines at the end of the hour, %d at its beginning", got, goroutines)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&during)
+	return int64(during.HeapAlloc) - int64(before.HeapAlloc)
+}
+
+// back waits until n events have come, and sends a new one every second: it is delivered as if nothing else waited. It gives their number.
+func back(t *testing.T, b *bed, c *tally, n int) (fresh int) {
+	for second := 0; c.came() < n+fresh; second++ {
+		time.Sleep(time.Second)
+		if b.r.Upstreams()[0].Breaker == "closed" {
+			began := time.Now()
+			h := b.send(strconv.Itoa(n+second)+".new"+strconv.Itoa(second), "new"+strconv.Itoa(second), "")
+			if waited := time.Since(began); h.Outcome != recovery.Delivered || waited > 20*time.Millisecond {
+				t.Errorf("a new event while the backlog drains: %s after %s", h.Outcome, waited)
+			}
+			fresh++
+		}
+		if second > 2*n/hourRate+120 {
+			t.Fatalf("%d s after the consumer is back: %v", second, b.states())
+		}
+	}
+	time.Sleep(time.Second) // for what is counted twice
+	return fresh
 }

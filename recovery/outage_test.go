@@ -16,6 +16,7 @@ import (
 	"github.com/hooktender/hooktender/hooktest"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/journal/embedded"
+	"github.com/hooktender/hooktender/journal/journaltest"
 	"github.com/hooktender/hooktender/ordering"
 	"github.com/hooktender/hooktender/recovery"
 )
@@ -28,7 +29,8 @@ type bed struct {
 	consumer *hooktest.Consumer
 	source   recovery.SourceConfig
 	upstream forward.Config
-	engine   *embedded.Engine
+	open     func(*bed, journal.Observer) (journal.Journal, func()) // and what works for it until it is closed
+	engine   journal.Journal
 	r        *recovery.Recovery
 	stop     func()
 	dead     []chan struct{} // closed when what was killed has ended
@@ -38,11 +40,17 @@ const consumerAddr = "127.0.0.1:3000"
 
 func newBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config)) *bed {
 	t.Helper()
+	return newBedOn(t, (*bed).openEmbedded, change)
+}
+
+func newBedOn(t *testing.T, open func(*bed, journal.Observer) (journal.Journal, func()), change func(*recovery.SourceConfig, *forward.Config)) *bed {
+	t.Helper()
 	b := &bed{t: t, dir: t.TempDir(), net: &hooktest.Network{}, consumer: hooktest.NewConsumer(), upstream: forward.Default()}
 	b.upstream.URL = "http://" + consumerAddr
 	b.source = recovery.SourceConfig{Name: "s", Path: "/s", Provider: "custom", Delivery: recovery.DefaultDelivery(), Ordering: ordering.Default(),
 		Pending: 100_000, Held: 10_000, Resources: 100_000, Binds: "body"}
 	b.source.Delivery.Upstream = "app"
+	b.open = open
 	change(&b.source, &b.upstream)
 	b.start()
 	t.Cleanup(func() {
@@ -67,15 +75,26 @@ func (b *bed) up() {
 
 func (b *bed) down() { b.consumer.Close() }
 
-func (b *bed) start() {
+// openEmbedded opens the real engine.
+func (b *bed) openEmbedded(observe journal.Observer) (journal.Journal, func()) {
 	b.t.Helper()
-	var r *recovery.Recovery
 	engine, err := embedded.Open(embedded.Options{Dir: b.dir, Sync: false, // a killed process does not need fsyncs; a power cut would
-		AllowTmpfs: true, InBubble: true,
-		Observer: func(old event.State, why event.Reason, rec *event.Record) { r.Observe(old, why, rec) }})
+		AllowTmpfs: true, InBubble: true, Observer: observe})
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return engine, func() { _ = engine.Run(context.Background()) }
+}
+
+// openModel opens the model of a journal: the same contract in memory, without files.
+func (b *bed) openModel(observe journal.Observer) (journal.Journal, func()) {
+	return journaltest.OpenModel(nil, journaltest.ModelOptions{Config: journaltest.Config{Observer: observe}}), func() {}
+}
+
+func (b *bed) start() {
+	b.t.Helper()
+	var r *recovery.Recovery
+	engine, work := b.open(b, func(old event.State, why event.Reason, rec *event.Record) { r.Observe(old, why, rec) })
 	random := rand.New(rand.NewPCG(1, 2))
 	var mu sync.Mutex
 	r = recovery.New(recovery.Options{Journal: engine, Forward: forward.Options{Dial: b.net.Dial}, Random: func() float64 {
@@ -87,16 +106,16 @@ func (b *bed) start() {
 		b.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var work, store sync.WaitGroup
-	store.Go(func() { _ = engine.Run(context.Background()) })
+	var running, store sync.WaitGroup
+	store.Go(work)
 	if err := r.Load(ctx); err != nil {
 		b.t.Fatal(err)
 	}
-	work.Go(func() { _ = r.Run(ctx) })
+	running.Go(func() { _ = r.Run(ctx) })
 	b.engine, b.r = engine, r
 	b.stop = sync.OnceFunc(func() {
 		cancel()
-		work.Wait()
+		running.Wait()
 		if err := engine.Close(); err != nil {
 			b.t.Error(err)
 		}

@@ -73,7 +73,8 @@ type Recovery struct {
 	sources   map[string]*Source
 	upstreams map[string]*upstream
 
-	flights sync.Pool      // of *flight, for attempts that a sender waits for
+	flights sync.Pool      // of *flight
+	crew    crew           // makes the attempts that no request makes itself
 	work    sync.WaitGroup // attempts and loops
 	running atomic.Bool
 	leaving atomic.Bool     // Push was called
@@ -99,6 +100,7 @@ func New(o Options) *Recovery {
 		r.log = slog.New(slog.DiscardHandler)
 	}
 	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.crew.work = &r.work
 	r.hub.init()
 	r.jobs.init()
 	return r
@@ -351,6 +353,7 @@ func (r *Recovery) draining(longest time.Duration) {
 		u.poke()
 	}
 	r.mu.RUnlock()
+	r.crew.dismiss()
 	go func() { r.work.Wait(); close(idle) }()
 	<-idle
 	r.stop()

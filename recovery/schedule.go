@@ -44,7 +44,7 @@ func (u *upstream) run(ctx context.Context) {
 			u.mu.Unlock()
 		}
 		if due.len() > 0 || u.waiting() {
-			if at := u.nextTry(now); !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			if at := u.nextTry(now, due.patient()); !at.IsZero() && (next.IsZero() || at.Before(next)) {
 				next = at
 			}
 		}
@@ -74,6 +74,14 @@ type line struct {
 }
 
 func (l *line) len() int { return len(l.fresh) + len(l.backlog) }
+
+// patient is the length of the backlog if it is all there is.
+func (l *line) patient() int {
+	if len(l.fresh) > 0 {
+		return 0
+	}
+	return len(l.backlog)
+}
 
 func (l *line) add(t *task) {
 	if t.fresh {
@@ -142,7 +150,7 @@ func (s *Source) putBack(t *task) {
 func (u *upstream) start(t *task, sl slot) {
 	s := t.src
 	if t.lane == nil {
-		u.r.work.Go(func() { s.retry(sl, t.id, nil, nil, "") })
+		u.r.crew.do(errand{src: s, slot: sl, id: t.id})
 		return
 	}
 	s.mu.Lock()
@@ -167,7 +175,74 @@ func (u *upstream) start(t *task, sl slot) {
 		sl.cancel()
 		return
 	}
-	u.r.work.Go(func() { s.retry(sl, step.Go.ID, l, step.Go, step.Gap) })
+	u.r.crew.do(errand{src: s, slot: sl, id: step.Go.ID, lane: l, entry: step.Go, gap: step.Gap})
+}
+
+// crew makes the attempts that the upstreams' loops begin. Its goroutines are kept for the next: the stack that an attempt needs is deep, and to grow a
+// new one each time costs more than all the rest of the schedule.
+type crew struct {
+	work *sync.WaitGroup
+
+	mu     sync.Mutex
+	idle   []chan errand // of those that wait for something to do; capacity 1
+	closed bool
+}
+
+// errand is an attempt to be made.
+type errand struct {
+	src   *Source
+	slot  slot
+	id    event.ID
+	lane  *lane           // nil = none
+	entry *ordering.Entry // nil = none
+	gap   string
+}
+
+// idleCrew is how many goroutines are kept without work.
+const idleCrew = 64
+
+// do makes an attempt, without waiting for it.
+func (c *crew) do(j errand) {
+	c.mu.Lock()
+	if n := len(c.idle); n > 0 {
+		next := c.idle[n-1]
+		c.idle = c.idle[:n-1]
+		c.mu.Unlock()
+		next <- j
+		return
+	}
+	c.mu.Unlock()
+	c.work.Go(func() {
+		next := make(chan errand, 1)
+		for ok := true; ok; j, ok = <-next {
+			j.src.retry(&j)
+			if !c.rest(next) {
+				return
+			}
+		}
+	})
+}
+
+// rest says that a goroutine has nothing to do; false if it is not kept.
+func (c *crew) rest(next chan errand) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || len(c.idle) >= idleCrew {
+		return false
+	}
+	c.idle = append(c.idle, next)
+	return true
+}
+
+// dismiss ends those that wait, and the others when they are done.
+func (c *crew) dismiss() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, next := range c.idle {
+		close(next)
+	}
+	c.idle = nil
 }
 
 // backlog says whether the upstream has something due.
@@ -230,11 +305,11 @@ func (r *Recovery) change(id event.ID, d journal.Durability, f func(*event.Recor
 // sender is a request that waits for what becomes of its event.
 type sender struct {
 	mu   sync.Mutex
-	gone bool // answered meanwhile: nobody listens
-	ch   chan Handled
+	gone bool          // answered meanwhile: nobody listens
+	ch   chan *Handled // capacity 1
 }
 
-func newSender() *sender { return &sender{ch: make(chan Handled, 1)} }
+func newSender() *sender { return &sender{ch: make(chan *Handled, 1)} }
 
 // answer hands over the outcome; false if the request has gone.
 func (w *sender) answer(h Handled) bool {
@@ -244,7 +319,7 @@ func (w *sender) answer(h Handled) bool {
 		return false
 	}
 	w.gone = true
-	w.ch <- h
+	w.ch <- &h
 	return true
 }
 

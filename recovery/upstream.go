@@ -290,15 +290,23 @@ func (u *upstream) isOpen() bool {
 	return u.breaker.state != closed
 }
 
-// nextTry is when a slot may become free by the passing of time alone: a token, or a probe. Zero = it does not.
-func (u *upstream) nextTry(now time.Time) time.Time {
+// portion is how much of a rate a backlog is given at once, as time: attempts that begin together share a commit and its fsync.
+const portion = 10 * time.Millisecond
+
+// nextTry is when a slot may become free by the passing of time alone: a token, or a probe. Zero = it does not. backlog is the number of attempts that
+// want one where nobody waits for them, else 0.
+func (u *upstream) nextTry(now time.Time, backlog int) time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
 	case u.breaker.state == open:
 		return u.breaker.next
 	case u.cfg.Rate > 0 && u.tokens < 1 && u.inflight < u.cfg.MaxInFlight:
-		return now.Add(time.Duration((1 - u.tokens) / u.cfg.Rate * float64(time.Second)))
+		wanted := 1.0
+		if len(u.waiters) == 0 && u.breaker.ramp == 0 {
+			wanted = max(1, min(u.cfg.Rate*portion.Seconds(), float64(backlog)))
+		}
+		return now.Add(time.Duration((wanted-u.tokens)/u.cfg.Rate*float64(time.Second)) + 1) // not a moment too early
 	}
 	return time.Time{}
 }

@@ -15,10 +15,11 @@ import (
 
 // Disk is what a Model leaves behind: changes in order, and how many of them an fsync has confirmed. The zero Disk is an empty one.
 type Disk struct {
-	mu     sync.Mutex
-	log    []func(*state)
-	synced int
-	born   time.Time
+	mu      sync.Mutex
+	log     []func(*state)
+	synced  int
+	born    time.Time
+	forgets bool // keeps no log
 }
 
 // Unsynced is how many changes a power cut may take.
@@ -67,7 +68,7 @@ type Model struct {
 type heard struct {
 	old       event.State
 	oldReason event.Reason
-	rec       event.Record
+	rec       *event.Record // nobody changes it
 }
 
 // state is what the log says.
@@ -85,7 +86,7 @@ type state struct {
 type item struct {
 	rec      event.Record
 	payload  *event.Payload
-	attempts map[int]event.Attempt
+	attempts []*event.Attempt // by number
 	keys     []event.Key
 }
 
@@ -95,8 +96,11 @@ type marker struct {
 	item *item
 }
 
-// OpenModel opens what is on a disk.
+// OpenModel opens what is on a disk. Without one (nil) nothing outlives the model.
 func OpenModel(d *Disk, o ModelOptions) *Model {
+	if d == nil {
+		d = &Disk{forgets: true}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -132,12 +136,14 @@ func (m *Model) Kill() {
 // apply writes a change. The caller holds mu.
 func (m *Model) apply(change func(*state)) {
 	m.disk.mu.Lock()
-	m.disk.log = append(m.disk.log, change)
+	if !m.disk.forgets {
+		m.disk.log = append(m.disk.log, change)
+	}
 	m.disk.mu.Unlock()
 	change(m.st)
 }
 
-func (m *Model) tell(old event.State, oldReason event.Reason, rec event.Record) {
+func (m *Model) tell(old event.State, oldReason event.Reason, rec *event.Record) {
 	if m.o.Observer != nil {
 		m.heard = append(m.heard, heard{old, oldReason, rec})
 	}
@@ -151,7 +157,7 @@ func (m *Model) done(ctx context.Context, d journal.Durability) error {
 		m.heard = nil
 		m.mu.Unlock()
 		for i := range list {
-			m.o.Observer(list[i].old, list[i].oldReason, &list[i].rec)
+			m.o.Observer(list[i].old, list[i].oldReason, list[i].rec)
 		}
 		m.hearing.Unlock()
 		if len(list) == 0 {
@@ -261,9 +267,9 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 		}
 		m.apply(func(st *state) {
 			st.seq, st.rev = rec.Seq, rec.Rev
-			x := &item{rec: rec, payload: payload, attempts: map[int]event.Attempt{}, keys: keys}
+			x := &item{rec: rec, payload: payload, keys: keys}
 			if rec.Reason == event.Delivering && rec.Attempts > 0 {
-				x.attempts[rec.Attempts] = event.Attempt{N: rec.Attempts, Trigger: rec.LastTrigger, StartedAt: rec.LastAttemptAt}
+				x.note(&event.Attempt{N: rec.Attempts, Trigger: rec.LastTrigger, StartedAt: rec.LastAttemptAt})
 			}
 			st.records[rec.Seq] = x
 			for _, k := range keys {
@@ -274,7 +280,7 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			}
 			st.delivered(&rec, 0)
 		})
-		m.tell(0, 0, rec)
+		m.tell(0, 0, &rec)
 		out[i] = journal.Verdict{Accepted: true, Key: -1, Record: rec}
 	}
 	m.mu.Unlock()
@@ -292,6 +298,15 @@ func (st *state) delivered(rec *event.Record, old event.State) {
 	}
 }
 
+// note puts an attempt, which nobody changes, in its place.
+func (x *item) note(at *event.Attempt) {
+	i, known := slices.BinarySearchFunc(x.attempts, at.N, func(a *event.Attempt, n int) int { return cmp.Compare(a.N, n) })
+	if !known {
+		x.attempts = slices.Insert(x.attempts, i, at)
+	}
+	x.attempts[i] = at
+}
+
 // put replaces a record.
 func (st *state) put(rec event.Record, payload *event.Payload, at *event.Attempt, cursor *event.ResourceState) {
 	x := st.records[rec.Seq]
@@ -307,7 +322,7 @@ func (st *state) put(rec event.Record, payload *event.Payload, at *event.Attempt
 		x.payload = nil
 	}
 	if at != nil {
-		x.attempts[at.N] = *at
+		x.note(at)
 	}
 	if cursor != nil {
 		st.resources[cursor.ResourceKey] = *cursor
@@ -355,7 +370,7 @@ func (m *Model) Commit(ctx context.Context, ts []journal.Transition, d journal.D
 		}
 		old, oldReason := x.rec.State, x.rec.Reason
 		m.apply(func(st *state) { st.put(rec, payload, at, cursor) })
-		m.tell(old, oldReason, rec)
+		m.tell(old, oldReason, &rec)
 		out[i] = journal.Outcome{Applied: true, Record: rec}
 	}
 	m.mu.Unlock()
@@ -430,8 +445,8 @@ func (m *Model) Attempts(ctx context.Context, id event.ID) ([]event.Attempt, err
 		return nil, journal.ErrNotFound
 	}
 	var out []event.Attempt
-	for _, n := range slices.Sorted(maps.Keys(x.attempts)) {
-		out = append(out, x.attempts[n])
+	for _, at := range x.attempts {
+		out = append(out, *at)
 	}
 	return out, nil
 }
@@ -625,7 +640,7 @@ func (m *Model) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			old, oldReason := rec.State, rec.Reason
 			rec.Reason, rec.SettledAt, rec.HasPayload, rec.Rev = event.Expired, now, false, m.st.rev+1
 			m.apply(func(st *state) { st.put(rec, nil, nil, nil) })
-			m.tell(old, oldReason, rec)
+			m.tell(old, oldReason, &rec)
 		case age >= ret.Record:
 			m.apply(func(st *state) { st.forget(s) })
 		case rec.HasPayload && age >= ret.Payload:
