@@ -2,9 +2,12 @@ package verify
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -19,7 +22,7 @@ import (
 )
 
 // jwtHeader are the members of a JOSE header (RFC 7515 §4) that matter.
-var jwtHeader = selector.NewJSONSet("alg", "kid", "crit", "b64")
+var jwtHeader = selector.NewJSONSet("alg", "kid", "crit", "b64", "/x5c/0", "/x5c/1", "/x5c/2", "/x5c/3")
 
 // judgeJWT judges a JWT in compact form (RFC 7519): the signature, then times, then claims.
 func (v *Verifier) judgeJWT(st *state) Verdict {
@@ -51,7 +54,7 @@ func (v *Verifier) judgeJWT(st *state) Verdict {
 }
 
 func (v *Verifier) jwtSignature(st *state, head, msg, sig []byte) Verdict {
-	var h [4]selector.JSONValue
+	var h [8]selector.JSONValue
 	if jwtHeader.Extract(head, h[:]) != nil || h[0].Kind != selector.String || h[1].Kind == selector.Ambiguous {
 		return fail(CheckMalformed)
 	}
@@ -70,23 +73,74 @@ func (v *Verifier) jwtSignature(st *state, head, msg, sig []byte) Verdict {
 		}
 		return out
 	}
-	keys, c := v.fetch(h[1].Text(), st.now)
+	keys, c := v.jwtKeys(st, h[1].Text(), h[4:])
 	if c != CheckNone {
 		return fail(c)
 	}
 	for i, key := range keys {
 		if fits(alg, key, msg, sig) && !out.OK {
-			out = Verdict{OK: true, SecretIndex: i, MAC: sig}
+			sum := sha256.Sum256(msg) // of an ECDSA signature there are two for one message: they must not be two replay keys
+			out = Verdict{OK: true, SecretIndex: i, MAC: sum[:]}
 		}
 	}
 	return out
 }
 
+// jwtKeys gives the keys that may have signed: the one that the token names, or that its chain of certificates ends in.
+func (v *Verifier) jwtKeys(st *state, kid string, chain []selector.JSONValue) ([]crypto.PublicKey, Check) {
+	if v.spec.Key == "x5c" {
+		return v.chained(chain, st.now)
+	}
+	return v.fetch(kid, st.now)
+}
+
+// chained verifies the chain of a token (RFC 7515 §4.1.6), the signer's certificate first: at most three, which end below or in a certificate
+// that is trusted, are valid now, and carry the extensions that they must.
+func (v *Verifier) chained(chain []selector.JSONValue, now time.Time) ([]crypto.PublicKey, Check) {
+	var certs []*x509.Certificate
+	for i, text := range chain {
+		if text.Kind == selector.Absent {
+			break
+		}
+		der, ok := decode(nil, text.Bytes(), "base64")
+		cert, err := x509.ParseCertificate(der)
+		if i == len(chain)-1 || text.Kind != selector.String || !ok || err != nil {
+			return nil, CheckMalformed
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) < 2 {
+		return nil, CheckMissing
+	}
+	roots, between := v.roots, x509.NewCertPool()
+	for _, c := range certs[1:] {
+		between.AddCert(c)
+	}
+	if last := certs[len(certs)-1]; slices.Contains(v.spec.KeyRoots, hexSum(last.Raw)) && len(v.pinned) == 0 {
+		roots = x509.NewCertPool()
+		roots.AddCert(last)
+	}
+	for i, oid := range v.spec.KeyOIDs {
+		if i >= len(certs) || !slices.ContainsFunc(certs[i].Extensions, func(e pkix.Extension) bool { return e.Id.String() == oid }) {
+			return nil, CheckSender
+		}
+	}
+	if _, err := certs[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+		return nil, CheckSender
+	}
+	key, err := checkKey(certs[0].PublicKey)
+	if err != nil {
+		return nil, CheckSender
+	}
+	return []crypto.PublicKey{key}, CheckNone
+}
+
 // jwtClaims judges the payload. at is iat, zero if there is none.
 func (v *Verifier) jwtClaims(st *state, payload []byte) (at time.Time, c Check) {
 	names := []string{"/exp", "/nbf", "/iat", "/iss", "/aud", pointer(v.spec.BodyClaim), pointer(v.spec.URLClaim), pointer(v.spec.RequestClaim)}
-	for _, k := range sortedKeys(v.spec.Claims) {
-		names = append(names, pointer(k))
+	claims := v.claims
+	for _, c := range claims {
+		names = append(names, c.paths...)
 	}
 	got := make([]selector.JSONValue, len(names))
 	if selector.NewJSONSet(names...).Extract(payload, got) != nil {
@@ -106,11 +160,12 @@ func (v *Verifier) jwtClaims(st *state, payload []byte) (at time.Time, c Check) 
 	if v.spec.Audience != "" && !hasAudience(got[4], strings.ReplaceAll(v.spec.Audience, "{url}", string(st.url))) {
 		return at, CheckClaim
 	}
-	for i, k := range sortedKeys(v.spec.Claims) {
-		g := got[8+i]
-		if g.Kind != selector.String && g.Kind != selector.Bool && g.Kind != selector.Number || g.Text() != v.spec.Claims[k] {
+	rest := got[8:]
+	for _, c := range claims {
+		if !c.holds(rest[:len(c.paths)]) {
 			return at, CheckClaim
 		}
+		rest = rest[len(c.paths):]
 	}
 	if v.spec.URLClaim != "" && !isString(got[6], hexSum(st.url)) {
 		return at, CheckClaim
@@ -119,6 +174,39 @@ func (v *Verifier) jwtClaims(st *state, payload []byte) (at time.Time, c Check) 
 		return at, CheckClaim
 	}
 	return at, v.jwtBody(st.req.Body, got[5])
+}
+
+// claim is a claim that a token must have: the one of these places that is there has this value, and one is.
+type claim struct {
+	paths []string
+	value string
+}
+
+// compileClaims reads the names of claims: a member of the payload, or places in it (JSON Pointers) with | between.
+func (v *Verifier) compileClaims() {
+	for _, k := range sortedKeys(v.spec.Claims) {
+		c := claim{[]string{pointer(k)}, v.spec.Claims[k]}
+		if strings.HasPrefix(k, "/") {
+			c.paths = strings.Split(strings.ReplaceAll(k, " ", ""), "|")
+		}
+		if c.value != "" { // {config:name?} that is not set
+			v.claims = append(v.claims, c)
+		}
+	}
+}
+
+func (c *claim) holds(got []selector.JSONValue) bool {
+	found := false
+	for _, g := range got {
+		switch {
+		case g.Kind == selector.Absent:
+		case g.Kind != selector.String && g.Kind != selector.Bool && g.Kind != selector.Number || g.Text() != c.value:
+			return false
+		default:
+			found = true
+		}
+	}
+	return found
 }
 
 func pointer(claim string) string {

@@ -107,7 +107,7 @@ func (v *Verifier) locate(st *state) Check {
 		return CheckMissing
 	}
 	for _, r := range st.raws {
-		if len(r) > MaxHeader {
+		if len(r) > MaxHeader && v.loc.kind != "json" { // bounded by the body's limit
 			return CheckTooLarge
 		}
 	}
@@ -201,7 +201,7 @@ func (v *Verifier) parse(st *state, raw []byte) Check {
 				return CheckTooLarge
 			}
 		}
-	case "fields":
+	case "fields", "parameters":
 		return v.parseFields(st, raw)
 	case "tagged":
 		return v.parseTagged(st, raw)
@@ -274,6 +274,12 @@ func (v *Verifier) parseGroup(st *state, group []byte) Check {
 			return CheckTooLarge
 		}
 		key, value, found := bytes.Cut(event.TrimSpace(pair), []byte{'='})
+		if found && v.spec.Format == "parameters" {
+			if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
+				return CheckMalformed
+			}
+			value = value[1 : len(value)-1]
+		}
 		switch {
 		case !found:
 		case v.stamp.kind == "field" && string(key) == v.stamp.name:

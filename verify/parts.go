@@ -220,11 +220,11 @@ func (v *Verifier) explainParts(req *event.Request, now time.Time) []Finding {
 	return out
 }
 
-// compileCertificate reads the certificates that client certificates must be, or be issued by.
+// compileCertificate reads the certificates that client certificates, and those of tokens, must be, or be issued by.
 func (v *Verifier) compileCertificate(opts Options, f *faults) {
 	v.roots = x509.NewCertPool()
 	switch {
-	case len(opts.PublicKeys) > 0:
+	case len(opts.PublicKeys) > 0, len(v.spec.KeyRoots) > 0:
 	case v.loc.kind != "connection":
 		f.add("public_keys", "the scheme needs the certificate of an issuer, or of the sender itself")
 	case len(v.spec.Names) == 0:

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -49,6 +51,7 @@ func (v *Verifier) signMAC(st *state, out *event.Request) error {
 			return err
 		}
 	}
+	v.nameHeaders(out)
 	for _, name := range v.spec.Also {
 		out.Head = dropLines(out.Head, name)
 	}
@@ -70,6 +73,20 @@ func (v *Verifier) signMAC(st *state, out *event.Request) error {
 		return fmt.Errorf("%w: what is signed is %s", ErrCannotSign, c)
 	}
 	return v.place(out, v.signatureText(sum, stamp))
+}
+
+// nameHeaders adds the list of signed headers where the scheme has one and the request does not: itself and the timestamp.
+func (v *Verifier) nameHeaders(out *event.Request) {
+	for _, o := range v.tmpl.ops {
+		if _, n := out.Head.Get(o.name); o.kind == "headers" && n == 0 {
+			list := []string{strings.ToLower(o.name)}
+			if v.stamp.kind == "header" {
+				list = append(list, strings.ToLower(v.stamp.name))
+			}
+			slices.Sort(list)
+			out.Head = setLine(out.Head, o.name, []byte(strings.Join(list, ",")))
+		}
+	}
 }
 
 // document reads the JSON that the message needs.
@@ -98,6 +115,8 @@ func (v *Verifier) signatureText(sum, stamp []byte) []byte {
 		return v.spec.Fields[0]
 	}
 	switch v.spec.Format {
+	case "parameters":
+		return fmt.Appendf(nil, "%s=%q", first(), sig)
 	case "fields":
 		text := []byte{}
 		if v.stamp.kind == "field" {

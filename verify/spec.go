@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -54,7 +56,7 @@ type Spec struct {
 	// What stands before the signature. It must be there.
 	Prefix string `yaml:"prefix"`
 	// The form of the header. plain: one signature. list: several, with separator between. fields: k=v pairs with
-	// separator between, signatures under `fields`. tagged: "tag,signature" with spaces between, tags in `fields`.
+	// separator between, signatures under `fields`. parameters: the same as k="v". tagged: "tag,signature" with spaces between, tags in `fields`.
 	// positional: timestamp, then signatures. pairs: "key|signature" with & between, keys in `fields`. wrapped: base64
 	// of a JSON object, whose members `fields` names (signature, key id).
 	Format string `yaml:"format"`
@@ -66,11 +68,12 @@ type Spec struct {
 	Group string `yaml:"group"`
 	// How the key is made of the secret or public key. Secrets: utf8 (as it is), base64, hex, whsec (base64 after an
 	// optional whsec_), sha1 or sha256 (the hash of it). Public keys: pem (a key or certificate), spki (base64 DER),
-	// base64, hex (raw Ed25519), whpk, certificate_url (at key_from; see key_hosts), key_id (at key_from; see jwks).
+	// base64, hex (raw Ed25519), whpk, x5c (jwt: the chain of certificates in its header), certificate_url (at key_from; see key_hosts), key_id (at key_from; see jwks).
 	Key string `yaml:"key"`
 	// What is signed: literal text and {body}, {timestamp}, {id}, {url} (public_url and the request's target), {method},
-	// {secret}, {header:Name}, {query:name}, {form:name}, {json:path}, {form_sorted}, {url_sorted}, {crc32:body}. A name may
-	// end in ? (may be absent) and in |lower. Text in [ ] falls away if a value in it is absent. {{ and [[ are literal.
+	// {secret}, {header:Name}, {query:name}, {form:name}, {json:path}, {form_sorted}, {url_sorted}, {crc32:body}; {target} (path and query of {url}), {host} (of public_url),
+	// {sha256:body} (base64), {json_sorted} (the body's JSON without white space, members sorted by name), {headers:Name} (name:value of the headers that Name lists, with ; between;
+	// Name itself and the timestamp's have to be among them). A name may end in ? (may be absent) and in |lower. Text in [ ] falls away if a value in it is absent. {{ and [[ are literal.
 	Signed string `yaml:"signed"`
 	// public_key: the canonical lines that are signed instead of `signed`, per value of lines_by: for each name, in
 	// order, the name and the member's value on lines of their own. A name that ends in ? may be absent.
@@ -80,7 +83,7 @@ type Spec struct {
 	// Where the signature's timestamp is: header:Name, json:path, or field:name in the signature's header (positional:
 	// field:0). Empty if there is none.
 	Timestamp string `yaml:"timestamp"`
-	// How the timestamp is written: s, ms (Unix time) or rfc3339.
+	// How the timestamp is written: s, ms (Unix time), rfc3339, or http (as in the header Date).
 	Unit string `yaml:"unit"`
 	// How old or how far in the future a timestamp may be. 0 = any age, as its sender documents no window.
 	Tolerance time.Duration `yaml:"tolerance"`
@@ -105,6 +108,10 @@ type Spec struct {
 	Allow string `yaml:"allow"`
 	// Where the key's name is: a selector of a certificate's URL or a key id.
 	KeyFrom string `yaml:"key_from"`
+	// key: x5c: the SHA-256 (hex) of certificates in which a chain may end. What is under public_keys is used in their place.
+	KeyRoots []string `yaml:"key_roots"`
+	// key: x5c: the extensions (OIDs) that the certificates of a chain must carry, the signer's first.
+	KeyOIDs []string `yaml:"key_oids"`
 	// The https URL of the JWK set (RFC 7517) in which the sender publishes its keys: for jwt, http_signature, and public_key with key: key_id. The request
 	// names the key. What is pinned under public_keys is used in its place.
 	JWKS string `yaml:"jwks"`
@@ -118,7 +125,8 @@ type Spec struct {
 	Issuer string `yaml:"issuer"`
 	// jwt: the audience (aud) the token must name; {url} is the request's public URL.
 	Audience string `yaml:"audience"`
-	// jwt: further claims and the values they must have.
+	// jwt: further claims and the values they must have. A name that begins with / is a JSON Pointer into the payload, or several with | between: those
+	// that are there must have the value, and one must be.
 	Claims map[string]string `yaml:"claims"`
 	// jwt: the claim that has the SHA-256 of the body.
 	BodyClaim string `yaml:"body_claim"`
@@ -149,7 +157,7 @@ type Spec struct {
 func (s Spec) Clone() Spec {
 	s.Algorithms, s.Also, s.Fields = slices.Clone(s.Algorithms), slices.Clone(s.Also), slices.Clone(s.Fields)
 	s.All, s.Any, s.Use, s.UseKeys, s.Names = cloneAll(s.All), cloneAll(s.Any), slices.Clone(s.Use), slices.Clone(s.UseKeys), slices.Clone(s.Names)
-	s.KeyHosts, s.Components = slices.Clone(s.KeyHosts), slices.Clone(s.Components)
+	s.KeyHosts, s.Components, s.KeyRoots, s.KeyOIDs = slices.Clone(s.KeyHosts), slices.Clone(s.Components), slices.Clone(s.KeyRoots), slices.Clone(s.KeyOIDs)
 	s.AlgorithmChoices, s.Require, s.Claims = maps.Clone(s.AlgorithmChoices), maps.Clone(s.Require), maps.Clone(s.Claims)
 	s.Lines = maps.Clone(s.Lines)
 	for k, v := range s.Lines {
@@ -171,8 +179,8 @@ var choices = map[string][]string{
 	"mode":      {"", "enforce", "observe"},
 	"scheme":    {"hmac", "digest", "token", "public_key", "jwt", "http_signature", "client_certificate", "none"},
 	"encoding":  {"", "hex", "base64", "base64url"},
-	"format":    {"", "plain", "list", "fields", "tagged", "positional", "pairs", "wrapped"},
-	"unit":      {"", "s", "ms", "rfc3339"},
+	"format":    {"", "plain", "list", "fields", "parameters", "tagged", "positional", "pairs", "wrapped"},
+	"unit":      {"", "s", "ms", "rfc3339", "http"},
 	"url":       {"", "exact", "port_variants", "decoded"},
 	"binds":     {"", string(BindsBody), string(BindsCRC32), string(BindsOrigin)},
 	"body_enc":  {"", "hex", "base64"},
@@ -279,6 +287,14 @@ func (s *Spec) checkRemote(f *faults) {
 			f.add("jwks", "%q is not an https URL", s.JWKS)
 		}
 	}
+	if s.Scheme == "jwt" && s.Key == "x5c" && slices.ContainsFunc(s.Algorithms, func(a string) bool { return !isAsymmetric(a) }) {
+		f.add("algorithms", "a token under a chain of certificates is not signed with a secret")
+	}
+	for i, r := range s.KeyRoots {
+		if _, err := hex.DecodeString(r); err != nil || len(r) != 2*sha256.Size || r != strings.ToLower(r) {
+			f.add("key_roots", "number %d is not a SHA-256 in lower-case hexadecimal", i+1)
+		}
+	}
 	switch {
 	case s.Scheme != "public_key":
 	case s.Key == "certificate_url" && s.KeyFrom == "", s.Key == "key_id" && s.KeyFrom == "":
@@ -348,5 +364,5 @@ func (s *Spec) SignsURL() bool {
 		})
 	}
 	t, err := parseTemplate(s.Signed)
-	return err == nil && (t.uses("url", "") || t.uses("url_sorted", ""))
+	return err == nil && (t.uses("url", "") || t.uses("url_sorted", "") || t.uses("host", ""))
 }

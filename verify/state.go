@@ -29,7 +29,9 @@ type state struct {
 	json []selector.JSONValue
 
 	stamp, id, url, secret []byte
-	hashed                 bool // body_hash is present: {form_sorted} is empty
+	host, prefix           string // of the public URL: scheme's default port left out; its path
+	stampHeader            string // that the scheme's timestamp is in
+	hashed                 bool   // body_hash is present: {form_sorted} is empty
 	buf, msg, dec, urlBuf  []byte
 	raws                   [][]byte
 	cands                  []candidate
@@ -45,7 +47,10 @@ type candidate struct {
 }
 
 func (v *Verifier) newState() *state {
-	st := &state{json: make([]selector.JSONValue, len(v.paths)), cands: make([]candidate, 0, 4), raws: make([][]byte, 0, 2)}
+	st := &state{json: make([]selector.JSONValue, len(v.paths)), cands: make([]candidate, 0, 4), raws: make([][]byte, 0, 2), host: v.authURL.authority, prefix: v.authURL.path}
+	if v.stamp.kind == "header" {
+		st.stampHeader = v.stamp.name
+	}
 	switch v.spec.Scheme {
 	case "hmac":
 		for _, k := range v.secrets {
@@ -76,7 +81,8 @@ func (st *state) reset() {
 	clear(st.json)
 	clear(st.raws)
 	clear(st.cands)
-	*st = state{json: st.json, buf: st.buf[:0], msg: st.msg[:0], dec: st.dec[:0], urlBuf: st.urlBuf[:0], raws: st.raws[:0], cands: st.cands[:0], macs: st.macs}
+	*st = state{json: st.json, buf: st.buf[:0], msg: st.msg[:0], dec: st.dec[:0], urlBuf: st.urlBuf[:0], raws: st.raws[:0], cands: st.cands[:0], macs: st.macs,
+		host: st.host, prefix: st.prefix, stampHeader: st.stampHeader}
 	if cap(st.msg) > 64<<10 {
 		st.msg = nil
 	}
@@ -174,13 +180,20 @@ func (st *state) urlSorted() ([]byte, bool) {
 
 func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
 
-// parseTime reads a timestamp: (0|[1-9][0-9]{0,15}) in seconds or milliseconds, or RFC 3339.
+// parseTime reads a timestamp: (0|[1-9][0-9]{0,15}) in seconds or milliseconds, RFC 3339, or an HTTP date.
 func parseTime(b []byte, unit string) (time.Time, bool) {
 	if unit == "rfc3339" {
 		if len(b) > 64 {
 			return time.Time{}, false
 		}
 		t, err := time.Parse(time.RFC3339, string(b))
+		return t, err == nil
+	}
+	if unit == "http" {
+		if len(b) != len(httpDate) {
+			return time.Time{}, false
+		}
+		t, err := time.Parse(httpDate, string(b))
 		return t, err == nil
 	}
 	if len(b) == 0 || len(b) > 16 || b[0] == '0' && len(b) > 1 {
@@ -199,11 +212,16 @@ func parseTime(b []byte, unit string) (time.Time, bool) {
 	return time.Unix(n, 0), true
 }
 
+// httpDate is the only form in which HTTP dates are written (RFC 9110 §5.6.7).
+const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
 // appendTime is the inverse of parseTime.
 func appendTime(dst []byte, t time.Time, unit string) []byte {
 	switch unit {
 	case "rfc3339":
 		return t.UTC().AppendFormat(dst, time.RFC3339)
+	case "http":
+		return t.UTC().AppendFormat(dst, httpDate)
 	case "ms":
 		return strconv.AppendInt(dst, t.UnixMilli(), 10)
 	}

@@ -1,6 +1,9 @@
 package verify
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -26,7 +29,7 @@ type template struct{ ops []op }
 
 var templateKinds = map[string]bool{ // value: takes a name
 	"body": false, "timestamp": false, "id": false, "url": false, "method": false, "secret": false, "form_sorted": false,
-	"url_sorted": false, "header": true, "query": true, "form": true, "json": true, "crc32": true,
+	"url_sorted": false, "json_sorted": false, "target": false, "host": false, "headers": true, "sha256": true, "header": true, "query": true, "form": true, "json": true, "crc32": true,
 }
 
 // parseTemplate reads the language described at Spec.Signed.
@@ -98,11 +101,15 @@ func parseOp(text string) (op, error) {
 	wants, known := templateKinds[kind]
 	switch {
 	case !known:
-		return o, fmt.Errorf("unknown {%s} (body, timestamp, id, url, method, secret, header:, query:, form:, json:, form_sorted, url_sorted, crc32:body)", text)
+		return o, fmt.Errorf("unknown {%s} (body, timestamp, id, url, target, host, method, secret, header:, headers:, query:, form:, json:, form_sorted, json_sorted, url_sorted, crc32:body, sha256:body)", text)
 	case wants != has || wants && name == "":
 		return o, fmt.Errorf("{%s} is not complete", text)
-	case kind == "crc32" && name != "body":
-		return o, fmt.Errorf("{%s}: only crc32:body", text)
+	case (kind == "crc32" || kind == "sha256") && name != "body":
+		return o, fmt.Errorf("{%s}: only %s:body", text, kind)
+	case kind == "headers":
+		if _, err := selector.Parse("header:" + name); err != nil {
+			return o, err
+		}
 	case kind == "json" || kind == "header" || kind == "query" || kind == "form":
 		if _, err := selector.Parse(kind + ":" + name); err != nil {
 			return o, err
@@ -209,6 +216,12 @@ func (st *state) value(o *op) (v []byte, present bool, c Check) {
 		v = st.id
 	case "url":
 		v = st.url
+	case "host":
+		v, present = append(st.buf[:0], st.host...), st.host != ""
+		st.buf = v
+	case "target":
+		v = append(append(st.buf[:0], st.prefix...), st.req.Target...)
+		st.buf = v
 	case "method":
 		v = append(st.buf[:0], st.req.Method...)
 		st.buf = v
@@ -217,6 +230,19 @@ func (st *state) value(o *op) (v []byte, present bool, c Check) {
 	case "crc32":
 		v = strconv.AppendUint(st.buf[:0], uint64(crc32.ChecksumIEEE(st.req.Body)), 10)
 		st.buf = v
+	case "sha256":
+		sum := sha256.Sum256(st.req.Body)
+		v = appendEncoded(st.buf[:0], sum[:], "base64")
+		st.buf = v
+	case "json_sorted":
+		var err error
+		if v, err = selector.SortJSON(st.doc); errors.Is(err, selector.ErrTwice) {
+			c = CheckDuplicate
+		} else if err != nil {
+			c = CheckMalformed
+		}
+	case "headers":
+		v, c = st.listed(o.name)
 	case "form_sorted":
 		v, present = st.formSorted()
 	case "url_sorted":
@@ -237,6 +263,37 @@ func (st *state) value(o *op) (v []byte, present bool, c Check) {
 		v = []byte(strings.ToLower(string(v)))
 	}
 	return v, present, c
+}
+
+// listed are the headers that the header called list names, in its order: lower-case name:value, with ; between. The list and the header of
+// the timestamp have to be among them.
+func (st *state) listed(list string) ([]byte, Check) {
+	names, n := st.req.Head.Get(list)
+	switch {
+	case n == 0:
+		return nil, CheckMissing
+	case n > 1:
+		return nil, CheckDuplicate
+	case bytes.Count(names, []byte{','}) >= MaxCandidates || len(names) > MaxHeader:
+		return nil, CheckTooLarge
+	}
+	out := st.buf[:0]
+	itself, stamped := false, st.stampHeader == ""
+	for name := range strings.SplitSeq(strings.ToLower(string(names)), ",") {
+		value, n := st.req.Head.Get(name)
+		if n != 1 {
+			return nil, CheckClaim
+		}
+		if len(out) > 0 {
+			out = append(out, ';')
+		}
+		out = append(append(append(out, name...), ':'), value...)
+		itself, stamped = itself || strings.EqualFold(name, list), stamped || strings.EqualFold(name, st.stampHeader)
+	}
+	if st.buf = out; !itself || !stamped {
+		return nil, CheckClaim
+	}
+	return out, CheckNone
 }
 
 func (st *state) param(kind, name string) ([]byte, bool, Check) {

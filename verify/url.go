@@ -10,6 +10,7 @@ import (
 // publicURL is how senders know us.
 type publicURL struct {
 	scheme, authority string // authority without the scheme's default port, lower case
+	path              string // what stands before the request's target
 }
 
 var defaultPorts = map[string]string{"http": "80", "https": "443"}
@@ -31,7 +32,7 @@ func (v *Verifier) compileURL(opts Options, f *faults) {
 	if v.spec.URL == "port_variants" {
 		v.bases = portVariants(base, u)
 	}
-	v.authURL = publicURL{u.Scheme, strings.TrimSuffix(strings.ToLower(u.Host), ":"+defaultPorts[u.Scheme])}
+	v.authURL = publicURL{u.Scheme, strings.TrimSuffix(strings.ToLower(u.Host), ":"+defaultPorts[u.Scheme]), strings.TrimSuffix(u.EscapedPath(), "/")}
 }
 
 // portVariants is the URL as given, without its port, and with the scheme's default port.

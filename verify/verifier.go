@@ -68,7 +68,7 @@ type Verdict struct {
 	OK          bool
 	Check       Check     // what failed first; CheckNone if OK
 	SignedAt    time.Time // the signature's own time; zero if it has none
-	MAC         []byte    // the verified signature, decoded; nil for tokens and where none was verified
+	MAC         []byte    // the verified signature, decoded (of JWTs under public keys the hash of what it signs); nil for tokens and where none was verified
 	SecretIndex int       // which secret or public key fitted; -1 if none
 	Binds       Binding
 }
@@ -133,9 +133,10 @@ type Verifier struct {
 	places  map[string]place                              // compiled selectors by field name
 	has     struct{ document, allow, bodyHash, url bool } // what of it every request has to ask for
 	lines   map[string][]lineItem
+	claims  []claim
 	parts   []*Verifier // of all and any
 	any     bool
-	roots   *x509.CertPool // of client certificates
+	roots   *x509.CertPool // of client certificates, and of chains in tokens
 	pinned  []*x509.Certificate
 	pool    sync.Pool
 	judge   func(*Verifier, *state) Verdict
@@ -166,9 +167,10 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	v.compileSecrets(secrets, f)
 	v.compileURL(opts, f)
 	v.compileShape(f)
-	if spec.Scheme == "client_certificate" {
+	switch {
+	case spec.Scheme == "client_certificate", spec.Scheme == "jwt" && spec.Key == "x5c":
 		v.compileCertificate(opts, f)
-	} else {
+	default:
 		v.compileKeys(opts, f)
 	}
 	v.binds = spec.Binding()
@@ -308,6 +310,7 @@ func (v *Verifier) compileShape(f *faults) {
 	if s.Items != "" {
 		v.items = selector.NewJSONSet(s.Items)
 	}
+	v.compileClaims()
 	v.lines = map[string][]lineItem{}
 	for typ, names := range s.Lines {
 		for _, n := range names {
@@ -472,7 +475,7 @@ func (s *Spec) Binding() Binding {
 	if err != nil {
 		return BindsNone
 	}
-	for _, kind := range []string{"body", "form_sorted", "url_sorted", "form", "json"} {
+	for _, kind := range []string{"body", "sha256", "form_sorted", "json_sorted", "url_sorted", "form", "json"} {
 		if t.uses(kind, "") {
 			return BindsBody
 		}
@@ -553,8 +556,10 @@ func (v *Verifier) signs(s selector.Selector) bool {
 			}) || v.spec.URLClaim != ""
 		case selector.Path:
 			return slices.Contains(v.spec.Components, "@path") || slices.Contains(v.spec.Components, "@target-uri") || v.spec.URLClaim != ""
-		case selector.JSON, selector.Form, selector.BodySHA256:
+		case selector.JSON, selector.Form:
 			return v.binds == BindsBody
+		case selector.BodySHA256:
+			return v.coversBytes()
 		}
 		return false
 	}
@@ -562,17 +567,29 @@ func (v *Verifier) signs(s selector.Selector) bool {
 	case selector.Header:
 		return v.tmpl.uses("header", s.Name()) || strings.EqualFold(s.Name(), v.id) && v.tmpl.uses("id", "")
 	case selector.Query:
-		return v.tmpl.uses("query", s.Name()) || v.tmpl.uses("url", "") || v.tmpl.uses("url_sorted", "")
+		return v.tmpl.uses("query", s.Name()) || v.tmpl.uses("url", "") || v.tmpl.uses("target", "") || v.tmpl.uses("url_sorted", "")
 	case selector.Path:
-		return v.tmpl.uses("url", "") || v.tmpl.uses("url_sorted", "")
+		return v.tmpl.uses("url", "") || v.tmpl.uses("target", "") || v.tmpl.uses("url_sorted", "")
 	case selector.JSON:
 		return v.binds == BindsBody || v.tmpl.uses("json", s.Name())
 	case selector.Form:
 		return v.binds == BindsBody || v.tmpl.uses("form", s.Name())
 	case selector.BodySHA256:
-		return v.binds == BindsBody
+		return v.coversBytes()
 	}
 	return false
+}
+
+// coversBytes says whether the signature covers every byte of the body. What covers only what the body says lets it be written in another
+// way: another order of form fields, white space between the members of JSON, a member more.
+func (v *Verifier) coversBytes() bool {
+	switch {
+	case v.tmpl != nil:
+		return v.tmpl.uses("body", "") || v.tmpl.uses("sha256", "")
+	case v.spec.Scheme == "jwt":
+		return v.spec.BodyClaim != "" || v.spec.Location == "body"
+	}
+	return v.spec.Scheme == "http_signature" && v.binds == BindsBody
 }
 
 // NeedsReplayKey says whether the verified MAC has to serve as a second replay key (SPEC §4): somebody who captured a
