@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -17,6 +20,15 @@ import (
 func cpu() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// threadCPU is that of the calling thread.
+func threadCPU() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &u); err != nil {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
@@ -143,4 +155,60 @@ func fillForLists(b *testing.B, e *Engine) {
 	if err := e.settle(context.Background()); err != nil {
 		b.Fatal(err)
 	}
+}
+
+// BenchmarkFlush is what the index costs: events that were accepted and delivered within one flush, flushEvents at a time, as under load, and
+// all that Badger does in the background until it is closed; the making of the events is taken off.
+func BenchmarkFlush(b *testing.B) {
+	o, err := Options{Dir: b.TempDir(), Log: quiet}.withDefaults()
+	if err != nil {
+		b.Fatal(err)
+	}
+	ix, err := openIndex(o.Dir, &o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	begin, n := cpu(), 0
+	for b.Loop() {
+		b.StopTimer()
+		before := threadCPU()
+		l := deliveredLayer(b, n, flushEvents)
+		n += flushEvents
+		begin += threadCPU() - before
+		b.StartTimer()
+		s := ix.snapshot()
+		if err := ix.flush(l, s, []byte("state")); err != nil {
+			b.Fatal(err)
+		}
+		s.release()
+	}
+	if err := ix.close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64((cpu()-begin).Nanoseconds())/float64(n), "cpu-ns/event")
+}
+
+const flushEvents = 6000
+
+// deliveredLayer is a layer of delivered events.
+func deliveredLayer(b *testing.B, from, n int) *layer {
+	l := newLayer()
+	for i := from + 1; i <= from+n; i++ {
+		a := sample(i)
+		r := a.Record
+		r.State, r.Reason = event.Delivered, event.NoReason
+		r.DeliveredAt, r.SettledAt, r.Attempts = time.Now(), time.Now(), 1
+		it := &item{id: event.MakeID(r.ReceivedAt, event.Seq(i), uint16(i)), rev: uint64(2 * i), hasPayload: true, claimed: 1, keys: a.Keys,
+			payload: payloadPos{1, int64(i) * 1500, 1200, 0xdeadbeef}, base: 1}
+		if !it.setBody(appendRecord(nil, &r)) {
+			b.Fatal("body")
+		}
+		it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, Trigger: event.TriggerInitial, StartedAt: time.Now(), Duration: time.Millisecond,
+			Outcome: event.OutcomeDelivered, Status: 200, Excerpt: []byte("ok"), Upstream: "app"}))
+		l.items[event.Seq(i)] = it
+		l.keys[a.Keys[0]] = event.Seq(i)
+	}
+	return l
 }

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
@@ -44,13 +45,13 @@ func TestTableThatACompactionLosesIsNoticed(t *testing.T) {
 			case time.Since(began) > 30*time.Second:
 				t.Fatal("no tables")
 			}
-			b := ix.db.NewWriteBatch()
+			b := newWrites(ix.db, ix.versions.next())
 			for range 16 {
 				rnd.Read(key)
 				rnd.Read(value)
-				must(t, b.Set(append([]byte(nil), key...), append([]byte(nil), value...)))
+				b.set(key, bytes.Clone(value))
 			}
-			must(t, b.Flush())
+			must(t, b.finish())
 		}
 	}
 	compacted := func() {

@@ -6,24 +6,21 @@ import (
 	"maps"
 	"slices"
 
-	badger "github.com/dgraph-io/badger/v4"
 	"github.com/hooktender/hooktender/event"
 )
 
-// flush writes a layer and the state as of its last frame. Everything it writes is an absolute value, so that a flush that
-// a crash cut short is simply repeated: the entry that says how far the log was applied comes last. It returns when the
-// disk has it.
+// flush writes a layer and the state as of its last frame, under a version of its own. The entry that says how far the log was applied comes
+// last: a flush that a crash cut short is taken back at the next open (see versions), and the log replayed. It returns when the disk has it.
 func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
-	w := flusher{ix: ix, batch: ix.db.NewWriteBatch(), snap: s, layer: l}
-	defer w.batch.Cancel()
+	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
 	for _, seq := range slices.Sorted(maps.Keys(l.items)) {
 		w.item(seq, l.items[seq])
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(l.keys), compareKeys) {
-		key := w.keep(claimKey(k))
-		w.set(key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(l.keys[k])))
+		w.key = appendClaimKey(w.key[:0], k)
+		w.set(w.key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(l.keys[k])))
 	}
 	for k, r := range l.resources {
 		v := binary.AppendUvarint(ix.arena[len(ix.arena):], r.segment)
@@ -48,14 +45,14 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	if state != nil {
 		w.set([]byte{prefixPosition}, state)
 	}
-	if w.err == nil {
-		w.err = w.batch.Flush()
-	}
-	if w.err == nil {
+	if w.finish(); w.err == nil {
 		w.err = ix.dir.Sync() // Badger does not make the names of its new files durable
 	}
 	if w.err == nil {
 		w.err = ix.allocate()
+	}
+	if w.err == nil {
+		ix.versions.done(w.version)
 	}
 	return w.err
 }
@@ -64,14 +61,14 @@ func compareKeys(a, b event.Key) int { return bytes.Compare(a[:], b[:]) }
 
 // A flusher collects one flush; the first error stays.
 type flusher struct {
+	*writes
 	ix    *index
-	batch *badger.WriteBatch
 	snap  *snapshot
 	layer *layer
-	err   error
+	key   []byte // scratch
 }
 
-// set takes a value that was appended at the end of the arena, or any other that stays as it is until the flush is over.
+// set takes a value that was appended at the end of the arena, or any other that stays as it is until the flush is over; the key is copied.
 func (w *flusher) set(key, value []byte) {
 	if w.err != nil {
 		return
@@ -81,23 +78,7 @@ func (w *flusher) set(key, value []byte) {
 	} else if cap(a)-len(a) < 4096 {
 		w.ix.arena = make([]byte, 0, 1<<20)
 	}
-	w.err = w.batch.Set(key, value)
-}
-
-// keep copies a key to the arena.
-func (w *flusher) keep(key []byte) []byte {
-	if a := w.ix.arena; cap(a)-len(a) < len(key) {
-		w.ix.arena = make([]byte, 0, 1<<20)
-	}
-	at := len(w.ix.arena)
-	w.ix.arena = append(w.ix.arena, key...)
-	return w.ix.arena[at:len(w.ix.arena):len(w.ix.arena)]
-}
-
-func (w *flusher) remove(key []byte) {
-	if w.err == nil {
-		w.err = w.batch.Delete(key)
-	}
+	w.writes.set(key, value)
 }
 
 func (w *flusher) item(seq event.Seq, it *item) {
@@ -111,8 +92,8 @@ func (w *flusher) item(seq event.Seq, it *item) {
 		}
 		return
 	}
-	key := w.keep(recordKey(seq))
-	w.set(key, appendItem(w.ix.arena[len(w.ix.arena):], it))
+	w.key = appendSeqKey(w.key[:0], prefixRecord, seq)
+	w.set(w.key, appendItem(w.ix.arena[len(w.ix.arena):], it))
 	if now != 0 && now != it.was.state {
 		w.set(stateKey(now, seq), nil)
 	}
@@ -170,7 +151,7 @@ func (w *flusher) dropBlocks() {
 			w.ix.swept = min(at, low)
 			return false
 		}
-		w.remove(bytes.Clone(key))
+		w.remove(key)
 		w.ix.swept = at + 1
 		n++
 		return true

@@ -35,6 +35,8 @@ type index struct {
 	blocks blockCache
 	arena  []byte
 
+	versions versions
+
 	memtable  int64
 	allocated string // the newest write-ahead file that has its blocks
 
@@ -128,7 +130,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err := beginOpening(dir); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	db, err := badger.Open(opts.WithLogger(badgerLog{o.Log, o.indexFault, audit}))
+	db, err := badger.OpenManaged(opts.WithLogger(badgerLog{o.Log, o.indexFault, audit}))
 	err = errors.Join(err, endOpening(dir))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
@@ -140,7 +142,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if len(before) > 0 {
 		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), ix.close())
 	}
-	if err := ix.allocate(); err != nil {
+	if err := errors.Join(ix.undo(), ix.allocate()); err != nil {
 		return nil, errors.Join(err, ix.close())
 	}
 	return ix, nil
@@ -163,13 +165,16 @@ func (ix *index) close() error {
 // A snapshot is one state of the index. It is shared by many readers and goes when the last of them has released it
 // after the engine has moved on.
 type snapshot struct {
-	txn  *badger.Txn
-	refs atomic.Int64
+	ix      *index
+	version uint64
+	txn     *badger.Txn
+	refs    atomic.Int64
 }
 
-// snapshot begins one, with one reference. It must not be called while a flush runs: it would wait for it.
+// snapshot begins one as of the last flush, with one reference.
 func (ix *index) snapshot() *snapshot {
-	s := &snapshot{txn: ix.db.NewTransaction(false)}
+	s := &snapshot{ix: ix, version: ix.versions.begin()}
+	s.txn = ix.db.NewTransactionAt(s.version, false)
 	s.refs.Store(1)
 	return s
 }
@@ -177,6 +182,7 @@ func (ix *index) snapshot() *snapshot {
 func (s *snapshot) release() {
 	if s.refs.Add(-1) == 0 {
 		s.txn.Discard()
+		s.ix.versions.end(s.ix.db, s.version)
 	}
 }
 
@@ -219,15 +225,19 @@ func (s *snapshot) owner(k event.Key) (event.Seq, error) {
 	return event.Seq(binary.BigEndian.Uint64(b)), nil
 }
 
-func seqKey(prefix byte, seq event.Seq) []byte {
-	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 9), prefix), uint64(seq))
+func seqKey(prefix byte, seq event.Seq) []byte { return appendSeqKey(make([]byte, 0, 9), prefix, seq) }
+
+func appendSeqKey(b []byte, prefix byte, seq event.Seq) []byte {
+	return binary.BigEndian.AppendUint64(append(b, prefix), uint64(seq))
 }
 
 func recordKey(seq event.Seq) []byte { return seqKey(prefixRecord, seq) }
 
 func blockKey(block uint64) []byte { return seqKey(prefixBlock, event.Seq(block)) }
 
-func claimKey(k event.Key) []byte { return append(append(make([]byte, 0, 17), prefixKey), k[:]...) }
+func claimKey(k event.Key) []byte { return appendClaimKey(make([]byte, 0, 17), k) }
+
+func appendClaimKey(b []byte, k event.Key) []byte { return append(append(b, prefixKey), k[:]...) }
 
 func attemptKey(seq event.Seq, n uint64) []byte {
 	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 13), seqKey(prefixAttempt, seq)...), uint32(n))

@@ -1,0 +1,153 @@
+package embedded
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// entries is all that an index holds.
+func entries(t *testing.T, ix *index) map[string]string {
+	t.Helper()
+	s := ix.snapshot()
+	defer s.release()
+	m := map[string]string{}
+	must(t, s.each(nil, func(key, value []byte) bool { m[string(key)] = string(value); return true }))
+	return m
+}
+
+// TestCutFlushIsTakenBack: whatever part of a flush a crash leaves, also of the taking back itself, the next open finds the index as it was before.
+func TestCutFlushIsTakenBack(t *testing.T) {
+	o, err := Options{Dir: memDir(t), Memory: minMemory, Log: quiet}.withDefaults()
+	must(t, err)
+	open := func() *index {
+		ix, err := openIndex(o.Dir, &o)
+		must(t, err)
+		return ix
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	key := func() []byte { return fmt.Appendf(nil, "r%04d", rnd.IntN(2000)) }
+	scribble := func(w *writes, n int) {
+		for range n {
+			if k := key(); rnd.IntN(4) == 0 {
+				w.remove(k)
+			} else {
+				w.set(k, binary.BigEndian.AppendUint64(make([]byte, rnd.IntN(600)), rnd.Uint64()))
+			}
+		}
+	}
+	ix := open()
+	for round := range 6 {
+		for range 2 + round {
+			w := newWrites(ix.db, ix.versions.next())
+			scribble(w, 700)
+			w.set([]byte{prefixPosition}, []byte{byte(round)})
+			must(t, w.finish())
+			ix.versions.done(w.version)
+			ix.snapshot().release() // what older snapshots saw may go
+		}
+		want := entries(t, ix)
+		for range round { // one that was cut, and rounds of taking it back that were cut
+			w := newWrites(ix.db, ix.versions.next())
+			scribble(w, 1+rnd.IntN(2500))
+			must(t, w.finish())
+			ix.versions.done(w.version)
+		}
+		if round > 0 && cmp.Equal(want, entries(t, ix)) {
+			t.Fatal("nothing to take back")
+		}
+		must(t, ix.close())
+		ix = open()
+		if d := cmp.Diff(want, entries(t, ix)); d != "" {
+			t.Fatal(round, d)
+		}
+	}
+	must(t, ix.close())
+}
+
+// TestOldVersionsGo: what no snapshot can see any more leaves the disk with the next compaction.
+func TestOldVersionsGo(t *testing.T) {
+	o, err := Options{Dir: memDir(t), Memory: minMemory, Log: quiet}.withDefaults()
+	must(t, err)
+	ix, err := openIndex(o.Dir, &o)
+	must(t, err)
+	const keys, size, rounds = 5000, 1 << 10, 16
+	for range rounds {
+		w := newWrites(ix.db, ix.versions.next())
+		for i := range keys {
+			w.set(recordKey(event.Seq(i)), make([]byte, size))
+		}
+		must(t, w.finish())
+		ix.versions.done(w.version)
+		ix.snapshot().release()
+	}
+	bytes := int64(0)
+	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(20 * time.Millisecond) {
+		bytes = 0
+		for _, table := range ix.db.Tables() {
+			bytes += int64(table.OnDiskSize)
+		}
+		if bytes < keys*size*rounds/2 {
+			break
+		}
+	}
+	if bytes >= keys*size*rounds/2 {
+		t.Errorf("the tables have %d bytes, the keys and values %d", bytes, keys*size)
+	}
+	must(t, ix.close())
+}
+
+// TestJournalAfterACutFlush: a crash in the middle of a flush changes nothing of what the journal says.
+func TestJournalAfterACutFlush(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Log: quiet}
+	e, rs := write(t, o, 300, journal.Written)
+	must(t, e.settle(context.Background()))
+	before := copyDir(t, o.Dir)
+	for i, r := range rs {
+		if i%4 == 0 {
+			deliver(t, e, journal.Written, r)
+		}
+	}
+	for i := range 200 {
+		r := accept(t, e, journal.Written, sample(1000+i)).Record
+		if i%3 > 0 {
+			deliver(t, e, journal.Written, r)
+		}
+	}
+	want := everything(t, e)
+	after := entries(t, e.index)
+	must(t, e.Close())
+
+	cut := copyDir(t, o.Dir) // the log as it is, and of the last flushes every other entry
+	must(t, os.RemoveAll(filepath.Join(cut, nameIndex)), os.Rename(filepath.Join(before, nameIndex), filepath.Join(cut, nameIndex)))
+	o.Dir = cut
+	c, err := o.withDefaults()
+	must(t, err)
+	ix, err := openIndex(filepath.Join(cut, nameIndex), &c)
+	must(t, err)
+	w, n := newWrites(ix.db, ix.versions.next()), 0
+	for k, v := range after {
+		if n++; n%2 == 0 && k != string(prefixPosition) {
+			w.set([]byte(k), []byte(v))
+		}
+	}
+	must(t, w.finish(), ix.close())
+	e = start(t, o)
+	if d := cmp.Diff(want, everything(t, e)); d != "" {
+		t.Error(d)
+	}
+	if _, err := os.Stat(filepath.Join(cut, nameIndex+".old")); err == nil {
+		t.Error("the index was rebuilt")
+	}
+	must(t, e.Close())
+}
