@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -79,11 +80,23 @@ func fixture(t *testing.T, c journaltest.Config, segmentSize int64) *journaltest
 	return x
 }
 
-// copyDir copies a journal as it lies on disk: what a killed process leaves.
+// copyDir copies a journal as it lies on disk: what a killed process leaves. Badger may remove a file meanwhile; then it begins again.
 func copyDir(t testing.TB, dir string) string {
 	t.Helper()
-	to := t.TempDir()
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	for try := 0; ; try++ {
+		to := t.TempDir()
+		err := copyFiles(dir, to)
+		if err == nil {
+			return to
+		}
+		if !errors.Is(err, fs.ErrNotExist) || try == 10 {
+			t.Fatal(err)
+		}
+	}
+}
+
+func copyFiles(dir, to string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -107,8 +120,4 @@ func copyDir(t testing.TB, dir string) string {
 		_, err = io.Copy(out, in)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return to
 }
