@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,21 @@ func TestNoisyRunPrintsNothing(t *testing.T) {
 	}
 	if err := noisy("", subjectOf("proxy", 1, 1, 1.3), 0.25); !errors.Is(err, errNoisy) {
 		t.Error(err)
+	}
+}
+
+// A black hole is judged against two gateways without one, and not where those two differ as much.
+func TestBlackHoleIsJudgedBesideAControl(t *testing.T) {
+	quiet, loud := []float64{1, 1.02, 0.98, 1.01, 1, 0.99, 1, 1.01, 1}, []float64{1, 3, 0.4, 2, 1, 0.5, 1, 1.8, 0.6}
+	flat := slices.Repeat([]float64{1}, len(quiet))
+	slower := slices.Repeat([]float64{1.2}, len(quiet))
+	for _, c := range []struct {
+		again, hole []float64
+		want        error
+	}{{quiet, quiet, nil}, {quiet, slower, errBar}, {loud, slower, errNoisy}, {slower, slower, errNoisy}} {
+		if err := judgeHole(flat, c.again, c.hole); !errors.Is(err, c.want) {
+			t.Errorf("without %v, black hole %v: %v", c.again, c.hole, err)
+		}
 	}
 }
 

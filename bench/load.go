@@ -22,6 +22,7 @@ type work struct {
 	rate        float64       // requests per second, by the clock; 0 = each connection as fast as it is answered
 	duplicates  float64       // share of requests that repeat an event that was answered before
 	patience    time.Duration // how long the last answers may take; 0 = 30 s
+	resources   uint64        // how many there are; 0 = each event has its own
 }
 
 // result is what the senders saw.
@@ -80,6 +81,7 @@ func (l *load) run(ctx context.Context, t *target, w work) (result, error) {
 		w.patience = 30 * time.Second
 	}
 	d := &driver{l: l, w: w, t: t, form: newRequestForm(t.path, l.run0, w.body, time.Now()), byFD: map[int32]*sender{}}
+	d.form.resources = w.resources
 	defer d.close()
 	if err := d.connect(); err != nil {
 		return result{}, err

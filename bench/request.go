@@ -22,7 +22,8 @@ const idDigits = 12
 type requestForm struct {
 	text             []byte
 	signature        int // where its 64 hex digits go
-	resource, number int // where the number goes, twice
+	resource, number int // where the numbers of the resource and of the event go
+	resources        uint64
 	tail             int // the signed bytes from here on differ
 	signer           *signer
 }
@@ -58,7 +59,11 @@ func filling(n int) string {
 
 // write gives request number n, in the form's own memory or in buf, which must be a copy of the form's text.
 func (f *requestForm) write(buf []byte, n uint64) []byte {
-	putDecimal(buf[f.resource:f.resource+idDigits], n)
+	r := n
+	if f.resources > 0 {
+		r = n % f.resources
+	}
+	putDecimal(buf[f.resource:f.resource+idDigits], r)
 	putDecimal(buf[f.number:f.number+idDigits], n)
 	f.signer.sign(buf[f.signature:f.signature+64], buf[f.tail:])
 	return buf

@@ -61,6 +61,7 @@ func allScenarios() []scenario {
 		}},
 		{"stored", runStored},
 		{"pending", runPending},
+		{"hole", runHole},
 	}
 }
 

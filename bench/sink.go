@@ -16,9 +16,13 @@ import (
 )
 
 // sinkStats is what the sink has seen.
-type sinkStats struct{ Unique, Repeats uint64 }
+type sinkStats struct{ Unique, Repeats, Holes uint64 }
 
-// A sink is the consumer: one thread over epoll that reads whole requests, notes the number at the end of each body and answers 200.
+// holeMark stands where the number of an event begins that is not answered.
+const holeMark = "blackhole"
+
+// A sink is the consumer: one thread over epoll that reads whole requests, notes the number at the end of each body and answers 200,
+// but for black holes.
 type sink struct {
 	epoll int
 	mu    sync.Mutex // guards peers, which the accepting goroutine adds to
@@ -160,7 +164,11 @@ func (s *sink) answer(p *peer, request []byte) bool {
 		return writeAll(p.fd, sinkBad)
 	}
 	number, ok := decimal(body[len(body)-2-idDigits : len(body)-2])
-	if !ok {
+	switch {
+	case bytes.HasPrefix(body[len(body)-2-idDigits:], []byte(holeMark)):
+		s.stats.Holes++
+		return true
+	case !ok:
 		return writeAll(p.fd, sinkBad)
 	}
 	s.note(number)

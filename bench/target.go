@@ -185,16 +185,16 @@ func (f *fleet) startGateway(binary, name, dir, mode, sync string) (*target, err
 	return &target{name: name, addr: addr, path: "/bench", admin: admin, pid: cmd.Process.Pid, cmd: cmd}, nil
 }
 
-// gatewayConfig has the source that is measured, and backlog, whose consumer does not listen.
+// gatewayConfig has the source that is measured, the same with lanes, and backlog, whose consumer does not listen.
 func gatewayConfig(addr, admin, data, sink, nobody, mode, sync string) string {
 	return fmt.Sprintf(`version: 1
-listen: %q
-data_dir: %q
-admin: {listen: %q}
-journal: {min_free: 64MiB, sync: %s}
+listen: %[1]q
+data_dir: %[2]q
+admin: {listen: %[3]q}
+journal: {min_free: 64MiB, sync: %[4]s}
 upstreams:
-  sink: {url: "http://%s", max_in_flight: 256}
-  nobody: {url: "http://%s"}
+  sink: {url: "http://%[5]s", max_in_flight: 256}
+  nobody: {url: "http://%[6]s"}
 sources:
   bench:
     path: /bench
@@ -202,7 +202,16 @@ sources:
     secrets: [{env: BENCH_SECRET}]
     verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, prefix: "sha256=", signed: "{timestamp}.{body}", timestamp: "header:X-Timestamp", tolerance: 5m}
     identity: {id: "json:id", type: "json:type", resource: "json:resource"}
-    delivery: {mode: %s, upstream: sink}
+    delivery: {mode: %[7]s, upstream: sink}
+    limits: {pending: 1000000}
+  lanes:
+    path: /lanes
+    provider: custom
+    secrets: [{env: BENCH_SECRET}]
+    verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, prefix: "sha256=", signed: "{timestamp}.{body}", timestamp: "header:X-Timestamp", tolerance: 5m}
+    identity: {id: "json:id", type: "json:type", resource: "json:resource"}
+    ordering: {policy: serial}
+    delivery: {mode: %[7]s, upstream: sink}
     limits: {pending: 1000000}
   backlog:
     path: /backlog
