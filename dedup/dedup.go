@@ -196,29 +196,24 @@ func (x *Index) Lookup(ctx context.Context, keys []event.Key, body *[32]byte) (F
 }
 
 // Met makes a Found of an event that the journal named when it refused a claim: the look-up and the claim are one then.
-func (x *Index) Met(r *event.Record, key int, body *[32]byte) Found {
+func (x *Index) Met(f *event.Fate, key int, body *[32]byte) Found {
 	x.count("log", true)
-	return Found{Fate: event.Fate{ID: r.ID, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}, Key: key, Other: r.BodySHA256 != *body}
+	return Found{Fate: *f, Key: key, Other: f.BodySHA256 != *body}
 }
 
 // Missed counts a claim that the journal granted without a look-up before it.
 func (x *Index) Missed() { x.count("log", false) }
 
-// Remember fills the cache with a fate that is durable and can no longer change. Call it only after the commit.
-func (x *Index) Remember(keys []event.Key, r *event.Record) {
-	e := known{id: r.ID, digest: digest(&r.BodySHA256), state: r.State, reason: r.Reason}
+// Remember fills the cache with a fate that is durable and final. Call it only after the commit.
+func (x *Index) Remember(keys []event.Key, f *event.Fate) {
+	e := known{id: f.ID, digest: digest(&f.BodySHA256), state: f.State, reason: f.Reason}
 	for _, k := range keys {
 		s := x.at(k)
 		s.mu.Lock()
-		e.expires = r.ReceivedAt.Add(time.Duration(x.window.Load())).Unix() // read with the lock held: see Reconfigure
+		e.expires = f.ReceivedAt.Add(time.Duration(x.window.Load())).Unix() // read with the lock held: see Reconfigure
 		s.known.Add(k, e)
 		s.mu.Unlock()
 	}
-}
-
-// Final says whether a fate can no longer change by itself or by its sender: only such may be remembered.
-func Final(r *event.Record) bool {
-	return r.State == event.Delivered || r.State == event.Replayed || r.State == event.Rejected
 }
 
 func digest(sum *[32]byte) uint64 { return binary.LittleEndian.Uint64(sum[:8]) }

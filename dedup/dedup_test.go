@@ -102,7 +102,7 @@ func TestCacheEndsWithTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &logOf{fates: map[event.Key]event.Fate{}}
 		x := index(t, l)
-		r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now(), BodySHA256: [32]byte{1}}
+		r := &event.Fate{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now(), BodySHA256: [32]byte{1}}
 		keys := []event.Key{key(1)}
 		look := func() (Found, bool) {
 			f, ok := x.Cached(keys, &r.BodySHA256, time.Now())
@@ -135,7 +135,7 @@ func TestCacheEndsWithTheWindow(t *testing.T) {
 
 func BenchmarkKnown(b *testing.B) {
 	x := index(b, &logOf{})
-	r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
+	r := &event.Fate{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
 	keys := []event.Key{key(1)}
 	x.Remember(keys, r)
 	b.ReportAllocs()
@@ -149,7 +149,7 @@ func BenchmarkKnown(b *testing.B) {
 // BenchmarkNew is an id that nobody has sent before, on its way in front of the journal's own claim.
 func BenchmarkNew(b *testing.B) {
 	x := index(b, &logOf{})
-	r := &event.Record{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
+	r := &event.Fate{ID: event.MakeID(time.Now(), 1, 0), State: event.Delivered, ReceivedAt: time.Now()}
 	keys := []event.Key{{}}
 	n := uint64(0)
 	b.ReportAllocs()

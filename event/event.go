@@ -377,6 +377,16 @@ type Fate struct {
 	ReceivedAt time.Time
 }
 
+// Fate is the record's, as the journal remembers it.
+func (r *Record) Fate() Fate {
+	return Fate{ID: r.ID, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}
+}
+
+// Final says whether the fate can no longer change by itself or by its sender.
+func (f *Fate) Final() bool {
+	return f.State == Delivered || f.State == Replayed || f.State == Rejected
+}
+
 // Known says whether there is anything under the key.
 func (f Fate) Known() bool { return !f.ID.IsZero() }
 

@@ -53,7 +53,7 @@ func unavailable(after time.Duration) reply {
 
 // reply is what the sender is told of an event that went through.
 func (s *Source) reply(h *recovery.Handled) reply {
-	r := reply{outcome: string(h.Outcome), id: h.Record.ID}
+	r := reply{outcome: string(h.Outcome), id: h.Fate.ID}
 	switch h.Outcome {
 	case recovery.Accepted:
 		r.status, r.own = s.statuses.Accepted, &s.Own.Accepted
@@ -136,13 +136,13 @@ func (p *Pipeline) write(v *visit, r *reply, a *Answer) {
 	if !r.id.IsZero() {
 		h = append(r.id.AppendText(append(h, "Hooktender-Id: "...)), "\r\n"...)
 	}
-	if id := v.rec.EventID; id != "" {
+	if id := v.sub.Record.EventID; id != "" {
 		if !v.src.JoinedID {
 			id = event.EscapeID(id)
 		}
 		h = h.AppendString("Hooktender-Event-Id", id)
 	}
-	if v.src != nil && v.src.Own.Echo != "" && v.rec.Verified {
+	if v.src != nil && v.src.Own.Echo != "" && v.sub.Record.Verified {
 		if value, n := v.req.Head.Get(v.src.Own.Echo); n == 1 {
 			if _, there := h.Get(v.src.Own.Echo); there == 0 {
 				h = h.Append(v.src.Own.Echo, value)

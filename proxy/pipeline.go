@@ -103,13 +103,12 @@ type visit struct {
 	req     *event.Request
 	params  []selector.Param
 	began   time.Time
-	rec     event.Record
 	keys    []event.Key
 	aliases []event.Key
 	payload event.Payload
-	known   bool // the journal has been asked about its keys
-	other   bool // a redelivery whose body is not the one that failed
-	sub     recovery.Submission
+	known   bool                // the journal has been asked about its keys
+	other   bool                // a redelivery whose body is not the one that failed
+	sub     recovery.Submission // with the record
 	keybuf  [3]event.Key
 	aliasb  [1]event.Key
 }
@@ -183,8 +182,8 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 	}
 	switch {
 	case verdict.OK:
-		v.rec.Verified, v.rec.SignedAt = true, verdict.SignedAt
-		v.rec.Origin = s.binds == "origin"
+		v.sub.Record.Verified, v.sub.Record.SignedAt = true, verdict.SignedAt
+		v.sub.Record.Origin = s.binds == "origin"
 		if s.MACKey && len(verdict.MAC) > 0 {
 			v.keys = append(v.keybuf[:1], event.MakeKey(event.KeyMAC, s.Name, string(verdict.MAC)))
 		}
@@ -202,26 +201,26 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 	s := v.src
 	ids, err := s.Identity.Extract(v.req, v.params)
 	if err == nil {
-		err = s.fill(&v.rec, &ids)
+		err = s.fill(&v.sub.Record, &ids)
 	}
 	if err != nil {
 		p.log.Info("unidentified", "source", s.Name, "error", err)
 		return reply{status: 422, outcome: "unidentified"}, true
 	}
 	kind := event.KeyEvent
-	if s.Verifier != nil && !v.rec.Verified {
+	if s.Verifier != nil && !v.sub.Record.Verified {
 		kind = event.KeyObserved
 	}
-	v.keybuf[0] = event.MakeKey(kind, ids.ID.AppendParts(append(make([]string, 0, 4), s.Name, v.rec.Account))...)
+	v.keybuf[0] = event.MakeKey(kind, ids.ID.AppendParts(append(make([]string, 0, 4), s.Name, v.sub.Record.Account))...)
 	if v.keys == nil {
 		v.keys = v.keybuf[:1]
 	}
-	if s.JoinedID || v.rec.Account != "" || kind != event.KeyEvent {
-		v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.rec.EventID) // its own key does not tell its id alone
+	if s.JoinedID || v.sub.Record.Account != "" || kind != event.KeyEvent {
+		v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.sub.Record.EventID) // its own key does not tell its id alone
 		v.aliases = v.aliasb[:]
 	}
-	v.rec.Source, v.rec.Provider, v.rec.ReceivedAt = s.Name, s.Provider, v.began
-	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
+	v.sub.Record.Source, v.sub.Record.Provider, v.sub.Record.ReceivedAt = s.Name, s.Provider, v.began
+	v.sub.Record.BodyBytes, v.sub.Record.BodySHA256, v.sub.Record.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
 	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,
 		Peer: v.req.Peer.String(), TLS: v.req.TLS}
 	return reply{}, false
@@ -234,7 +233,7 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 		if mine != nil {
 			r := p.claimed(ctx, v)
 			if mine.Awaited() {
-				mine.Release(r.keep(&v.rec))
+				mine.Release(r.keep(&v.sub.Record))
 			} else {
 				mine.Release(nil)
 			}
@@ -254,13 +253,13 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 // claimed is dedup, order and deliver for a request that holds its keys. Where nothing has to be decided before the event is stored, the journal's own
 // claim is the look-up.
 func (p *Pipeline) claimed(ctx context.Context, v *visit) reply {
-	found, known := p.index.Cached(v.keys, &v.rec.BodySHA256, v.began)
-	if !known && v.src.claimFirst(&v.rec) {
+	found, known := p.index.Cached(v.keys, &v.sub.Record.BodySHA256, v.began)
+	if !known && v.src.claimFirst(&v.sub.Record) {
 		return p.deliver(ctx, v)
 	}
 	if !known {
 		var err error
-		if found, known, err = p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256); err != nil {
+		if found, known, err = p.index.Lookup(ctx, v.keys, &v.sub.Record.BodySHA256); err != nil {
 			return p.broken(v, err)
 		}
 	}
@@ -277,7 +276,7 @@ func (p *Pipeline) claimed(ctx context.Context, v *visit) reply {
 func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (reply, bool) {
 	s := v.src
 	if s.Dedup.Mode == "observe" {
-		p.log.Info("duplicate, observed only", "source", s.Name, "event_id", v.rec.EventID)
+		p.log.Info("duplicate, observed only", "source", s.Name, "event_id", v.sub.Record.EventID)
 		p.journal.Note(f.ID, 1, 0)
 		v.keys, v.aliases = nil, nil
 		return reply{}, false
@@ -306,12 +305,8 @@ func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (repl
 		if _, err := p.journal.Commit(ctx, nil, journal.Synced); err != nil {
 			return p.broken(v, err), true
 		}
-		if f.State == event.Delivered || f.State == event.Replayed || f.State == event.Rejected {
-			known := v.rec
-			known.ID, known.State, known.Reason, known.ReceivedAt = f.ID, f.State, f.Reason, f.ReceivedAt
-			if !f.Other {
-				p.index.Remember(v.keys[f.Key:f.Key+1], &known)
-			}
+		if f.Final() && !f.Other {
+			p.index.Remember(v.keys[f.Key:f.Key+1], &f.Fate)
 		}
 	}
 	return reply{status: s.statuses.Duplicate, outcome: "duplicate", own: &s.Own.Duplicate, conflict: conflict, id: f.ID}, true
@@ -319,7 +314,7 @@ func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (repl
 
 // conflict counts and logs the same id with another body.
 func (p *Pipeline) conflict(v *visit, id event.ID) {
-	p.log.Warn("conflict: same id, other body", "source", v.src.Name, "id", id.String(), "event_id", v.rec.EventID)
+	p.log.Warn("conflict: same id, other body", "source", v.src.Name, "id", id.String(), "event_id", v.sub.Record.EventID)
 	p.journal.Note(id, 0, 1)
 	if v.src.onConflict != nil {
 		v.src.onConflict()
@@ -328,11 +323,12 @@ func (p *Pipeline) conflict(v *visit, id event.ID) {
 
 // again makes the visit a redelivery of a failed event: the record goes on, with the bytes in hand.
 func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
-	fresh := v.rec
-	v.rec = *old
-	v.rec.Type, v.rec.Resource, v.rec.Version = fresh.Type, fresh.Resource, fresh.Version
-	v.rec.Verified, v.rec.SignedAt, v.rec.Origin = fresh.Verified, fresh.SignedAt, fresh.Origin
-	v.rec.BodyBytes, v.rec.BodySHA256, v.rec.HasPayload = fresh.BodyBytes, fresh.BodySHA256, true
+	rec := &v.sub.Record
+	fresh := *rec
+	*rec = *old
+	rec.Type, rec.Resource, rec.Version = fresh.Type, fresh.Resource, fresh.Version
+	rec.Verified, rec.SignedAt, rec.Origin = fresh.Verified, fresh.SignedAt, fresh.Origin
+	rec.BodyBytes, rec.BodySHA256, rec.HasPayload = fresh.BodyBytes, fresh.BodySHA256, true
 	if v.other = conflict; conflict {
 		p.conflict(v, old.ID)
 	}
@@ -340,8 +336,8 @@ func (p *Pipeline) again(v *visit, old *event.Record, conflict bool) {
 
 // deliver hands the event over and says what became of it.
 func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
-	again := !v.rec.ID.IsZero()
-	v.sub = recovery.Submission{Record: v.rec, Again: again, Payload: &v.payload, Keys: v.keys, Aliases: v.aliases}
+	v.sub.Again = !v.sub.Record.ID.IsZero()
+	v.sub.Payload, v.sub.Keys, v.sub.Aliases = &v.payload, v.keys, v.aliases
 	h, err := v.src.Delivery.Deliver(ctx, &v.sub)
 	switch {
 	case err != nil && !(errors.Is(err, journal.ErrFull) && !v.known):
@@ -353,20 +349,19 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 		return p.ifKnown(ctx, v, unavailable(h.RetryAfter)) // a duplicate is answered also when nothing new is taken
 	case h.Outcome == recovery.Duplicate && !v.known:
 		v.known = true
-		r, done := p.duplicate(ctx, v, p.index.Met(&h.Record, h.Key, &v.rec.BodySHA256))
+		r, done := p.duplicate(ctx, v, p.index.Met(&h.Fate, h.Key, &v.sub.Record.BodySHA256))
 		if done {
 			return r
 		}
 		return p.deliver(ctx, v)
 	case h.Outcome == recovery.Duplicate:
-		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", own: &v.src.Own.Duplicate, id: h.Record.ID}
+		return reply{status: v.src.statuses.Duplicate, outcome: "duplicate", own: &v.src.Own.Duplicate, id: h.Fate.ID}
 	}
 	if !v.known {
 		p.index.Missed()
 	}
-	v.rec = h.Record
-	if dedup.Final(&h.Record) && len(v.keys) > 0 {
-		p.index.Remember(v.keys, &h.Record)
+	if h.Fate.Final() && len(v.keys) > 0 {
+		p.index.Remember(v.keys, &h.Fate)
 	}
 	r := v.src.reply(&h)
 	r.conflict = v.other
@@ -376,7 +371,7 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 // ifKnown looks an event up that was not taken: a duplicate has its answer all the same.
 func (p *Pipeline) ifKnown(ctx context.Context, v *visit, otherwise reply) reply {
 	v.known = true
-	found, known, err := p.index.Lookup(ctx, v.keys, &v.rec.BodySHA256)
+	found, known, err := p.index.Lookup(ctx, v.keys, &v.sub.Record.BodySHA256)
 	switch {
 	case err != nil:
 		return p.broken(v, err)
@@ -400,7 +395,7 @@ func (p *Pipeline) broken(v *visit, err error) reply {
 // asTheFirst answers a duplicate of a request that was under way with that one's answer.
 func (p *Pipeline) asTheFirst(v *visit, first *kept) reply {
 	r := first.reply.as("duplicate")
-	if first.sum == v.rec.BodySHA256 {
+	if first.sum == v.sub.Record.BodySHA256 {
 		p.journal.Note(first.reply.id, 1, 0)
 		return r
 	}

@@ -155,7 +155,7 @@ func (f *flight) unreadable(cause error) {
 	})
 	f.rec = rec
 	f.releaseLane(true)
-	f.tell(Handled{Outcome: Failed, Record: rec})
+	f.tell(Handled{Outcome: Failed, Fate: rec.Fate()})
 }
 
 // begun is the attempt as it stands while it runs.
@@ -298,13 +298,13 @@ func (f *flight) finish(res forward.Result) Handled {
 	}
 	out, err := r.journal.Commit(context.Background(), f.commit[:], d) // also when the hard stop broke the attempt off
 	if err != nil {
-		return f.tell(Handled{Outcome: Unavailable, Record: f.rec})
+		return f.tell(Handled{Outcome: Unavailable, Fate: f.rec.Fate()})
 	}
 	if !out[0].Applied {
 		// An operator settled it while the attempt ran; the attempt is kept, the decision stands.
 		f.keepAttempt(at)
 		f.leaveLane()
-		return f.tell(Handled{Outcome: Accepted, Record: out[0].Record})
+		return f.tell(Handled{Outcome: Accepted, Fate: out[0].Record.Fate()})
 	}
 	f.rec = out[0].Record
 	r.logAttempt(&f.rec, at)
@@ -312,7 +312,7 @@ func (f *flight) finish(res forward.Result) Handled {
 		r.measure.Attempt(f.cfg.up.name, at.Outcome, at.Duration)
 	}
 	f.land(&f.rec)
-	return f.tell(Handled{Outcome: handledAs(&f.rec), Record: f.rec, Result: &res})
+	return f.tell(Handled{Outcome: handledAs(&f.rec), Fate: f.rec.Fate(), Result: &res})
 }
 
 // keepAttempt stores the attempt beside a record that somebody else changed.

@@ -29,7 +29,7 @@ const (
 // Handled says what became of an event, as far as its sender is concerned.
 type Handled struct {
 	Outcome    Outcome
-	Record     event.Record
+	Fate       event.Fate      // of the event; with Duplicate, of the one that is known
 	Result     *forward.Result // the upstream's answer, where the sender gets it
 	RetryAfter time.Duration   // with Unavailable; 0 = the default
 	Key        int             // with Duplicate: under which of the keys it is known
@@ -37,13 +37,14 @@ type Handled struct {
 
 // Submission is a verified event that is new, or that its sender sends again after it had failed.
 type Submission struct {
-	Record  event.Record // of a redelivery: the record as it is in the journal
+	Record  event.Record // of a redelivery: the record as it is in the journal. Changed by Deliver
 	Again   bool         // a redelivery
 	Payload *event.Payload
 	Keys    []event.Key
 	Aliases []event.Key
 
-	key    int               // of a refused claim: which key was known
+	known  event.Fate        // of a refused claim: the event that has the key
+	key    int               // … and which of the keys it is
 	accept [1]journal.Accept // room for the call
 }
 
@@ -56,9 +57,11 @@ func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) 
 		return Handled{Outcome: Unavailable}, nil
 	}
 	rec := &sub.Record
-	rec.NextTrigger = event.TriggerInitial
 	if sub.Again {
 		s.reopen(rec)
+	} else { // as it was found, should it come here twice
+		rec.NextTrigger, rec.OrderNote = event.TriggerInitial, ""
+		rec.NextAt, rec.HeldSince, rec.SettledAt = time.Time{}, time.Time{}, time.Time{}
 	}
 	rec.State, rec.Reason = event.Pending, event.Queued
 	if laned(c.policy, rec) {
@@ -107,33 +110,48 @@ func (s *Source) note(ctx context.Context, c *compiled, rec *event.Record) error
 	return nil
 }
 
-// store writes the event: a new one is claimed, one that comes again is reopened. False: another event has one of its keys.
-func (s *Source) store(ctx context.Context, sub *Submission, at *event.Attempt, d journal.Durability) (bool, error) {
+// store writes the event, whose record rec is: a new one is claimed, one that comes again is reopened. False: another event has one of its keys,
+// and rec stays as it is.
+func (s *Source) store(ctx context.Context, sub *Submission, rec *event.Record, at *event.Attempt, d journal.Durability) (bool, error) {
 	if sub.Again {
-		out, err := s.r.journal.Commit(ctx, []journal.Transition{{Record: sub.Record, Attempt: at, Payload: sub.Payload}}, d)
+		out, err := s.r.journal.Commit(ctx, []journal.Transition{{Record: *rec, Attempt: at, Payload: sub.Payload}}, d)
 		if err != nil {
 			return false, err
 		}
-		sub.Record = out[0].Record
-		return out[0].Applied, nil
+		if !out[0].Applied {
+			sub.known, sub.key = out[0].Record.Fate(), 0
+			return false, nil
+		}
+		*rec = out[0].Record
+		return true, nil
 	}
-	sub.accept[0] = journal.Accept{Record: sub.Record, Payload: sub.Payload, Keys: sub.Keys, Aliases: sub.Aliases}
+	a := &sub.accept[0]
+	a.Record, a.Payload, a.Keys, a.Aliases = *rec, sub.Payload, sub.Keys, sub.Aliases
 	v, err := s.r.journal.Accept(ctx, sub.accept[:], d)
 	if err != nil {
 		return false, err
 	}
-	sub.Record, sub.key = v[0].Record, v[0].Key
-	return v[0].Accepted, nil
+	if !v[0].Accepted {
+		sub.known, sub.key = v[0].Record.Fate(), v[0].Key
+		return false, nil
+	}
+	*rec = v[0].Record
+	return true, nil
+}
+
+// duplicate is what the sender is told when store says false.
+func (sub *Submission) duplicate() Handled {
+	return Handled{Outcome: Duplicate, Fate: sub.known, Key: sub.key}
 }
 
 // queueUp stores the event for the schedule and answers at once.
 func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as Outcome) (Handled, error) {
-	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
+	if ok, err := s.store(ctx, sub, &sub.Record, nil, journal.Synced); err != nil || !ok {
+		return sub.duplicate(), err
 	}
 	s.r.logEvent(&sub.Record)
 	s.requeue(&sub.Record, nil)
-	return Handled{Outcome: as, Record: sub.Record}, nil
+	return Handled{Outcome: as, Fate: sub.Record.Fate()}, nil
 }
 
 // deliverNow makes the first attempt while the sender waits (proxy and hybrid, without a lane).
@@ -157,17 +175,15 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	f.src, f.cfg, f.rec, f.payload, f.slot, f.waiting = s, c, sub.Record, sub.Payload, sl, c.Delivery.Mode == "proxy"
 	_, f.client = s.aim()
 	f.prepare(time.Now())
-	sub.Record = f.rec
 	var begun *event.Attempt
 	if sub.Again { // a new event's record says itself that its first attempt is under way
 		begun = f.begun()
 	}
-	ok, err := s.store(ctx, sub, begun, journal.Written)
+	ok, err := s.store(ctx, sub, &f.rec, begun, journal.Written)
 	if err != nil || !ok {
 		sl.cancel()
-		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
+		return sub.duplicate(), err
 	}
-	f.rec = sub.Record
 	s.r.logEvent(&f.rec)
 	x := f.client.Begin(s.r.ctx, f.call())
 	if f.waiting {
@@ -180,7 +196,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	}
 	// The sender's time is up, the attempt's is not: it goes on, and its result is recorded.
 	f.payload = nil
-	rec := f.rec
+	fate := f.rec.Fate()
 	s.r.work.Go(func() {
 		x.Wait(time.Time{})
 		f.finish(x.Result())
@@ -188,7 +204,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
 		return Handled{}, err
 	}
-	return Handled{Outcome: Accepted, Record: rec}, nil
+	return Handled{Outcome: Accepted, Fate: fate}, nil
 }
 
 // patience is how long the sender may wait.
@@ -239,8 +255,8 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if store {
 		durable = journal.Synced
 	}
-	if ok, err := s.store(ctx, sub, nil, durable); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
+	if ok, err := s.store(ctx, sub, rec, nil, durable); err != nil || !ok {
+		return sub.duplicate(), err
 	}
 	s.r.logEvent(rec)
 	var w *sender
@@ -259,9 +275,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	s.mu.Unlock()
 	switch {
 	case d == ordering.Hold:
-		return Handled{Outcome: Held, Record: *rec}, nil
+		return Handled{Outcome: Held, Fate: rec.Fate()}, nil
 	case store:
-		return Handled{Outcome: Accepted, Record: *rec}, nil
+		return Handled{Outcome: Accepted, Fate: rec.Fate()}, nil
 	}
 	return s.await(ctx, c, l, e, w, rec)
 }
@@ -289,7 +305,7 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 		return Handled{}, err
 	}
 	if flying {
-		return Handled{Outcome: Accepted, Record: *rec}, nil
+		return Handled{Outcome: Accepted, Fate: rec.Fate()}, nil
 	}
 	held, _ := s.r.change(rec.ID, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {
 		waits := now.State == event.Pending && now.Reason == event.Queued
@@ -299,7 +315,7 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	if held.ID.IsZero() {
 		held = *rec
 	}
-	return Handled{Outcome: Held, Record: held}, nil
+	return Handled{Outcome: Held, Fate: held.Fate()}, nil
 }
 
 // judge finds the lane, pins it and asks the policy. No lane: a bound is reached.
@@ -339,11 +355,11 @@ func (s *Source) unpin(l *lane, d ordering.Decision) {
 // reject records an event that goes no further.
 func (s *Source) reject(ctx context.Context, sub *Submission, why event.Reason) (Handled, error) {
 	s.end(&sub.Record, event.Rejected, why)
-	if ok, err := s.store(ctx, sub, nil, journal.Synced); err != nil || !ok {
-		return Handled{Outcome: Duplicate, Record: sub.Record, Key: sub.key}, err
+	if ok, err := s.store(ctx, sub, &sub.Record, nil, journal.Synced); err != nil || !ok {
+		return sub.duplicate(), err
 	}
 	s.r.logEvent(&sub.Record)
-	return Handled{Outcome: outcomeOf(event.Rejected, why), Record: sub.Record}, nil
+	return Handled{Outcome: outcomeOf(event.Rejected, why), Fate: sub.Record.Fate()}, nil
 }
 
 // handledAs is what the sender is told after an attempt.

@@ -259,7 +259,7 @@ func (s *Source) settleAll(es []*ordering.Entry, st event.State, why event.Reaso
 			return true, nil
 		})
 		if w, _ := e.Owner.(*sender); w != nil {
-			w.answer(Handled{Outcome: outcomeOf(st, why), Record: rec})
+			w.answer(Handled{Outcome: outcomeOf(st, why), Fate: rec.Fate()})
 		}
 		if ok {
 			s.r.logEvent(&rec)

@@ -16,6 +16,8 @@ type op struct {
 	durability journal.Durability
 	accepts    []acceptItem
 	commits    []commitItem
+	verdicts   []journal.Verdict   // one for each of accepts; the caller's afterwards
+	outcomes   []journal.Outcome   // one for each of commits; the caller's afterwards
 	run        func(*writer) error // for the rarer kinds; its error is the journal's failure
 
 	wait uint64 // the frame that must be on disk (or, for Written, written) before the release
@@ -31,7 +33,7 @@ type acceptItem struct {
 	received int64
 	owners   [maxKeys]event.Seq // of the keys, in the index as of gen
 	gen      uint64
-	verdict  journal.Verdict
+	verdict  *journal.Verdict // holds the record as it was given until it is decided
 }
 
 type commitItem struct {
@@ -39,7 +41,7 @@ type commitItem struct {
 	parts   parts
 	found   *item // the event in the index as of gen, if the overlay did not have it
 	gen     uint64
-	outcome journal.Outcome
+	outcome *journal.Outcome // holds the record as it was given until it is decided
 }
 
 // queue holds the ops that the writer has not taken yet.

@@ -28,11 +28,7 @@ func (e *Engine) Accept(ctx context.Context, evs []journal.Accept, d journal.Dur
 	if err != nil {
 		return nil, err
 	}
-	out := make([]journal.Verdict, len(o.accepts))
-	for i := range o.accepts {
-		out[i] = o.accepts[i].verdict
-	}
-	return out, nil
+	return o.verdicts, nil
 }
 
 // prepareAccepts encodes the events and looks their keys up in the index.
@@ -53,12 +49,14 @@ func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
 		p.to = len(o.buf)
 		plans = append(plans, p)
 	}
+	o.verdicts = make([]journal.Verdict, len(evs))
 	gen := e.generation() // before the look-ups: what they do not see, the index may learn with the next
 	for i := range evs {
 		ev := &evs[i]
 		o.accepts = append(o.accepts, acceptItem{received: nanos(ev.Record.ReceivedAt), gen: gen})
 		a := &o.accepts[i]
-		a.verdict.Record = cloneRecord(&ev.Record)
+		a.verdict = &o.verdicts[i]
+		copyRecord(&a.verdict.Record, &ev.Record)
 		a.parts.keys = append(append(make([]event.Key, 0, len(ev.Keys)+len(ev.Aliases)), ev.Keys...), ev.Aliases...)
 		a.parts.claimed = len(ev.Keys)
 		if ev.Cursor != nil {
@@ -93,14 +91,13 @@ func (e *Engine) indexedOwner(k event.Key) (event.Seq, error) {
 	return seq, nil
 }
 
-// cloneRecord copies what a record points to.
-func cloneRecord(r *event.Record) event.Record {
-	c := *r
-	if c.Resolution != nil {
-		x := *c.Resolution
-		c.Resolution = &x
+// copyRecord copies a record and what it points to.
+func copyRecord(to, from *event.Record) {
+	*to = *from
+	if from.Resolution != nil {
+		x := *from.Resolution
+		to.Resolution = &x
 	}
-	return c
 }
 
 // Commit implements journal.Journal.
@@ -114,14 +111,10 @@ func (e *Engine) Commit(ctx context.Context, ts []journal.Transition, d journal.
 		return nil, err
 	}
 	defer e.free(o)
-	if err != nil || len(o.commits) == 0 {
+	if err != nil {
 		return nil, err
 	}
-	out := make([]journal.Outcome, len(o.commits))
-	for i := range o.commits {
-		out[i] = o.commits[i].outcome
-	}
-	return out, nil
+	return o.outcomes, nil
 }
 
 func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
@@ -137,11 +130,14 @@ func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
 		p.to = len(o.buf)
 		plans = append(plans, p)
 	}
+	if len(ts) > 0 {
+		o.outcomes = make([]journal.Outcome, len(ts))
+	}
 	for i := range ts {
 		t := &ts[i]
-		o.commits = append(o.commits, commitItem{})
+		o.commits = append(o.commits, commitItem{outcome: &o.outcomes[i]})
 		c := &o.commits[i]
-		c.outcome.Record = cloneRecord(&t.Record)
+		copyRecord(&c.outcome.Record, &t.Record)
 		if t.Cursor != nil {
 			x := *t.Cursor
 			c.parts.resource = &x

@@ -166,7 +166,7 @@ func (w *writer) accept(o *op) error {
 			if err != nil {
 				return err
 			}
-			a.verdict = journal.Verdict{Key: key, Record: r}
+			*a.verdict = journal.Verdict{Key: key, Record: r}
 			o.wait = max(o.wait, known.lsn)
 			continue
 		}
@@ -228,7 +228,7 @@ func (w *writer) commit(o *op, c *commitItem) error {
 		return err
 	}
 	if old == nil || old.removed || old.marker || old.id != r.ID {
-		c.outcome = journal.Outcome{}
+		*c.outcome = journal.Outcome{}
 		return nil
 	}
 	if old.rev != r.Rev {
@@ -236,7 +236,7 @@ func (w *writer) commit(o *op, c *commitItem) error {
 		if err != nil {
 			return err
 		}
-		c.outcome = journal.Outcome{Record: now}
+		*c.outcome = journal.Outcome{Record: now}
 		o.wait = max(o.wait, old.lsn)
 		return nil
 	}
