@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -25,8 +24,6 @@ import (
 var (
 	reloads = flag.Int("reloads", 12, "reloads of the configuration under load")
 	stops   = flag.Int("stops", 3, "cycles of SIGTERM under load")
-	idle    = flag.Int("idle", 300, "idle connections of the attack; the bar is 10,000")
-	slow    = flag.Int("slow", 60, "slow heads, and slow bodies, of the attack; the bar is 2,000")
 )
 
 // A traffic sends signed events until it is stopped, each id once, and counts what its senders saw.
@@ -42,6 +39,11 @@ type traffic struct {
 
 // load begins traffic of so many senders. A request that gets no answer is failed; whether a refused dial is one is up to the caller.
 func load(g *gatewayProcess, path, prefix string, senders int) *traffic {
+	return paced(g, path, prefix, senders, 0)
+}
+
+// paced is load whose senders pause after each answer.
+func paced(g *gatewayProcess, path, prefix string, senders int, pause time.Duration) *traffic {
 	tr := &traffic{stop: make(chan struct{})}
 	for s := range senders {
 		tr.wg.Go(func() {
@@ -51,7 +53,7 @@ func load(g *gatewayProcess, path, prefix string, senders int) *traffic {
 				select {
 				case <-tr.stop:
 					return
-				default:
+				case <-time.After(pause):
 				}
 				if !tr.one(client, g, path, fmt.Sprintf("%s-%d-%d", prefix, s, i)) {
 					return
@@ -111,15 +113,17 @@ func (tr *traffic) end() {
 	tr.wg.Wait()
 }
 
-// p99 of the answers so far.
+// p99 of the answers since the last call.
 func (tr *traffic) p99() time.Duration {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	if len(tr.took) == 0 {
 		return 0
 	}
-	s := slices.Sorted(slices.Values(tr.took))
-	return s[len(s)*99/100]
+	slices.Sort(tr.took)
+	p := tr.took[len(tr.took)*99/100]
+	tr.took = tr.took[:0]
+	return p
 }
 
 // lost are the acknowledged events that never reached the consumer.
@@ -304,113 +308,50 @@ func TestSecondSigterm(t *testing.T) {
 	g.cmd = nil
 }
 
-// Under attack, legitimate traffic keeps flowing and memory stays bounded.
-func TestUnderAttack(t *testing.T) {
+// Every raw request of the corpus ends as its verdict says, with the real binary between.
+func TestRawRequests(t *testing.T) {
+	cases, err := hooktest.ReadRawCases("../proxy/testdata/rawhttp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := hooktest.NewRecorder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(up.Close)
+	g := startGateway(t, `sources:
+  hook:
+    path: /hook
+    provider: none
+    insecure: true
+    identity: {id: "body:sha256"}
+    dedup: {mode: observe}
+    limits: {body: 1MiB}
+    delivery: {mode: proxy, upstream: "http://`+up.Addr+`"}
+`)
+	for _, c := range cases {
+		for _, wrong := range c.Run(g.public, up) {
+			t.Errorf("%s: %s", c.File, wrong)
+		}
+	}
+}
+
+// A traceparent that is none is replaced, and what came with it goes; a good one travels on (W3C Trace Context).
+func TestTraceparent(t *testing.T) {
 	c, addr := consumer(t)
-	_ = c
-	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\"}}\nsources:\n"+source("s", "delivery: {mode: hybrid, upstream: app}\n    limits: {body: 256KiB}"))
-	quiet := load(g, "/s", "quiet", 4)
-	time.Sleep(time.Second)
-	quiet.end()
-
-	open := hold(t, g, *idle, "")
-	time.Sleep(1500 * time.Millisecond)
-	t.Logf("%d idle connections: RSS %d MiB", *idle, g.rss()>>20)
-	if rss := g.rss() >> 20; rss > 160 {
-		t.Errorf("RSS %d MiB with %d idle connections", rss, *idle)
-	}
-	for name, begin := range map[string]func() func(){
-		"idle":       func() func() { return func() {} },
-		"slow heads": func() func() { return hold(t, g, *slow, "POST /s HTTP/1.1\r\nHost: h\r\n") },
-		"slow bodies": func() func() {
-			return hold(t, g, *slow, "POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\nx")
-		},
-		"forged": func() func() {
-			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nX-Signature: sha256=00\r\nContent-Length: 2\r\n\r\n{}", " 401 ")
-		},
-		"100 MB": func() func() {
-			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n", " 413 ")
-		},
-		"endless": func() func() {
-			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"+strings.Repeat("8000\r\n"+strings.Repeat("x", 0x8000)+"\r\n", 20), " 413 ")
-		},
-		"deep JSON": func() func() {
-			return flood(g, signedRaw(strings.Repeat("[", 60000)+strings.Repeat("]", 60000)), " 422 ")
-		},
-		"large heads": func() func() {
-			return flood(g, "POST /s HTTP/1.1\r\nHost: h\r\nX: "+strings.Repeat("x", 16385)+"\r\n\r\n", " 431 ")
-		},
-	} {
-		end := begin()
-		tr := load(g, "/s", strings.ReplaceAll(name, " ", ""), 4)
-		time.Sleep(time.Second)
-		tr.end()
-		end()
-		t.Logf("%-12s %5d answered, p99 %s (quiet %s), RSS %d MiB", name, tr.answered.Load(), tr.p99(), quiet.p99(), g.rss()>>20)
-		if tr.failed.Load()+tr.refused.Load() > 0 || tr.answered.Load() == 0 {
-			t.Errorf("%s: %d answered, %d failed: %q", name, tr.answered.Load(), tr.failed.Load(), tr.why[:min(3, len(tr.why))])
-		}
-		if rss := g.rss() >> 20; rss > 400 {
-			t.Errorf("%s: RSS %d MiB", name, rss)
-		}
-	}
-	open()
-}
-
-// signedRaw is a whole request with a valid signature.
-func signedRaw(body string) string {
-	r := hooktest.Custom(secret, []byte(body), time.Now())
-	return fmt.Sprintf("POST /s HTTP/1.1\r\nHost: h\r\nX-Signature: %s\r\nX-Timestamp: %s\r\nContent-Length: %d\r\n\r\n%s",
-		r.Header.Get("X-Signature"), r.Header.Get("X-Timestamp"), len(body), body)
-}
-
-// hold opens n connections, says one thing on each and then nothing.
-func hold(t *testing.T, g *gatewayProcess, n int, say string) (end func()) {
-	t.Helper()
-	var open []net.Conn
-	for range n {
-		c, err := net.Dial("tcp", g.public)
-		if err == nil {
-			_, err = io.WriteString(c, say)
-		}
-		if err != nil {
-			t.Fatalf("connection %d: %v", len(open), err)
-		}
-		open = append(open, c)
-	}
-	return func() {
-		for _, c := range open {
-			_ = c.Close()
-		}
-	}
-}
-
-// flood sends one request over and over on new connections, and panics if one is answered otherwise than with status.
-func flood(g *gatewayProcess, request, status string) (end func()) {
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				c, err := net.Dial("tcp", g.public)
-				if err != nil {
-					continue
-				}
-				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-				_, _ = io.WriteString(c, request) // it may be refused before its end
-				head := make([]byte, 64)
-				n, _ := c.Read(head)
-				_ = c.Close()
-				if n > 0 && !strings.Contains(string(head[:n]), status) {
-					panic(fmt.Sprintf("%.40q was answered %q, want %s", request, head[:n], status))
-				}
+	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app}")))
+	const good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for id, given := range map[string]string{"good": good, "none": "", "bad": "00-xyz-b7ad6b7169203331-01", "zeros": "00-00000000000000000000000000000000-b7ad6b7169203331-01"} {
+		g.want(id, g.ask("/s", custom(id, "", ""), func(r *http.Request) {
+			if r.Header.Set("Tracestate", "a=1"); given != "" {
+				r.Header.Set("Traceparent", given)
 			}
-		})
+		}), 200, "delivered")
+		h := c.Of("s", id)[0].Header
+		passed := h.Get("Traceparent") == good && h.Get("Tracestate") == "a=1"
+		begun := len(h.Get("Traceparent")) == len(good) && h.Get("Traceparent") != given && h.Get("Tracestate") == ""
+		if id == "good" && !passed || id != "good" && !begun {
+			t.Errorf("%s: the upstream got %q and %q", id, h.Values("Traceparent"), h.Values("Tracestate"))
+		}
 	}
-	return func() { close(stop); wg.Wait() }
 }

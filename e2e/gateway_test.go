@@ -32,6 +32,9 @@ var binary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if name := os.Getenv(attackEnv); name != "" {
+		os.Exit(attackMain(name, os.Getenv("E2E_TARGET")))
+	}
 	os.Exit(run(m))
 }
 
@@ -63,6 +66,7 @@ type gatewayProcess struct {
 	cmd           *exec.Cmd
 	stderr        *os.File
 	logLevel      string
+	descriptors   int // the most that it may have open; 0 = as many as the test
 	client        *http.Client
 }
 
@@ -109,6 +113,9 @@ func freeAddr(t *testing.T) string {
 func (g *gatewayProcess) launch() {
 	g.t.Helper()
 	g.cmd = exec.Command(binary, "run", "--config", g.file(), "--log-level", g.logLevel)
+	if g.descriptors > 0 {
+		g.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf("ulimit -n %d && exec \"$@\"", g.descriptors), "sh"}, g.cmd.Args...)...)
+	}
 	g.cmd.Env = append(os.Environ(), "E2E_SECRET="+secret)
 	g.cmd.Stderr = g.stderr
 	if err := g.cmd.Start(); err != nil {

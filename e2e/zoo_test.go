@@ -19,7 +19,7 @@ var zoo = flag.Int("zoo", 1000, "deliveries to an upstream that misbehaves; the 
 // No event is credited with another's answer, or with one that was not whole, and each attempt is one wire request, whatever the upstream
 // does on its connections.
 func TestZoo(t *testing.T) {
-	z := hooktest.NewZoo(7, 600*time.Millisecond)
+	z := hooktest.NewZoo(7, 4*time.Second)
 	addr, err := z.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

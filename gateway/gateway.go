@@ -95,6 +95,7 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	if g.private, err = o.Listen(cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin: listen on %s: %w", cfg.Admin.Listen, err)
 	}
+	g.private = &sparing{g.private}
 	return g, nil
 }
 
@@ -155,7 +156,7 @@ func (g *Gateway) openJournal(cfg *config.Config) error {
 // build makes the rooms that stand on the journal.
 func (g *Gateway) build(cfg *config.Config) error {
 	var err error
-	g.recovery = recovery.New(recovery.Options{Journal: g.engine, Log: g.log, Random: g.opts.Random, Forward: forward.Options{Dial: g.opts.Dial}, Measure: g.measure(),
+	g.recovery = recovery.New(recovery.Options{Journal: g.engine, Log: g.log, Random: g.opts.Random, Forward: forward.Options{Dial: g.dialer()}, Measure: g.measure(),
 		Steady: g.engine.Steady, Shift: g.engine.Shift})
 	if g.index, err = dedup.New(cfg.Dedup, g.engine, cfg.Retention.Dedup, g.lookups()); err != nil {
 		return err

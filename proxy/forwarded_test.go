@@ -118,9 +118,9 @@ func FuzzProxyHeader(f *testing.F) {
 }
 
 func TestDescriptors(t *testing.T) {
-	for limit, want := range map[uint64]int{20: 8, 100: 52, 256: 192, 1024: 768, 20000: 18976, 1 << 62: 1<<30 - 1024} {
-		if got := descriptorsFor(limit); got != want {
-			t.Errorf("%d descriptors: %d connections, want %d", limit, got, want)
+	for limit, want := range map[uint64][3]int{20: {10, 11, 13}, 100: {52, 60, 68}, 256: {192, 202, 213}, 1024: {768, 810, 853}, 20000: {18976, 19146, 19317}, 1 << 62: {1<<30 - 1024, 1<<30 - 854, 1<<30 - 683}} {
+		if public, admin, upstream := Descriptors(limit); want != [...]int{public, admin, upstream} {
+			t.Errorf("%d descriptors: %d, %d, %d, want %d", limit, public, admin, upstream, want)
 		}
 	}
 }

@@ -106,7 +106,7 @@ func (l *listener) finish() {
 	_ = l.Listener.Close()
 }
 
-// room waits until there is room for one more connection. Waiting ones make room, and busy ones once they are done.
+// room waits until there is room for one more connection, which is open already. Waiting ones make room, and busy ones once they are done.
 func (s *Server) room() {
 	if s.hasRoom() {
 		return
@@ -127,26 +127,10 @@ func (s *Server) room() {
 }
 
 func (s *Server) hasRoom() bool {
-	most := min(s.cfg.Load().MaxConns, s.descriptors)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns) < most
-}
-
-// descriptorsFor is how many connections may be open where a process may have limit descriptors: the journal, the admin port and the
-// connections to upstreams keep a quarter, at least 48 and at most 1,024 (SPEC §12).
-func descriptorsFor(limit uint64) int {
-	n := int(min(limit, 1<<30))
-	return max(8, n-min(max(n/4, 48), 1024))
-}
-
-// descriptors is descriptorsFor this process.
-func descriptors() int {
-	var limit syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
-		return descriptorsFor(1024)
-	}
-	return descriptorsFor(limit.Cur)
+	n := len(s.conns)
+	s.mu.Unlock()
+	return n < s.cfg.Load().MaxConns && OpenDescriptors() <= s.descriptors
 }
 
 // evictInterval is how often room is made again where nobody has left.

@@ -96,7 +96,7 @@ func (c ServerConfig) withDefaults() ServerConfig {
 // concurrent use.
 type Server struct {
 	cfg         atomic.Pointer[ServerConfig]
-	descriptors int // connections that the process's descriptors allow
+	descriptors int // as many may be open with one more connection
 	handler     Handler
 	log         *slog.Logger
 	fast        fasthttp.Server
@@ -123,8 +123,9 @@ type Server struct {
 
 // NewServer returns a server that waits for Serve. log gets what operators should know, never bytes of requests.
 func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
+	public, _, _ := Descriptors(DescriptorLimit())
 	s := &Server{
-		descriptors: descriptors(), handler: h, log: log,
+		descriptors: public, handler: h, log: log,
 		drain: make(chan struct{}), gone: make(chan struct{}), changed: make(chan struct{}, 1),
 		conns: map[*conn]struct{}{}, perIP: map[netip.Addr]int{},
 	}

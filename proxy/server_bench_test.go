@@ -20,7 +20,7 @@ func BenchmarkServer(b *testing.B) {
 
 // BenchmarkForward adds a forward.Client and a recording upstream.
 func BenchmarkForward(b *testing.B) {
-	benchRequests(b, newFrontend(b, newRecorder(b).URL, proxy.ServerConfig{}))
+	benchRequests(b, newFrontend(b, "http://"+newRecorder(b).Addr, proxy.ServerConfig{}))
 }
 
 func benchRequests(b *testing.B, addr string) {

@@ -69,6 +69,7 @@ const (
 // it is done; reset it for the next request. The zero value is ready.
 type wireHead struct {
 	pos    int // begin of the line that is not complete yet; the head's size once done
+	looked int // so far no line end was found in it
 	fields int
 	seen   seen
 
@@ -80,6 +81,7 @@ type wireHead struct {
 	keepAlive                   bool // Connection: keep-alive
 	expect                      bool // Expect: 100-continue, in HTTP/1.1
 	expectOther                 bool
+	inTarget                    bool // of the request line the method has come
 	inFields                    bool
 }
 
@@ -87,12 +89,15 @@ type wireHead struct {
 // is complete and sound; its size is then h.pos.
 func (h *wireHead) parse(b []byte) (done bool, f *wireFault) {
 	for {
-		i := bytes.IndexByte(b[h.pos:], '\n')
+		from := max(h.pos, h.looked)
+		i := bytes.IndexByte(b[from:], '\n')
 		if i < 0 {
-			return false, h.partial(b)
+			f = h.partial(b, from)
+			h.looked = len(b)
+			return false, f
 		}
-		end := h.pos + i - 1 // of the line, without CRLF
-		if i == 0 || b[end] != '\r' {
+		end := from + i - 1 // of the line, without CRLF
+		if end < h.pos || b[end] != '\r' {
 			return false, faultLineEnd
 		}
 		if end+2 > MaxHead {
@@ -115,16 +120,17 @@ func (h *wireHead) parse(b []byte) (done bool, f *wireFault) {
 	}
 }
 
-// partial judges a line whose end has not come yet, so that rubbish is answered at once and not after a timeout.
-func (h *wireHead) partial(b []byte) *wireFault {
+// partial judges a line whose end has not come yet, so that rubbish is answered at once and not after a timeout. From from on it is new.
+func (h *wireHead) partial(b []byte, from int) *wireFault {
 	if len(b) > MaxHead {
 		return faultHeadSize
 	}
-	if h.inFields {
+	if h.inFields || h.inTarget {
 		return nil
 	}
-	for i, c := range b[h.pos:] {
-		if c == ' ' && i > 0 {
+	for i, c := range b[from:] {
+		if c == ' ' && from+i > h.pos {
+			h.inTarget = true
 			return nil
 		}
 		if class[c]&isToken == 0 {
