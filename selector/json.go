@@ -168,7 +168,7 @@ func EachElement(raw []byte, fn func(elem []byte) bool) bool {
 	}
 }
 
-// jsonScanner is one pass over a document. A node of -1 means that nothing below is wanted.
+// jsonScanner is one pass over a document. A node of -1 means that nothing of a value is wanted.
 type jsonScanner struct {
 	set  *JSONSet
 	doc  []byte
@@ -218,6 +218,9 @@ func (sc *jsonScanner) peek() byte {
 
 // value reads one value and records it for the leaves of node.
 func (sc *jsonScanner) value(node, depth int) bool {
+	if node < 0 {
+		return sc.skip(depth)
+	}
 	start := sc.at
 	v := JSONValue{}
 	ok := false
@@ -238,8 +241,8 @@ func (sc *jsonScanner) value(node, depth int) bool {
 	case c == '-' || c >= '0' && c <= '9':
 		v.Kind, ok = Number, sc.number()
 	}
-	if !ok || node < 0 {
-		return ok
+	if !ok {
+		return false
 	}
 	if v.Kind != String {
 		v.raw = sc.doc[start:sc.at:sc.at]
@@ -332,11 +335,94 @@ func (sc *jsonScanner) object(node, depth int) bool {
 	}
 }
 
+// skip reads one value of which nothing is wanted: most of a document. It judges as value does, without its calls.
+func (sc *jsonScanner) skip(depth int) bool {
+	var objects uint64 // a bit for each container that is open here, the innermost lowest: is it an object?
+	open := 0
+	for {
+		switch c := sc.peek(); c {
+		case '{', '[':
+			if depth+open > MaxDepth {
+				return false
+			}
+			open++
+			objects <<= 1
+			sc.at++
+			sc.space()
+			if c == '{' {
+				if objects |= 1; sc.peek() != '}' {
+					if !sc.skipKey() {
+						return false
+					}
+					continue
+				}
+			} else if sc.peek() != ']' {
+				continue
+			}
+		case '"':
+			if _, ok := sc.skipString(); !ok {
+				return false
+			}
+		case 't':
+			if !sc.word("true") {
+				return false
+			}
+		case 'f':
+			if !sc.word("false") {
+				return false
+			}
+		case 'n':
+			if !sc.word("null") {
+				return false
+			}
+		default:
+			if c != '-' && (c < '0' || c > '9') || !sc.number() {
+				return false
+			}
+		}
+		for { // behind a value, or at the end of an empty container
+			if open == 0 {
+				return true
+			}
+			sc.space()
+			c := sc.peek()
+			if c == ',' {
+				break
+			}
+			if c != ']' && c != '}' || (c == '}') != (objects&1 == 1) {
+				return false
+			}
+			sc.at++
+			open--
+			objects >>= 1
+		}
+		sc.at++
+		sc.space()
+		if objects&1 == 1 && !sc.skipKey() {
+			return false
+		}
+	}
+}
+
+// skipKey reads a member's name and the colon.
+func (sc *jsonScanner) skipKey() bool {
+	if sc.peek() != '"' {
+		return false
+	}
+	if _, ok := sc.skipString(); !ok {
+		return false
+	}
+	sc.space()
+	if sc.peek() != ':' {
+		return false
+	}
+	sc.at++
+	sc.space()
+	return true
+}
+
 // enter finds the wanted child that a member's name leads to. A second member of that name makes all below it ambiguous.
 func (sc *jsonScanner) enter(node int, key []byte, escaped bool) int {
-	if node < 0 {
-		return -1
-	}
 	for _, c := range sc.set.nodes[node].children {
 		if !equalKey(key, escaped, sc.set.nodes[c].key) {
 			continue
@@ -368,11 +454,9 @@ func (sc *jsonScanner) array(node, depth int) bool {
 	}
 	for i := 0; ; i++ {
 		child := -1
-		if node >= 0 {
-			for _, c := range sc.set.nodes[node].children {
-				if sc.set.nodes[c].index == i {
-					child = c
-				}
+		for _, c := range sc.set.nodes[node].children {
+			if sc.set.nodes[c].index == i {
+				child = c
 			}
 		}
 		if !sc.value(child, depth+1) {
@@ -400,56 +484,56 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
-// plainRun is how many bytes at the start of b are plain, eight at a time (a carry can only mark a byte behind one that is marked
-// rightly).
-func plainRun(b []byte) int {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	n := 0
-	for ; len(b)-n >= 8; n += 8 {
-		w := binary.LittleEndian.Uint64(b[n:])
-		quote, slash := w^('"'*ones), w^('\\'*ones)
-		odd := (w | (w-' '*ones)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs
-		if odd != 0 {
-			return n + bits.TrailingZeros64(odd)>>3
-		}
+// str reads a string; raw is what is between the quotes.
+func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
+	start := sc.at + 1
+	if escaped, ok = sc.skipString(); !ok {
+		return nil, false, false
 	}
-	for n < len(b) && plain[b[n]] {
-		n++
-	}
-	return n
+	return sc.doc[start : sc.at-1 : sc.at-1], escaped, true
 }
 
-// str reads a string; raw is what is between the quotes. Control characters, invalid UTF-8, unknown escapes and lone
-// surrogates are refused.
-func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
-	sc.at++
-	start := sc.at
+// skipString passes over a string and says whether it holds escapes. Control characters, invalid UTF-8, unknown escapes and lone
+// surrogates are refused. Plain bytes are looked at eight at a time (a carry can only mark a byte behind one that is marked rightly).
+func (sc *jsonScanner) skipString() (escaped, ok bool) {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	doc, at := sc.doc, sc.at+1
 	for {
-		sc.at += plainRun(sc.doc[sc.at:])
-		if sc.at == len(sc.doc) {
-			return nil, false, false
+		if len(doc)-at >= 8 {
+			w := binary.LittleEndian.Uint64(doc[at:])
+			quote, slash := w^('"'*ones), w^('\\'*ones)
+			odd := (w | (w-' '*ones)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & highs
+			if odd == 0 {
+				at += 8
+				continue
+			}
+			at += bits.TrailingZeros64(odd) >> 3
+		} else {
+			for at < len(doc) && plain[doc[at]] {
+				at++
+			}
+			if at == len(doc) {
+				return false, false
+			}
 		}
-		switch c := sc.doc[sc.at]; {
+		n := 0
+		switch c := doc[at]; {
 		case c == '"':
-			raw = sc.doc[start:sc.at:sc.at]
-			sc.at++
-			return raw, escaped, true
+			sc.at = at + 1
+			return escaped, true
 		case c == '\\':
 			escaped = true
-			_, n := decodeEscape(sc.doc[sc.at:])
-			if n == 0 {
-				return nil, false, false
+			_, n = decodeEscape(doc[at:])
+		case c >= utf8.RuneSelf:
+			var r rune
+			if r, n = utf8.DecodeRune(doc[at:]); r == utf8.RuneError && n == 1 {
+				return false, false
 			}
-			sc.at += n
-		case c < ' ':
-			return nil, false, false
-		default:
-			r, n := utf8.DecodeRune(sc.doc[sc.at:])
-			if r == utf8.RuneError && n == 1 {
-				return nil, false, false
-			}
-			sc.at += n
 		}
+		if n == 0 { // a control character, or an escape that is none
+			return false, false
+		}
+		at += n
 	}
 }
 
