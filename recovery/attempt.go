@@ -104,9 +104,10 @@ func (f *flight) begin(j *errand) bool {
 	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
 	f.prepare(time.Now())
 	// An event that was acknowledged must not come again unmarked after a power cut: that it is being sent is on disk before the first byte. Where
-	// the sender still waits nothing was promised yet, and whoever lets it go syncs first.
+	// the sender still waits nothing was promised yet, and whoever lets it go syncs first; one that comes again after it failed may have been
+	// acknowledged before.
 	durable := journal.Synced
-	if f.sender.listening() {
+	if f.sender.listening() && (f.waiting || f.rec.LastTrigger != event.TriggerRedelivery) {
 		durable = journal.Written
 	}
 	f.tried = *f.begun()

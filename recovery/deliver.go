@@ -176,10 +176,14 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	_, f.client = s.aim()
 	f.prepare(time.Now())
 	var begun *event.Attempt
+	durable := journal.Written
 	if sub.Again { // a new event's record says itself that its first attempt is under way
 		begun = f.begun()
+		if !f.waiting {
+			durable = journal.Synced // it may have been acknowledged before it failed
+		}
 	}
-	ok, err := s.store(ctx, sub, &f.rec, begun, journal.Written)
+	ok, err := s.store(ctx, sub, &f.rec, begun, durable)
 	if err != nil || !ok {
 		sl.cancel()
 		return sub.duplicate(), err

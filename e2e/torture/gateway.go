@@ -24,6 +24,7 @@ type gateway struct {
 	binary, dir   string
 	data          string
 	public, admin string
+	env           []string // beside that of this process
 	cmd           *exec.Cmd
 	gone          chan struct{} // closed when the process has ended
 	goneAt        time.Time
@@ -79,7 +80,7 @@ func (g *gateway) start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(g.binary, "run", "--config", filepath.Join(g.dir, "hooktender.yaml"), "--log-level", "warn")
-	cmd.Env, cmd.Stderr = append(os.Environ(), "TORTURE_SECRET="+secret), log
+	cmd.Env, cmd.Stderr = append(append(os.Environ(), "TORTURE_SECRET="+secret), g.env...), log
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -83,31 +83,50 @@ func (t times) String() string {
 	return fmt.Sprintf("median %s, longest %s", s[len(s)/2].Round(time.Millisecond), s[len(s)-1].Round(time.Millisecond))
 }
 
-// killUnderLoad kills at random moments. In every third cycle the consumer refuses for a while, so that there is a backlog.
+// underLoad lets the gateway work for a random while, ends that, starts it again and checks, cycle by cycle; in every outage-th the consumer refuses, so that there is a backlog.
+// It says how long each start took.
+func (sc *scene) underLoad(outage int, end func(stop func()) error, check func(cycle int, began time.Time) error) (times, error) {
+	b := sc.b
+	var ready times
+	if _, err := sc.g.launch(); err != nil {
+		return nil, err
+	}
+	for cycle := range b.cycles {
+		if b.ctx.Err() != nil {
+			return nil, b.ctx.Err()
+		}
+		sc.c.down.Store(cycle%outage == outage-1)
+		began := time.Now()
+		stop := sc.load(b.seed + uint64(cycle))
+		time.Sleep(time.Duration(50+b.rnd.IntN(400)) * time.Millisecond)
+		if err := end(stop); err != nil {
+			return nil, fmt.Errorf("cycle %d: %w", cycle, err)
+		}
+		took, err := sc.g.launch()
+		if err == nil {
+			ready = append(ready, took)
+			err = check(cycle, began)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cycle %d: %w", cycle, err)
+		}
+	}
+	return ready, nil
+}
+
+// killUnderLoad kills at random moments, under a consumer that takes its time.
 func killUnderLoad(b *bench, mode string) (result, error) {
 	sc, err := newScene(b, filepath.Join(b.dir, "data"), "min_free: 64MiB", "mode: "+mode)
 	if err != nil {
 		return result{}, err
 	}
 	defer sc.close()
-	var ready times
-	if _, err := sc.g.launch(); err != nil {
-		return result{}, err
-	}
-	for cycle := range b.cycles {
-		if b.ctx.Err() != nil {
-			return result{}, b.ctx.Err()
-		}
-		sc.c.down.Store(cycle%3 == 2)
+	ready, err := sc.underLoad(3, func(stop func()) error { sc.interrupt(stop); return nil }, func(int, time.Time) error {
 		sc.c.slow.Store(int64(b.rnd.IntN(int(10 * time.Millisecond))))
-		stop := sc.load(b.seed + uint64(cycle))
-		time.Sleep(time.Duration(50+b.rnd.IntN(350)) * time.Millisecond)
-		sc.interrupt(stop)
-		took, err := sc.g.launch()
-		if err != nil {
-			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
-		}
-		ready = append(ready, took)
+		return nil
+	})
+	if err != nil {
+		return result{}, err
 	}
 	r, err := sc.judge()
 	return result{r, "ready again: " + ready.String()}, err

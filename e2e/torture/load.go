@@ -145,11 +145,12 @@ func (s *senders) post(ctx context.Context, l letter, r hooktest.Request) (statu
 
 // consumer takes events, or does not.
 type consumer struct {
-	book *ledger.Book
-	down atomic.Bool // answers 503
-	slow atomic.Int64
-	srv  *http.Server
-	addr string
+	book    *ledger.Book
+	down    atomic.Bool // answers 503
+	slow    atomic.Int64
+	arrived atomic.Int64
+	srv     *http.Server
+	addr    string
 }
 
 func newConsumer(book *ledger.Book) (*consumer, error) {
@@ -175,6 +176,7 @@ func (c *consumer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Resource string
 		Version  int
 	}
+	c.arrived.Add(1)
 	_ = json.Unmarshal(raw, &what) // altered bytes are the ledger's business
 	a := c.book.Arrive(r.Header.Get("Hooktender-Event-Id"), raw, r.Header.Get("Idempotency-Key"), r.Header.Get("Hooktender-Redelivered") == "possible", what.Resource, what.Version)
 	if d := c.slow.Load(); d > 0 {

@@ -69,6 +69,7 @@ var faults = []fault{
 	{"strict", "power cut, no more than POSIX promises", 4, 100, func(b *bench) (result, error) { return powerCuts(b, "strict", "hybrid") }},
 	{"eio", "EIO at the n-th fsync, then a power cut", 10, 200, failingSyncs},
 	{"eio-table", "EIO at the n-th fsync of a table of the index, then a power cut", 12, 100, failingTables},
+	{"clock", "the clock set by a day and a year, both ways", 2, 8, clockJumps},
 	{"full", "a 100 MB disk filled up", 2, 20, fullDisk},
 	{"damage", "damaged files", 12, 0, damagedFiles},
 }

@@ -148,29 +148,9 @@ func powerCuts(b *bench, disk, mode string) (result, error) {
 		return result{}, err
 	}
 	defer sc.close()
-	var ready times
-	if _, err := sc.g.launch(); err != nil {
+	ready, err := sc.underLoad(4, func(stop func()) error { return sc.powerCut(d, b.rnd.Uint64(), stop) }, sc.present)
+	if err != nil {
 		return result{}, err
-	}
-	for cycle := range b.cycles {
-		if b.ctx.Err() != nil {
-			return result{}, b.ctx.Err()
-		}
-		sc.c.down.Store(cycle%4 == 3)
-		began := time.Now()
-		stop := sc.load(b.seed + uint64(cycle))
-		time.Sleep(time.Duration(50+b.rnd.IntN(400)) * time.Millisecond)
-		if err := sc.powerCut(d, b.rnd.Uint64(), stop); err != nil {
-			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
-		}
-		took, err := sc.g.launch()
-		if err != nil {
-			return result{}, fmt.Errorf("cycle %d, after the power cut: %w", cycle, err)
-		}
-		ready = append(ready, took)
-		if err := sc.present(cycle, began); err != nil {
-			return result{}, fmt.Errorf("cycle %d: %w", cycle, err)
-		}
 	}
 	r, err := sc.judge()
 	return result{r, "ready again: " + ready.String()}, err

@@ -41,11 +41,16 @@ func (e *Engine) generation() uint64 {
 	return e.gen
 }
 
-// owner is the event under a key in the index alone.
-func (v *view) owner(k event.Key) (event.Seq, error) {
-	if v.e.filters.now.Load().absent(k) {
+// indexedOwner is the event under a key in the index alone.
+func (e *Engine) indexedOwner(k event.Key) (event.Seq, error) {
+	if e.filters.now.Load().absent(k) {
 		return 0, nil
 	}
+	v, err := e.view()
+	if err != nil {
+		return 0, err
+	}
+	defer v.release()
 	return v.snap.owner(k)
 }
 
@@ -87,21 +92,12 @@ func (e *Engine) item(seq event.Seq) (*item, error) {
 	return v.snap.item(seq)
 }
 
-// owner is the event under a key; 0 if there is none.
+// owner is the event under a key; 0 if there is none. Between the two looks a key can only move from the overlay to the index.
 func (e *Engine) owner(k event.Key) (event.Seq, error) {
-	e.mu.RLock()
-	var seq event.Seq
-	if e.layers(func(l *layer) bool { seq = l.keys[k]; return seq != 0 }) {
-		e.mu.RUnlock()
+	if seq, _ := e.overlayOwner(k); seq != 0 {
 		return seq, nil
 	}
-	v, err := e.viewLocked()
-	e.mu.RUnlock()
-	if err != nil {
-		return 0, err
-	}
-	defer v.release()
-	return v.owner(k)
+	return e.indexedOwner(k)
 }
 
 // recentItem is an item as the index has it at a generation: a transition mostly follows a look at the record, which need not be read twice.

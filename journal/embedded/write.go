@@ -67,28 +67,11 @@ func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
 		for k, key := range ev.Keys {
 			var err error
 			if a.owners[k], err = e.indexedOwner(key); err != nil {
-				return err
+				return e.indexError(err)
 			}
 		}
 	}
 	return nil
-}
-
-// indexedOwner is the event under a key in the index alone.
-func (e *Engine) indexedOwner(k event.Key) (event.Seq, error) {
-	if e.filters.now.Load().absent(k) {
-		return 0, nil
-	}
-	v, err := e.view()
-	if err != nil {
-		return 0, err
-	}
-	defer v.release()
-	seq, err := v.snap.owner(k)
-	if err != nil {
-		return 0, e.fail(fmt.Errorf("read the index: %w", err))
-	}
-	return seq, nil
 }
 
 // copyRecord copies a record and what it points to.

@@ -443,12 +443,8 @@ func (w *writer) owner(k event.Key, indexed event.Seq, gen uint64) (event.Seq, e
 	case now == gen:
 		return indexed, nil
 	}
-	v, err := w.e.view()
+	seq, err := w.e.indexedOwner(k)
 	if err != nil {
-		return 0, err
-	}
-	defer v.release()
-	if seq, err = v.owner(k); err != nil {
 		return 0, fmt.Errorf("read the index: %w", err)
 	}
 	return seq, nil

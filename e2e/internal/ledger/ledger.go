@@ -208,6 +208,22 @@ type Report struct {
 	Violations                  []string
 }
 
+// Add counts another run in.
+func (r *Report) Add(o Report) {
+	r.Cuts += o.Cuts
+	r.Sent += o.Sent
+	r.Acked += o.Acked
+	r.Arrivals += o.Arrivals
+	r.Lost += o.Lost
+	r.Repeats += o.Repeats
+	r.Unmarked += o.Unmarked
+	r.Excess += o.Excess
+	r.InFlight += o.InFlight
+	r.Altered += o.Altered
+	r.Strange += o.Strange
+	r.Violations = append(r.Violations, o.Violations...)
+}
+
 // Err is nil if nothing was violated.
 func (r *Report) Err() error {
 	if len(r.Violations) == 0 {
