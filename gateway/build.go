@@ -68,7 +68,7 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 			return nil, sc, fmt.Errorf("verify: %w", err)
 		}
 		s.Verifier, s.MACKey = v, c.Preset.NeedsReplayKey(v, identity.ID())
-		sc.Binds, sc.Tolerance = string(v.Binds()), v.Tolerance()
+		sc.Binds, sc.Tolerance = string(v.Binds()), v.ResignAfter()
 		sc.Resign = resigner(v)
 	}
 	presetAnswers(s, &c.Preset)

@@ -1,6 +1,11 @@
 package gateway_test
 
 import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -43,6 +48,17 @@ var signers = map[string]struct {
 		}
 		return hooktest.Request{Header: h, Body: r.Body}
 	}, []string{"Svix-Signature", "Svix-Timestamp"}, func(h http.Header) string { return h.Get("Svix-Timestamp") }},
+	"vonage": {"provider: vonage", vonage, []string{"Authorization"}, func(h http.Header) string {
+		var claims struct{ Iat json.Number }
+		raw, _ := base64.RawURLEncoding.DecodeString(strings.Split(h.Get("Authorization"), ".")[1])
+		_ = json.Unmarshal(raw, &claims)
+		return claims.Iat.String()
+	}},
+	"rfc9421": {"provider: rfc9421", rfc9421, []string{"Signature-Input", "Signature"}, func(h http.Header) string {
+		input := h.Get("Signature-Input")
+		t, _, _ := strings.Cut(input[strings.LastIndex(input, ";created=")+len(";created="):], ";")
+		return t
+	}},
 	"off": {"provider: stripe", func(id string, at time.Time) hooktest.Request {
 		return hooktest.Stripe(secret, []byte(`{"id":"`+id+`","type":"invoice.paid","data":{"object":{"id":"in_1"}}}`), at)
 	}, []string{"Stripe-Signature"}, func(h http.Header) string {
@@ -51,21 +67,48 @@ var signers = map[string]struct {
 	}},
 }
 
+// macOf is HMAC-SHA256.
+func macOf(key, text string) []byte {
+	h := hmac.New(sha256.New, []byte(key))
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
+// vonage signs as Vonage does: a JWT whose payload_hash is that of the body.
+func vonage(id string, at time.Time) hooktest.Request {
+	body := []byte(`{"message_uuid":"` + id + `"}`)
+	b64 := base64.RawURLEncoding.EncodeToString
+	token := b64([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + b64(fmt.Appendf(nil, `{"iat":%d,"jti":%q,"iss":"Vonage","payload_hash":"%x"}`, at.Unix(), id, sha256.Sum256(body)))
+	return hooktest.Request{Body: body, Header: http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + token + "." + b64(macOf(secret, token))}}}
+}
+
+// rfc9421 signs method, URL and the body's digest (RFC 9421 §2.5) for five minutes.
+func rfc9421(id string, at time.Time) hooktest.Request {
+	body := []byte(`{"id":"` + id + `"}`)
+	sum := sha256.Sum256(body)
+	digest := "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
+	params := fmt.Sprintf(`("@method" "@target-uri" "content-digest");keyid="k;created=1";created=%d;expires=%d`, at.Unix(), at.Unix()+300)
+	base := "\"@method\": POST\n\"@target-uri\": https://hooks.example.com/rfc9421\n\"content-digest\": " + digest + "\n\"@signature-params\": " + params
+	return hooktest.Request{Body: body, Header: http.Header{"Content-Type": {"application/json"}, "Content-Digest": {digest}, "Signature-Input": {"sig1=" + params},
+		"Signature": {"sig1=:" + base64.StdEncoding.EncodeToString(macOf("sixteen bytes or more", base)) + ":"}}}
+}
+
 // A consumer that verifies signatures itself takes what has waited for three hours: it is signed anew, body untouched; what did not wait has the sender's own.
 func TestSignaturesAfterHoursInTheQueue(t *testing.T) {
 	var text strings.Builder
-	text.WriteString("upstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2}}}\nsources:\n")
+	text.WriteString("public_url: https://hooks.example.com\nupstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2}}}\nsources:\n")
 	for name, s := range signers {
 		more := ""
 		if name == "off" {
 			more = ", resign: off"
 		}
-		fmt.Fprintf(&text, "  %s: {path: /%s, %s, secrets: [{env: %s}], delivery: {upstream: app%s}}\n", name, name, s.provider,
-			map[bool]string{true: "WHSEC", false: "SECRET"}[name == "standard" || name == "svix"], more)
+		env := map[string]string{"standard": "WHSEC", "svix": "WHSEC", "rfc9421": "KEY"}[name]
+		id := map[string]string{"vonage": `identity: {id: "json:message_uuid"}, `, "rfc9421": `identity: {id: "json:id"}, `}[name]
+		fmt.Fprintf(&text, "  %s: {path: /%s, %s, secrets: [{env: %s}], %sdelivery: {upstream: app%s}}\n", name, name, s.provider, cmp.Or(env, "SECRET"), id, more)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		b, err := hooktest.NewBubble(t.TempDir(), text.String(), func(name string) (string, bool) {
-			return map[string]string{"WHSEC": whsec, "SECRET": secret}[name], true
+			return map[string]string{"WHSEC": whsec, "SECRET": secret, "KEY": base64.StdEncoding.EncodeToString([]byte("sixteen bytes or more"))}[name], true
 		})
 		if err != nil {
 			t.Fatal(err)

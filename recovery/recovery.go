@@ -47,7 +47,7 @@ type SourceConfig struct {
 	Resources            int           // resources with something waiting
 	Binds                string        // what the signature authenticates: body, crc32 or origin
 	JoinedID             bool          // event ids are joined from parts, which are percent-encoded already
-	Tolerance            time.Duration // of the signature's timestamp; 0 = none
+	Tolerance            time.Duration // the age of a signature from which on Resign is asked; 0 = never
 	// Resign signs head and body anew as of now; false if the scheme cannot. Nil = never.
 	Resign func(head event.Head, p *event.Payload, now time.Time) (event.Head, bool)
 }

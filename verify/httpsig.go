@@ -24,6 +24,8 @@ type signatureInput struct {
 	components []component
 	created    int64
 	expires    int64
+	createdAt  [2]int // where these numbers are in raw
+	expiresAt  [2]int
 	keyID      string
 	alg        string
 	foreign    bool // covers components in a form that is not known here, so it cannot be judged
@@ -358,6 +360,9 @@ func parseSignatureInput(b []byte) ([]signatureInput, error) {
 			return nil, err
 		}
 		in.raw = s.b[start:s.at]
+		for _, at := range []*[2]int{&in.createdAt, &in.expiresAt} {
+			at[0], at[1] = at[0]-start, at[1]-start
+		}
 		out = append(out, in)
 		var err error
 		if more, err = s.next(); err != nil || len(out) > MaxCandidates {
@@ -427,11 +432,14 @@ func (s *fieldScanner) parameters(in *signatureInput) error {
 
 // known reads the value of a parameter that RFC 9421 §2.3 defines.
 func (s *fieldScanner) known(name string, in *signatureInput) (ok bool) {
+	from := s.at
 	switch name {
 	case "created":
 		in.created, ok = s.integer()
+		in.createdAt = [2]int{from, s.at}
 	case "expires":
 		in.expires, ok = s.integer()
+		in.expiresAt = [2]int{from, s.at}
 	case "keyid":
 		in.keyID, ok = s.str()
 	case "alg":

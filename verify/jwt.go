@@ -135,7 +135,7 @@ func (v *Verifier) chained(chain []selector.JSONValue, now time.Time) ([]crypto.
 	return []crypto.PublicKey{key}, CheckNone
 }
 
-// jwtClaims judges the payload. at is iat, zero if there is none.
+// jwtClaims judges the payload. at is iat, or else nbf, or now where only exp is there; zero for a token without times.
 func (v *Verifier) jwtClaims(st *state, payload []byte) (at time.Time, c Check) {
 	names := []string{"/exp", "/nbf", "/iat", "/iss", "/aud", pointer(v.spec.BodyClaim), pointer(v.spec.URLClaim), pointer(v.spec.RequestClaim)}
 	claims := v.claims
@@ -237,7 +237,7 @@ func hasAudience(v selector.JSONValue, want string) bool {
 }
 
 // jwtTimes judges exp, nbf and iat (RFC 7519 §4.1.4 to §4.1.6).
-func (v *Verifier) jwtTimes(now time.Time, got []selector.JSONValue) (iat time.Time, c Check) {
+func (v *Verifier) jwtTimes(now time.Time, got []selector.JSONValue) (made time.Time, c Check) {
 	var at [3]time.Time
 	for i := range at {
 		switch got[i].Kind {
@@ -245,29 +245,35 @@ func (v *Verifier) jwtTimes(now time.Time, got []selector.JSONValue) (iat time.T
 		case selector.Number:
 			sec, err := strconv.ParseFloat(string(got[i].Raw()), 64)
 			if err != nil || sec < 0 || sec > 1e11 {
-				return iat, CheckMalformed
+				return made, CheckMalformed
 			}
 			at[i] = time.UnixMilli(int64(sec * 1000))
 		default:
-			return iat, CheckMalformed
+			return made, CheckMalformed
 		}
 	}
 	exp, nbf, iat := at[0], at[1], at[2]
+	switch made = iat; {
+	case made.IsZero() && !nbf.IsZero():
+		made = nbf
+	case made.IsZero() && !exp.IsZero():
+		made = now
+	}
 	switch {
 	case !exp.IsZero() && !now.Before(exp.Add(v.spec.Leeway)):
-		return iat, CheckStale
+		return made, CheckStale
 	case !nbf.IsZero() && now.Before(nbf.Add(-v.spec.Leeway)):
-		return iat, CheckFuture
+		return made, CheckFuture
 	case v.spec.MaxAge == 0:
-		return iat, CheckNone
+		return made, CheckNone
 	case iat.IsZero():
-		return iat, CheckClaim
+		return made, CheckClaim
 	case now.Sub(iat) > v.spec.MaxAge:
-		return iat, CheckStale
+		return made, CheckStale
 	case iat.Sub(now) > v.spec.Leeway:
-		return iat, CheckFuture
+		return made, CheckFuture
 	}
-	return iat, CheckNone
+	return made, CheckNone
 }
 
 func (v *Verifier) jwtBody(body []byte, claim selector.JSONValue) Check {

@@ -6,36 +6,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/selector"
 )
-
-// Resign gives req's header block signed again at the time now with the first secret, so that a receiver who checks the
-// signature's age accepts an old request. It does so for symmetric schemes whose signature and signed timestamp are in
-// headers; the lines are replaced in place, one line each, everything else stays as it is. ok is false otherwise. The
-// body is not touched.
-func (v *Verifier) Resign(req *event.Request, now time.Time) (head event.Head, ok bool) {
-	if len(v.parts) > 0 {
-		return v.resignParts(req, now)
-	}
-	if v.spec.Scheme != "hmac" && v.spec.Scheme != "digest" || !v.HasTimestamp() || v.loc.kind != "header" || v.stamp.kind == "json" || v.items != nil {
-		return nil, false
-	}
-	if _, n := req.Head.Get(v.loc.name); n == 0 && len(v.spec.Also) == 0 {
-		return nil, false
-	}
-	out := *req
-	out.Head = bytes.Clone(req.Head)
-	st := v.pool.Get().(*state)
-	defer func() { st.reset(); v.pool.Put(st) }()
-	st.req, st.now = &out, now
-	if v.signMAC(st, &out) != nil {
-		return nil, false
-	}
-	return out.Head, true
-}
 
 // signMAC signs out in place. st.req is out.
 func (v *Verifier) signMAC(st *state, out *event.Request) error {
@@ -169,10 +143,7 @@ func (v *Verifier) placeJSON(out *event.Request, path string, text []byte) error
 	if len(raw) == 0 {
 		return fmt.Errorf("%w: put any text at %s first", ErrCannotSign, path)
 	}
-	i := 0
-	for &doc[i] != &raw[0] { // raw aliases doc
-		i++
-	}
+	i := within(doc, raw)
 	doc = bytes.Join([][]byte{doc[:i], text, doc[i+len(raw):]}, nil)
 	if inForm {
 		doc = setPair(out.Body, form.name, doc)

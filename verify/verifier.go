@@ -500,7 +500,7 @@ func (v *Verifier) HasTimestamp() bool {
 	case "http_signature":
 		return true
 	}
-	return v.tmpl != nil && v.spec.Timestamp != "" && v.tmpl.uses("timestamp", "")
+	return v.tmpl != nil && v.spec.Timestamp != "" && (v.tmpl.uses("timestamp", "") || v.tmpl.uses("headers", "")) // a list of headers has to name the timestamp's
 }
 
 // Tolerance is how old a signature may be; 0 = any age.
