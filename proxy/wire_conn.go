@@ -47,6 +47,7 @@ type conn struct {
 	left   int64   // bytes of a body of known length that have not come in yet
 	apart  bool    // the body comes into memory of its own; else it stays in buf, behind the head
 	body   []byte  // decoded; whole once the request is complete
+	loan   *[]byte // where the memory of a body apart came from
 	shown  int     // bytes of the stand-in that fasthttp has
 
 	complete bool // the last byte of the request has passed the check
@@ -147,7 +148,7 @@ func (c *conn) begin() error {
 	c.buf = c.buf[:rest]
 	c.head, c.chunk = wireHead{}, chunker{}
 	c.ok, c.left = 0, 0
-	c.apart, c.body = false, nil
+	c.returnBody()
 	c.complete, c.answered, c.paused = false, false, false
 	c.req, c.reply = event.Request{}, Answer{} // they hold on to bodies
 	if err := c.first(); err != nil {
@@ -370,6 +371,21 @@ func (c *conn) headDone() *wireFault {
 	return nil
 }
 
+// bodyBufs holds memory for bodies.
+var bodyBufs = sync.Pool{New: func() any { b := make([]byte, 0, 2*apartAbove); return &b }}
+
+// keepBody bounds in bytes what bodyBufs keeps of one body.
+const keepBody = 256 << 10
+
+// returnBody gives the memory of the last request's body back: nobody has it any more.
+func (c *conn) returnBody() {
+	if c.loan != nil && cap(c.body) <= keepBody {
+		*c.loan = c.body[:0]
+		bodyBufs.Put(c.loan)
+	}
+	c.apart, c.body, c.loan = false, nil, nil
+}
+
 // take counts what has come into buf of a body that stays there.
 func (c *conn) take() {
 	n := min(c.left, int64(len(c.buf)-c.ok))
@@ -381,6 +397,8 @@ func (c *conn) take() {
 // bodyApart begins a body that has memory of its own with the part that came along with the head.
 func (c *conn) bodyApart() *wireFault {
 	c.apart = true
+	c.loan = bodyBufs.Get().(*[]byte)
+	c.body = (*c.loan)[:0]
 	rest := c.buf[c.ok:]
 	if c.head.chunked {
 		c.chunk.max, c.chunk.sink = c.limits.Body, &c.body
@@ -391,7 +409,7 @@ func (c *conn) bodyApart() *wireFault {
 	rest = rest[:min(c.left, int64(len(rest)))]
 	c.ok += len(rest)
 	c.left -= int64(len(rest))
-	c.body = append(make([]byte, 0, min(c.head.length, 2*apartAbove)), rest...)
+	c.body = append(c.body, rest...)
 	c.complete = c.left == 0
 	if !c.reserve(int64(len(rest))) {
 		return faultBusy

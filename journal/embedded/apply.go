@@ -98,7 +98,10 @@ func (e *Engine) freeze() (*layer, []byte) {
 	if e.active.empty() {
 		return nil, nil
 	}
-	e.frozen, e.active = e.active, newLayer()
+	e.frozen, e.active, e.spare = e.active, e.spare, nil
+	if e.active == nil {
+		e.active = newLayer()
+	}
 	e.active.last = e.frozen.last
 	return e.frozen, e.state(e.frozen.last)
 }
@@ -112,6 +115,9 @@ func (e *Engine) state(at position) []byte {
 	return c.encode(nil)
 }
 
+// spareItems bounds the layer that is used again: its maps keep their size.
+const spareItems = 1 << 14
+
 // flush writes the frozen layer and drops it.
 func (e *Engine) flush(l *layer, state []byte) error {
 	if err := e.index.flush(l, e.snap, state); err != nil { // only this goroutine changes snap
@@ -124,6 +130,12 @@ func (e *Engine) flush(l *layer, state []byte) error {
 	e.gen++
 	e.mu.Unlock()
 	old.release()
+	if len(l.items) <= spareItems {
+		l.clear()
+		e.mu.Lock()
+		e.spare = l
+		e.mu.Unlock()
+	}
 	return nil
 }
 

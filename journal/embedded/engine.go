@@ -39,6 +39,7 @@ type Engine struct {
 	mu         sync.RWMutex
 	active     *layer
 	frozen     *layer                         // being written to the index; nil if nothing is
+	spare      *layer                         // an empty one for the next freeze; may be nil
 	snap       *snapshot                      // nil once closed
 	reading    sync.WaitGroup                 // views in use; added to with mu held and snap set
 	gen        uint64                         // of snap

@@ -102,11 +102,14 @@ func (e *Engine) newOp(d journal.Durability) *op {
 	return o
 }
 
+// keepBuf bounds the buffer that an op in the pool keeps, in bytes: events of usual size need no new one.
+const keepBuf = 256 << 10
+
 // free puts an op back that nobody else holds any more.
 func (e *Engine) free(o *op) {
 	clear(o.accepts)
 	clear(o.commits)
-	if cap(o.buf) > 64<<10 {
+	if cap(o.buf) > keepBuf {
 		o.buf = nil
 	}
 	*o = op{done: o.done, accepts: o.accepts[:0], commits: o.commits[:0], buf: o.buf[:0]}
