@@ -93,13 +93,24 @@ func (h Head) All() iter.Seq2[[]byte, []byte] {
 
 // Get gives the value of the first line called name (ASCII case-insensitive) and how many lines have that name.
 func (h Head) Get(name string) (value []byte, n int) {
-	for k, v := range h.All() {
-		if EqualFold(k, name) {
-			if n == 0 {
-				value = v
-			}
-			n++
+	for rest := []byte(h); len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line, rest = rest[:i], rest[i+1:]
+		} else {
+			rest = nil
 		}
+		if len(line) <= len(name) || line[len(name)] != ':' || !EqualFold(line[:len(name)], name) {
+			continue
+		}
+		if n++; n > 1 {
+			continue
+		}
+		value = line[len(name)+1:]
+		if last := len(value) - 1; last >= 0 && value[last] == '\r' {
+			value = value[:last]
+		}
+		value = TrimSpace(value)
 	}
 	return value, n
 }

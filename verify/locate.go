@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/hooktender/hooktender/event"
@@ -195,7 +194,9 @@ func (v *Verifier) collect(st *state) Check {
 func (v *Verifier) parse(st *state, raw []byte) Check {
 	switch v.spec.Format {
 	case "list":
-		for part := range bytes.SplitSeq(raw, []byte(v.separator())) {
+		for rest, more := raw, true; more; {
+			var part []byte
+			part, rest, more = cut(rest, v.sep)
 			v.offer(st, event.TrimSpace(part), nil)
 			if len(st.cands) > MaxCandidates {
 				return CheckTooLarge
@@ -206,11 +207,13 @@ func (v *Verifier) parse(st *state, raw []byte) Check {
 	case "tagged":
 		return v.parseTagged(st, raw)
 	case "positional":
-		stamp, rest, found := bytes.Cut(raw, []byte(v.separator()))
+		stamp, rest, found := cut(raw, v.sep)
 		if _, ok := parseTime(stamp, v.spec.Unit); !ok || !found {
 			return CheckMalformed
 		}
-		for part := range bytes.SplitSeq(rest, []byte(v.separator())) {
+		for more := true; more; {
+			var part []byte
+			part, rest, more = cut(rest, v.sep)
 			v.offer(st, event.TrimSpace(part), stamp)
 			if len(st.cands) > MaxCandidates {
 				return CheckTooLarge
@@ -234,8 +237,29 @@ func (v *Verifier) parse(st *state, raw []byte) Check {
 	return CheckNone
 }
 
+var equals = []byte{'='}
+
+// cut is bytes.Cut, faster where sep is one byte.
+func cut(b, sep []byte) (before, after []byte, found bool) {
+	i := -1
+	if len(sep) == 1 {
+		i = bytes.IndexByte(b, sep[0])
+	} else {
+		i = bytes.Index(b, sep)
+	}
+	if i < 0 {
+		return b, nil, false
+	}
+	return b[:i], b[i+len(sep):], true
+}
+
 func contains(list []string, b []byte) bool {
-	return slices.ContainsFunc(list, func(s string) bool { return s == string(b) })
+	for _, s := range list {
+		if s == string(b) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *Verifier) separator() string {
@@ -269,11 +293,13 @@ func (v *Verifier) parseGroup(st *state, group []byte) Check {
 	first := len(st.cands)
 	var stamp []byte
 	pairs := 0
-	for pair := range bytes.SplitSeq(group, []byte(v.separator())) {
+	for rest, more := group, true; more; {
+		var pair []byte
+		pair, rest, more = cut(rest, v.sep)
 		if pairs++; pairs > 4*MaxCandidates {
 			return CheckTooLarge
 		}
-		key, value, found := bytes.Cut(event.TrimSpace(pair), []byte{'='})
+		key, value, found := cut(event.TrimSpace(pair), equals)
 		if found && v.spec.Format == "parameters" {
 			if len(value) < 2 || value[0] != '"' || value[len(value)-1] != '"' {
 				return CheckMalformed
@@ -340,7 +366,7 @@ func (v *Verifier) parseWrapped(st *state, raw []byte) Check {
 
 // offer decodes one signature and makes it a candidate, if it has the prefix and can be decoded.
 func (v *Verifier) offer(st *state, text, stamp []byte) {
-	rest, ok := bytes.CutPrefix(text, []byte(v.spec.Prefix))
+	rest, ok := bytes.CutPrefix(text, v.prefix)
 	if !ok || len(rest) == 0 {
 		return
 	}
@@ -356,14 +382,16 @@ func (v *Verifier) offer(st *state, text, stamp []byte) {
 // decode appends the decoded text to dst: hex in either case, base64 canonical and without line breaks, base64url
 // canonical with or without padding.
 func decode(dst, text []byte, encoding string) ([]byte, bool) {
+	if encoding == "hex" {
+		out, err := hex.AppendDecode(dst, text)
+		return out, err == nil
+	}
 	if bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0 { // encoding/base64 would skip them
 		return dst, false
 	}
 	var out []byte
 	var err error
 	switch encoding {
-	case "hex":
-		out, err = hex.AppendDecode(dst, text)
 	case "base64":
 		out, err = strictBase64.AppendDecode(dst, text)
 	case "base64url":

@@ -9,6 +9,7 @@ import (
 	"crypto/sha512"
 	"hash"
 	"maps"
+	"math"
 	"slices"
 	"sort"
 	"strconv"
@@ -33,6 +34,7 @@ type state struct {
 	stampHeader            string // that the scheme's timestamp is in
 	hashed                 bool   // body_hash is present: {form_sorted} is empty
 	buf, msg, dec, urlBuf  []byte
+	small                  []byte // pieces of the message that are not written yet
 	raws                   [][]byte
 	cands                  []candidate
 	macs                   []hasher // one per secret; of a digest, one
@@ -81,8 +83,10 @@ func (st *state) reset() {
 	clear(st.json)
 	clear(st.raws)
 	clear(st.cands)
-	*st = state{json: st.json, buf: st.buf[:0], msg: st.msg[:0], dec: st.dec[:0], urlBuf: st.urlBuf[:0], raws: st.raws[:0], cands: st.cands[:0], macs: st.macs,
-		host: st.host, prefix: st.prefix, stampHeader: st.stampHeader}
+	st.raws, st.cands = st.raws[:0], st.cands[:0]
+	st.req, st.doc, st.hashed = nil, nil, false
+	st.stamp, st.id, st.url, st.secret, st.kid = nil, nil, nil, nil, nil
+	st.buf, st.msg, st.dec, st.urlBuf, st.small = st.buf[:0], st.msg[:0], st.dec[:0], st.urlBuf[:0], st.small[:0]
 	if cap(st.msg) > 64<<10 {
 		st.msg = nil
 	}
@@ -231,11 +235,15 @@ func appendTime(dst []byte, t time.Time, unit string) []byte {
 // age judges a signature's time: tolerance both ways, the bound itself included. A time in whole seconds is compared with our clock's
 // whole seconds, as its fraction is not known.
 func age(at, now time.Time, tolerance time.Duration) Check {
-	if at.Nanosecond() == 0 {
-		now = now.Truncate(time.Second)
+	if tolerance <= 0 {
+		return CheckNone
 	}
-	switch d := now.Sub(at); {
-	case tolerance <= 0:
+	d := now.Sub(at)
+	if at.Nanosecond() == 0 {
+		d = max(-math.MaxInt64/2, min(math.MaxInt64/2, d)) // as far apart as times can be
+		d -= time.Duration(now.Nanosecond())
+	}
+	switch {
 	case d > tolerance:
 		return CheckStale
 	case d < -tolerance:

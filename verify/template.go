@@ -156,9 +156,13 @@ func (t *template) dropTimestamp() {
 	t.ops = kept
 }
 
+// small pieces of a message are written together with their neighbours: each write to a hash costs as much as hashing some of them.
+const smallPiece = 64
+
 // write streams the message to w. It fails (with what was missing) if a value that is not optional is absent or ambiguous.
 func (t *template) write(w io.Writer, st *state) Check {
 	skip := 0
+	st.small = st.small[:0]
 	for i := range t.ops {
 		o := &t.ops[i]
 		if o.segment > 0 && (i == 0 || t.ops[i-1].segment != o.segment) {
@@ -181,7 +185,14 @@ func (t *template) write(w io.Writer, st *state) Check {
 		case !present && !o.optional:
 			return CheckMissing
 		}
-		_, _ = w.Write(v) // a hash, or a buffer: never fails
+		if st.small = append(st.small, v[:min(len(v), smallPiece)]...); len(v) > smallPiece {
+			_, _ = w.Write(st.small) // a hash, or a buffer: never fails
+			_, _ = w.Write(v[smallPiece:])
+			st.small = st.small[:0]
+		}
+	}
+	if len(st.small) > 0 {
+		_, _ = w.Write(st.small)
 	}
 	return CheckNone
 }

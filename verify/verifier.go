@@ -117,6 +117,8 @@ type Verifier struct {
 	stamp   stampPlace
 	id      string // header of {id}
 	noDot   bool
+	prefix  []byte // of a signature
+	sep     []byte // between signatures or pairs
 	require []requirement
 	refuse  *regexp.Regexp
 	binds   Binding
@@ -163,7 +165,8 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	if err := spec.Check(); err != nil {
 		return nil, errors.Join(err, errors.Join(f.errs...))
 	}
-	v := &Verifier{spec: spec, opts: opts, places: map[string]place{}, id: spec.ID}
+	v := &Verifier{spec: spec, opts: opts, places: map[string]place{}, id: spec.ID, prefix: []byte(spec.Prefix)}
+	v.sep = []byte(v.separator())
 	v.compileSecrets(secrets, f)
 	v.compileURL(opts, f)
 	v.compileShape(f)
