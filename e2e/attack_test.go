@@ -73,26 +73,31 @@ func TestUnderAttack(t *testing.T) {
 	tr := paced(g, "/s", "a", 4, 5*time.Millisecond)
 	time.Sleep(500 * time.Millisecond)
 	for _, a := range attacks {
-		best, noise, tries := 0.0, 0.0, 0
-		for tries < 3 && (tries == 0 || *rounds >= 5 && best >= bar) {
-			ratio, n := a.measure(t, g, tr)
-			if tries == 0 || ratio < best {
-				best, noise = ratio, n
-			}
-			tries++
-		}
-		t.Logf("%-11s p99 × %.2f of the quiet one (try %d; quiet rounds differ × %.1f), RSS %d MiB", a.name, best, tries, noise, g.rss()>>20)
-		switch {
-		case *rounds < 5 || best < bar:
-		case noise >= bar:
-			t.Logf("%s: not judged: quiet rounds differ by as much: something else runs on this machine", a.name)
-		default:
-			t.Errorf("%s: p99 is %.2f times the quiet one in the best of %d tries, want less than %d", a.name, best, tries, bar)
-		}
+		t.Run(a.name, func(t *testing.T) { a.judge(t, g, tr) })
 	}
 	tr.end()
 	if tr.failed.Load()+tr.refused.Load() > 0 || tr.answered.Load() == 0 {
 		t.Errorf("%d answered, %d failed: %q", tr.answered.Load(), tr.failed.Load(), tr.why[:min(3, len(tr.why))])
+	}
+}
+
+// judge measures up to three times, as long as the bar is missed, and takes the best: other work on the machine makes a ratio worse.
+func (a *attack) judge(t *testing.T, g *gatewayProcess, tr *traffic) {
+	best, noise, tries := 0.0, 0.0, 0
+	for tries < 3 && (tries == 0 || *rounds >= 5 && best >= bar) {
+		ratio, n := a.measure(t, g, tr)
+		if tries == 0 || ratio < best {
+			best, noise = ratio, n
+		}
+		tries++
+	}
+	t.Logf("p99 × %.2f of the quiet one (best of %d; quiet rounds differ × %.1f), RSS %d MiB", best, tries, noise, g.rss()>>20)
+	switch {
+	case *rounds < 5 || best < bar:
+	case noise >= bar:
+		t.Log("not judged: quiet rounds differ by as much: something else runs on this machine")
+	default:
+		t.Errorf("p99 is %.2f times the quiet one in the best of %d tries, want less than %d", best, tries, bar)
 	}
 }
 

@@ -83,6 +83,9 @@ var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &
 // apartAbove is the length in bytes above which a body has memory of its own, which grows as it comes in.
 const apartAbove = 16 << 10
 
+// stageStep is the least room in bytes for a staged body; it doubles as the body comes in.
+const stageStep = 2 << 10
+
 // standIn is what fasthttp is shown in place of a connection's requests. It looks at nothing of it.
 const standIn = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
 
@@ -433,7 +436,7 @@ func (c *conn) readBody() error {
 		return c.readChunks()
 	}
 	if len(c.body) == cap(c.body) {
-		c.body = slices.Grow(c.body, int(min(c.left, int64(len(c.body)))))
+		c.body = slices.Grow(c.body, int(min(c.left, max(stageStep, int64(len(c.body))))))
 	}
 	room := c.body[len(c.body):cap(c.body)]
 	n, err := c.rw.Read(room[:min(int64(len(room)), c.left)])
