@@ -9,6 +9,7 @@ import (
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/metrics"
+	"github.com/hooktender/hooktender/packed"
 )
 
 func (s *Server) whoami(c *call) error {
@@ -76,11 +77,14 @@ func (s *Server) readyz(c *call) error {
 	return c.answer(http.StatusOK, api.Health{Status: "ready"})
 }
 
-//go:embed openapi.json
+// openAPI is openapi.json, packed.
+//
+//go:generate go run ../packed/internal/pack openapi.json
+//go:embed openapi.json.gz
 var openAPI []byte
 
 func (s *Server) openAPI(c *call) error {
-	send(c.w, http.StatusOK, "application/json", openAPI)
+	send(c.w, http.StatusOK, "application/json", packed.Embedded(openAPI))
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/packed"
 	"github.com/hooktender/hooktender/selector"
 	"github.com/hooktender/hooktender/verify"
 )
@@ -24,7 +25,7 @@ func TestThePackedRowsAreTheRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := rows()
+	got, err := packed.Unpack(rows)
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("providers.yaml.gz is stale (run: go generate ./provider): %v", err)
 	}

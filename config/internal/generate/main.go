@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/hooktender/hooktender/packed"
 )
 
 func main() {
@@ -45,12 +47,13 @@ func generate(root string) (map[string][]byte, error) {
 	if src.err != nil {
 		return nil, src.err
 	}
-	return map[string][]byte{
-		"config.example.yaml":         example,
-		"config/example.yaml":         example,
-		"docs/hooktender.schema.json": schema,
-		"config/schema.json":          compact(schema), // in the binary every byte counts; Schema indents it again
-	}, nil
+	files := map[string][]byte{"config.example.yaml": example, "docs/hooktender.schema.json": schema}
+	for name, text := range map[string][]byte{"config/example.yaml.gz": example, "config/schema.json.gz": compact(schema)} { // Schema indents it again
+		if files[name], err = packed.Pack(text); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
 }
 
 // compact is JSON without white space. What schemaFile writes is JSON.

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/hooktender/hooktender/packed"
 )
 
 func TestGeneratedFilesAreFresh(t *testing.T) {
@@ -18,6 +20,10 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 	}
 	for name, want := range files {
 		got, err := os.ReadFile(filepath.Join(root, name))
+		if err == nil && filepath.Ext(name) == ".gz" { // another version of Go may pack it otherwise
+			want = packed.Embedded(want)
+			got, err = packed.Unpack(got)
+		}
 		if err != nil {
 			t.Errorf("%v; run: go generate ./config", err)
 		} else if !bytes.Equal(got, want) {
