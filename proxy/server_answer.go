@@ -25,7 +25,8 @@ func (c *conn) answer(a *Answer) {
 	c.closing = c.closing || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
 	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
 	out := outBufs.Get().(*[]byte)
-	b := c.appendHead((*out)[:0], a.Status)
+	now := time.Now()
+	b := c.appendHead((*out)[:0], a.Status, now)
 	b = append(b, a.Head...)
 	if !noBody {
 		b = append(b, "Content-Length: "...)
@@ -46,7 +47,7 @@ func (c *conn) answer(a *Answer) {
 		b, body = append(b, body...), nil
 	}
 	c.linger = c.linger || c.closing && (len(c.buf) > c.ok || !c.complete)
-	_ = c.send(b, body)
+	_ = c.send(b, body, now)
 	if cap(b) <= 2*smallAnswer {
 		*out = b[:0]
 		outBufs.Put(out)
@@ -57,22 +58,21 @@ func (c *conn) answer(a *Answer) {
 var outBufs = sync.Pool{New: func() any { b := make([]byte, 0, 1<<10); return &b }}
 
 // appendHead begins an answer: status line and Date.
-func (c *conn) appendHead(b []byte, status int) []byte {
+func (c *conn) appendHead(b []byte, status int, now time.Time) []byte {
 	b = append(b, "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(status), 10)
 	b = append(b, ' ')
 	b = append(b, fasthttp.StatusMessage(status)...)
 	b = append(b, "\r\nDate: "...)
-	b = append(b, c.srv.date.now()...)
+	b = append(b, c.srv.date.at(now)...)
 	return append(b, "\r\n"...)
 }
 
 // send writes to the socket, within the write timeout; after an error the connection is of no use.
-func (c *conn) send(head, body []byte) error {
+func (c *conn) send(head, body []byte, now time.Time) error {
 	if c.broken {
 		return net.ErrClosed
 	}
-	now := time.Now()
 	if limit := c.srv.cfg.Load().WriteTimeout; c.writeBy.Sub(now) < limit { // between one and two timeouts, seldom set
 		c.writeBy = now.Add(2 * limit)
 		_ = c.Conn.SetWriteDeadline(c.writeBy)
@@ -139,9 +139,8 @@ type dateText struct {
 	text []byte
 }
 
-// now is the value of a Date header (RFC 9110 §6.6.1).
-func (d *dateCache) now() []byte {
-	t := time.Now()
+// at is the value of a Date header (RFC 9110 §6.6.1) at a time.
+func (d *dateCache) at(t time.Time) []byte {
 	if p := d.p.Load(); p != nil && p.sec == t.Unix() {
 		return p.text
 	}

@@ -174,7 +174,9 @@ func (c *conn) begin() error {
 // first waits for a byte, if there is none.
 func (c *conn) first() error {
 	if len(c.buf) == 0 {
-		c.release()
+		if c.raw == nil { // else tryRead does, once it has to wait
+			c.release()
+		}
 		if err := c.await(); err != nil {
 			return err
 		}
@@ -211,14 +213,15 @@ func (c *conn) await() error {
 		}
 	}
 	fresh := c.state.Load() == connFresh
+	now := time.Now()
 	if !fresh {
-		c.since.Store(time.Now().UnixNano())
+		c.since.Store(now.UnixNano())
 		c.state.Store(connIdle)
 	}
 	var end time.Time // of the grace, once it has begun
-	for {
+	for ; ; now = time.Now() {
 		leaving := c.srv.draining.Load() || c.evict.Load() // after state: either we see it, or Shutdown sees us waiting
-		if now := time.Now(); !leaving {
+		if !leaving {
 			c.deadline(c.idleUntil(now, fresh))
 		} else {
 			if end.IsZero() {
@@ -488,7 +491,7 @@ func (c *conn) goOn() error {
 		return nil
 	}
 	c.paused = false
-	return c.send(continueLine, nil)
+	return c.send(continueLine, nil, time.Now())
 }
 
 // reserve counts n more bytes of body against the server's bound.
