@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,7 @@ func doctorCommand(e *env) *cobra.Command {
 // doctor collects a diagnosis; code is that of the first problem.
 type doctor struct {
 	*env
+	listen string // admin.listen, as configured
 	checks []check
 	code   int
 }
@@ -64,7 +66,7 @@ func (d *doctor) problem(code int, name, format string, args ...any) {
 }
 
 func (d *doctor) add(name, verdict, format string, args ...any) {
-	d.checks = append(d.checks, check{Name: name, Verdict: verdict, Detail: fmt.Sprintf(format, args...)})
+	d.checks = append(d.checks, check{Name: name, Verdict: verdict, Detail: strings.ReplaceAll(fmt.Sprintf(format, args...), "\n ", ";")})
 }
 
 func (d *doctor) configuration(ctx context.Context) {
@@ -79,6 +81,7 @@ func (d *doctor) configuration(ctx context.Context) {
 		d.problem(exitConfig, "configuration", "%v", err)
 		return
 	}
+	d.listen = cfg.Admin.Listen
 	d.ok("configuration", "%s: %d sources, %d upstreams", d.config, len(cfg.Sources), len(cfg.Upstreams))
 	for _, w := range cfg.Warnings {
 		d.warn("configuration", "%s", w.String())
@@ -144,10 +147,16 @@ func (d *doctor) dial(ctx context.Context, name, address string) {
 	d.ok("upstream "+name, "%s takes connections", address)
 }
 
-// gateway asks the running gateway, if there is one.
+// gateway asks the running gateway, if there is one: at the address that was given, else at the configured one.
 func (d *doctor) gateway(ctx context.Context) {
 	ctx, cancel := d.limited(ctx, callTimeout)
 	defer cancel()
+	if host, port, err := net.SplitHostPort(d.listen); err == nil && d.admin == "" && os.Getenv("HOOKTENDER_ADMIN") == "" {
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		d.admin = net.JoinHostPort(host, port)
+	}
 	c, err := d.client()
 	if err != nil {
 		d.problem(exitUsage, "gateway", "%v", err)
