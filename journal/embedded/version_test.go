@@ -57,14 +57,10 @@ func TestCutFlushIsTakenBack(t *testing.T) {
 			ix.snapshot().release() // what older snapshots saw may go
 		}
 		want := entries(t, ix)
-		for range round { // one that was cut, and rounds of taking it back that were cut
-			w := newWrites(ix.db, ix.versions.next())
+		for n := range round { // one that was cut, and rounds of taking it back that were cut
+			w := newWrites(ix.db, ix.versions.next()+uint64(n))
 			scribble(w, 1+rnd.IntN(2500))
 			must(t, w.finish())
-			ix.versions.done(w.version)
-		}
-		if round > 0 && cmp.Equal(want, entries(t, ix)) {
-			t.Fatal("nothing to take back")
 		}
 		must(t, ix.close())
 		ix = open()
