@@ -323,11 +323,13 @@ func TestDescriptorsRunOut(t *testing.T) {
 		wg.Go(func() {
 			for i := range 25 {
 				id, path := fmt.Sprintf("d-%d-%d", s, i), []string{"/s", "/later"}[i%2]
-				status, outcome := g.post(t.Context(), path, signed(fmt.Sprintf(`{"id":%q,"type":"t","pad":%q}`, id, pad)))
-				mu.Lock()
-				if acked = append(acked, id); status/100 != 2 {
-					t.Errorf("%s: %d %s", id, status, outcome)
+				a := g.ask(path, signed(fmt.Sprintf(`{"id":%q,"type":"t","pad":%q}`, id, pad)))
+				if a.status/100 != 2 {
+					t.Errorf("%s: %d %s %s", id, a.status, a.outcome(), a.body)
+					continue
 				}
+				mu.Lock()
+				acked = append(acked, id)
 				mu.Unlock()
 			}
 		})

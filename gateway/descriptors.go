@@ -4,25 +4,49 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hooktender/hooktender/proxy"
 )
 
-// sparing is the listener of the admin port: a connection that would take what is kept for upstreams and the journal is closed.
-type sparing struct{ net.Listener }
+// sparing is the listener of the admin port: a connection that would take what is kept for upstreams and the journal is closed, and so is
+// one beyond a third of all that may be open, lest the public port has none.
+type sparing struct {
+	net.Listener
+	open atomic.Int64
+}
 
 // Accept gives the next connection that may stay.
 func (l *sparing) Accept() (net.Conn, error) {
-	_, most, _ := proxy.Descriptors(proxy.DescriptorLimit())
+	limit := proxy.DescriptorLimit()
+	_, most, _ := proxy.Descriptors(limit)
 	for {
 		c, err := l.Listener.Accept()
-		if err != nil || proxy.OpenDescriptors() <= most {
-			return c, err
+		if err != nil {
+			return nil, err
 		}
+		if n := l.open.Add(1); uint64(n) <= limit/3 && proxy.OpenDescriptors() <= most {
+			return &spared{Conn: c, l: l}, nil
+		}
+		l.open.Add(-1)
 		_ = c.Close()
 	}
+}
+
+// spared is a connection that counts while it is open.
+type spared struct {
+	net.Conn
+	l    *sparing
+	once sync.Once
+}
+
+// Close may be called again.
+func (c *spared) Close() error {
+	c.once.Do(func() { c.l.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 // dialWait is how long a dial waits for a descriptor before it looks again.

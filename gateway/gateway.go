@@ -95,7 +95,7 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	if g.private, err = o.Listen(cfg.Admin.Listen); err != nil {
 		return nil, fmt.Errorf("admin: listen on %s: %w", cfg.Admin.Listen, err)
 	}
-	g.private = &sparing{g.private}
+	g.private = &sparing{Listener: g.private}
 	return g, nil
 }
 
