@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hooktender/hooktender/e2e/internal/ledger"
@@ -20,6 +22,9 @@ type scene struct {
 	c    *consumer
 	g    *gateway
 	s    *senders
+
+	probed string       // a file on the gateway's disk to measure fsyncs with; "" = do not
+	late   atomic.Int64 // the longest of them under the present load, in nanoseconds
 }
 
 func newScene(b *bench, data, journal, delivery string) (*scene, error) {
@@ -45,7 +50,28 @@ func (sc *scene) load(seed uint64) (stop func()) {
 	ctx, cancel := context.WithCancel(sc.b.ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { sc.s.run(ctx, seed) })
+	sc.late.Store(0)
+	if sc.probed != "" {
+		wg.Go(func() { sc.probe(ctx) })
+	}
 	return func() { cancel(); wg.Wait() }
+}
+
+// probe measures how long the disk lets an fsync wait: on one that others use, too, an outcome of the gateway waits as long before it is written.
+func (sc *scene) probe(ctx context.Context) {
+	f, err := os.Create(sc.probed)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for ctx.Err() == nil {
+		began := time.Now()
+		if _, err := f.WriteAt([]byte{1}, 0); err != nil || f.Sync() != nil {
+			return
+		}
+		sc.late.Store(max(sc.late.Load(), int64(time.Since(began))))
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // interrupt kills the gateway and books the interruption. The pause lets requests that had left the gateway come in.
@@ -54,6 +80,7 @@ func (sc *scene) interrupt(stop func()) {
 	sc.g.kill()
 	stop()
 	time.Sleep(10 * time.Millisecond)
+	sc.book.Late = time.Duration(sc.late.Load())
 	sc.book.Cut(ledger.Kill, began)
 }
 
@@ -121,6 +148,7 @@ func killUnderLoad(b *bench, mode string) (result, error) {
 		return result{}, err
 	}
 	defer sc.close()
+	sc.probed = filepath.Join(b.dir, "probe")
 	ready, err := sc.underLoad(3, func(stop func()) error { sc.interrupt(stop); return nil }, func(int, time.Time) error {
 		sc.c.slow.Store(int64(b.rnd.IntN(int(10 * time.Millisecond))))
 		return nil

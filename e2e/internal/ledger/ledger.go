@@ -35,6 +35,8 @@ type Book struct {
 	untold   []string // answers that must not be
 	inOrder  map[string]*progress
 	Tolerant bool // acknowledged events may end as failed (the consumer refused them)
+	// Late is how long the disk, as measured beside the load since the last cut, made somebody wait for an fsync: so much longer than Settle an outcome may have waited.
+	Late time.Duration
 }
 
 type cut struct {
@@ -170,7 +172,7 @@ func (b *Book) Cut(kind Cut, began time.Time) {
 	c := cut{at: began, kind: kind}
 	for _, e := range b.events {
 		for _, a := range e.arrivals {
-			if e.told == 0 && a.epoch == len(b.cuts) && (a.end.IsZero() || a.end.After(began.Add(-Settle[kind]))) {
+			if e.told == 0 && a.epoch == len(b.cuts) && (a.end.IsZero() || a.end.After(began.Add(-Settle[kind]-b.Late))) {
 				c.inFlight++
 			}
 		}
