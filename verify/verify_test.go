@@ -282,6 +282,33 @@ func FuzzListAndPositionalHeader(f *testing.F) {
 	fuzzHeader(f, mustCompile(f, spec, "secret"), "X-Signature")
 }
 
+func FuzzParametersHeader(f *testing.F) {
+	spec := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "base64", Header: "X-Signature", Format: "parameters", Fields: []string{"signature"}, Timestamp: "header:Date", Unit: "http",
+		Signed: "{method|lower} {target} {host} {timestamp} {sha256:body}", Tolerance: time.Hour}
+	f.Add(`keyid="k", algorithm="hmac", signature="AAAA", headers="(request-target) host date digest"`)
+	fuzzHeader(f, mustCompile(f, spec, "secret"), "X-Signature")
+}
+
+// The list of signed headers is signed itself: no other list is accepted, whatever it leaves out or adds.
+func FuzzListOfHeaders(f *testing.F) {
+	v := mustCompile(f, Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Signature", Timestamp: "header:X-Time", Unit: "ms", Signed: "{headers:X-Signed}\n{body}", Tolerance: time.Hour}, "secret")
+	good := signedKiB(f, v)
+	list, _ := good.Head.Get("X-Signed")
+	for _, text := range []string{string(list), "x-signed", "x-time,x-signed", "x-signed,x-time,content-type", "", ",,", "X-Signed,x-time"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.ContainsAny(text, "\r\n\x00") {
+			return
+		}
+		req := *good
+		req.Head = setLine(good.Head, "X-Signed", []byte(text))
+		if got := v.Verify(&req, benchTime); got.OK != (strings.Trim(text, " \t") == string(list)) {
+			t.Fatalf("%q: %v, %s", text, got.OK, got.Check)
+		}
+	})
+}
+
 func FuzzJWTHeader(f *testing.F) {
 	spec := Spec{Scheme: "jwt", Algorithms: []string{"HS256", "ES256"}, Header: "X-Token", BodyClaim: "h", MaxAge: time.Hour}
 	fuzzHeader(f, mustCompile(f, spec, "secret"), "X-Token")
