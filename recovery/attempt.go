@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,6 +35,24 @@ type flight struct {
 	head    [704]byte // of request.Extra
 	tried   event.Attempt
 	commit  [1]journal.Transition
+	kept    event.Payload // of keep
+	room    []byte        // … and its bytes; stays with the flight when it is used again
+}
+
+// keepRoom bounds in bytes the room that stays with a flight.
+const keepRoom = 64 << 10
+
+// keep copies the payload, whose memory the request takes back.
+func (f *flight) keep(p *event.Payload) {
+	f.room = slices.Grow(f.room[:0], len(p.Target)+len(p.Host)+len(p.Head)+len(p.Body))
+	put := func(b []byte) []byte {
+		from := len(f.room)
+		f.room = append(f.room, b...)
+		return f.room[from:len(f.room):len(f.room)]
+	}
+	f.kept = *p
+	f.kept.Target, f.kept.Host, f.kept.Head, f.kept.Body = put(p.Target), put(p.Host), put(p.Head), put(p.Body)
+	f.payload = &f.kept
 }
 
 // prepare counts the next attempt in the record: it is written before the first byte is sent, so that a crash leaves it unknown.
@@ -60,19 +79,26 @@ func (r *Recovery) flight() *flight {
 }
 
 func (r *Recovery) put(f *flight) {
-	*f = flight{}
+	room := f.room[:0]
+	if cap(room) > keepRoom {
+		room = nil
+	}
+	*f = flight{room: room}
 	r.flights.Put(f)
 }
 
-// retry makes an attempt for an event that is in the journal.
-func (s *Source) retry(j *errand) {
-	f := s.r.flight()
-	f.src, f.slot, f.lane, f.entry = s, j.slot, j.lane, j.entry
-	f.cfg, f.client = s.aim()
-	if j.entry != nil {
-		f.sender, _ = j.entry.Owner.(*sender)
+// run makes an attempt for an event that is in the journal.
+func (j *errand) run() {
+	s, f := j.src, j.flight
+	if f == nil {
+		f = s.r.flight()
+		f.src, f.slot, f.lane, f.entry = s, j.slot, j.lane, j.entry
+		f.cfg, f.client = s.aim()
+		if j.entry != nil {
+			f.sender, _ = j.entry.Owner.(*sender)
+		}
 	}
-	if f.begin(j) {
+	if j.flight != nil || f.begin(j) {
 		x := f.client.Begin(s.r.ctx, f.call())
 		x.Wait(time.Time{})
 		f.finish(x.Result())

@@ -71,6 +71,8 @@ func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) 
 		return Handled{}, err
 	}
 	switch mode := c.Delivery.Mode; {
+	case mode == "store" && !sub.Again && !s.paused.Load() && c.Delivery.OnUnknown != "hold":
+		return s.deliverSoon(ctx, c, sub)
 	case mode == "store":
 		return s.queueUp(ctx, c, sub, Accepted)
 	case s.paused.Load() && mode == "proxy":
@@ -152,6 +154,30 @@ func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as O
 	s.r.logEvent(&sub.Record)
 	s.requeue(&sub.Record, nil)
 	return Handled{Outcome: as, Fate: sub.Record.Fate()}, nil
+}
+
+// deliverSoon stores the event with its first attempt under way, answers, and has the attempt made with the bytes in hand (store, without a
+// lane): nothing has to be written or read between the two. Where there is no slot at once, the schedule takes over. It is not for events that
+// must not be sent twice: after a crash in between, whether anything was sent would be unknown.
+func (s *Source) deliverSoon(ctx context.Context, c *compiled, sub *Submission) (Handled, error) {
+	sl, ok := c.up.spare()
+	if !ok {
+		return s.queueUp(ctx, c, sub, Accepted)
+	}
+	f := s.r.flight()
+	f.src, f.cfg, f.rec, f.slot = s, c, sub.Record, sl
+	_, f.client = s.aim()
+	f.prepare(time.Now())
+	if ok, err := s.store(ctx, sub, &f.rec, nil, journal.Synced); err != nil || !ok {
+		sl.cancel()
+		s.r.put(f)
+		return sub.duplicate(), err
+	}
+	s.r.logEvent(&f.rec)
+	f.keep(sub.Payload)
+	h := Handled{Outcome: Accepted, Fate: f.rec.Fate()}
+	s.r.crew.do(errand{src: s, flight: f})
+	return h, nil
 }
 
 // deliverNow makes the first attempt while the sender waits (proxy and hybrid, without a lane).

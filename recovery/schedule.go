@@ -196,6 +196,8 @@ type errand struct {
 	lane  *lane           // nil = none
 	entry *ordering.Entry // nil = none
 	gap   string
+
+	flight *flight // of an attempt that is in the journal already; nil = begin it
 }
 
 // idleCrew is how many goroutines are kept without work.
@@ -215,7 +217,7 @@ func (c *crew) do(j errand) {
 	c.work.Go(func() {
 		next := make(chan errand, 1)
 		for ok := true; ok; j, ok = <-next {
-			j.src.retry(&j)
+			j.run()
 			if !c.rest(next) {
 				return
 			}

@@ -117,6 +117,20 @@ func (u *upstream) try(now time.Time) (slot, refusal) {
 	return slot{u, probe}, granted
 }
 
+// spare takes a slot that nobody else waits for, of an upstream that is well; false: there is none.
+func (u *upstream) spare() (slot, bool) {
+	if u.queued.Load() > 0 {
+		return slot{}, false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.waiters) > 0 || u.breaker.state != closed || u.breaker.ramp > 0 {
+		return slot{}, false
+	}
+	s, why := u.try(time.Now())
+	return s, why == granted
+}
+
 // acquire waits until then for a slot; it gives busy if there was none in time, and down at once if the breaker is open.
 func (u *upstream) acquire(ctx context.Context, until time.Time) (slot, refusal) {
 	now := time.Now()
