@@ -316,10 +316,17 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.Entry, w *sender, rec *event.Record) (Handled, error) {
 	t := time.NewTimer(s.patience(c))
 	defer t.Stop()
+	down := w.down
+	if c.Delivery.Mode != "hybrid" {
+		down = nil
+	}
+	letGo := false
 	select {
 	case h := <-w.ch:
 		return *h, nil
 	case <-t.C:
+	case <-down:
+		letGo = true
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -334,7 +341,7 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
 		return Handled{}, err
 	}
-	if flying {
+	if flying || letGo {
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, nil
 	}
 	held, _ := s.r.change(rec.ID, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {

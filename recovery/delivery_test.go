@@ -165,6 +165,36 @@ func TestRetriesSpread(t *testing.T) {
 	})
 }
 
+// Those who wait for their turn in a lane are answered as soon as the breaker opens.
+func TestSendersInALaneAreLetGoWhenTheBreakerOpens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			s.Ordering.Policy, s.Delivery.Retry.Jitter = "serial", "none"
+			u.Breaker.Failures = 2
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := range 10 {
+			wg.Go(func() {
+				if h := b.send(fmt.Sprint("evt_", i), "r", ""); h.Outcome != recovery.Accepted {
+					t.Errorf("event %d: %s", i, h.Outcome)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(began); took > 1100*time.Millisecond { // the second failure is the first retry, after a second
+			t.Errorf("the last was answered after %s", took)
+		}
+		b.consumer.Plan(nil)
+		time.Sleep(time.Minute)
+		if got := b.states(); got["delivered"] != 10 {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
 // Beyond a bound the sender is sent away, and nothing is left that would swallow its retry.
 func TestBounds(t *testing.T) {
 	for _, c := range []struct {

@@ -3,6 +3,7 @@ package recovery
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -309,9 +310,10 @@ type sender struct {
 	mu   sync.Mutex
 	gone bool          // answered meanwhile: nobody listens
 	ch   chan *Handled // capacity 1
+	down chan struct{} // capacity 1: the breaker has opened
 }
 
-func newSender() *sender { return &sender{ch: make(chan *Handled, 1)} }
+func newSender() *sender { return &sender{ch: make(chan *Handled, 1), down: make(chan struct{}, 1)} }
 
 // answer hands over the outcome; false if the request has gone.
 func (w *sender) answer(h Handled) bool {
@@ -323,6 +325,24 @@ func (w *sender) answer(h Handled) bool {
 	w.gone = true
 	w.ch <- &h
 	return true
+}
+
+// letGo tells those who wait in lanes of the upstream's sources that its breaker has opened: nothing is sent for a while.
+func (r *Recovery) letGo(u *upstream) {
+	u.mu.Lock()
+	sources := slices.Clone(u.sources)
+	u.mu.Unlock()
+	for _, s := range sources {
+		s.mu.Lock()
+		for _, l := range s.lanes {
+			for _, e := range l.Entries() {
+				if w, _ := e.Owner.(*sender); w != nil {
+					signal(w.down)
+				}
+			}
+		}
+		s.mu.Unlock()
+	}
 }
 
 // leave says that the request is answered otherwise; false if an outcome has come meanwhile (it is in ch).

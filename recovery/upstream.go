@@ -228,6 +228,9 @@ func (s slot) done(o event.Outcome, status int) (isOpen bool) {
 	wanted := len(u.waiters) > 0 || changed
 	u.mu.Unlock()
 	if changed {
+		if isOpen {
+			u.r.letGo(u)
+		}
 		u.remember()
 		u.r.log.Warn("breaker", "upstream", u.name, "state", map[bool]string{true: "open", false: "closed"}[isOpen])
 	}
