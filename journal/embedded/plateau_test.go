@@ -119,3 +119,34 @@ func rss(t *testing.T) (n int64) {
 	}
 	return n << 10
 }
+
+// TestSweepGoesOnWhereItEnded: beside an old event that still waits, retention takes a little at a time and leaves nothing out.
+func TestSweepGoesOnWhereItEnded(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	e := start(t, Options{Dir: memDir(t), AllowTmpfs: true, Now: func() time.Time { return at }})
+	ctx := context.Background()
+	const events = 35
+	for i := range events {
+		a := sample(i)
+		a.Record.ReceivedAt = at
+		v := accept(t, e, journal.Written, a)
+		if r := v.Record; i > 0 { // the first one waits for ever
+			r.State, r.Reason, r.SettledAt, r.DeliveredAt = event.Delivered, 0, at, at
+			_, err := e.Commit(ctx, []journal.Transition{{Record: r}}, journal.Written)
+			must(t, err)
+		}
+	}
+	at = at.Add(40 * 24 * time.Hour)
+	for _, want := range []int{10, 10, 10, 4, 0, 0} {
+		n, err := e.Sweep(ctx, at, 10)
+		must(t, err)
+		if n != want {
+			t.Fatalf("a sweep took %d, not %d", n, want)
+		}
+	}
+	page, err := e.List(ctx, journal.Query{})
+	must(t, err)
+	if len(page.Records) != 1 || page.Records[0].EventID != "evt_0" {
+		t.Fatal(page.Records)
+	}
+}

@@ -12,8 +12,9 @@ import (
 
 // sweeper is what Sweep remembers between calls; all of it can be lost.
 type sweeper struct {
-	mu  sync.Mutex // one Sweep at a time
-	low event.Seq  // no event below is left
+	mu   sync.Mutex // one Sweep at a time
+	low  event.Seq  // no event below is left
+	next event.Seq  // where a walk that found enough goes on; 0 = at low
 
 	cleaning uint64 // number of the segment that is being cleaned; 0 = none
 	cleanAt  int64  // where its cleaning goes on
@@ -140,7 +141,8 @@ func groupOf(it *item) group {
 	return group{string(v.source), stateReason{it.state, it.reason}}
 }
 
-// findDue walks over the events that are old enough for anything to be due.
+// findDue walks over the events that are old enough for anything to be due, or goes on where the last walk ended because it had found as many as it may: from
+// the oldest event that is left it is a long way over those that are gone.
 func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error) {
 	d := &due{now: now, shrink: map[group][]*item{}, remove: map[group][]*item{}}
 	v, err := e.view()
@@ -152,8 +154,12 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 	young := now - int64(min(r.Dedup, r.Record, r.DeadLetter))
 	walk := v.snap.walk([]byte{prefixRecord}, false)
 	defer walk.Close()
-	first := true
-	for walk.Seek(recordKey(e.sweeper.low)); walk.Valid() && d.n < limit; walk.Next() {
+	from, first := e.sweeper.low, true
+	if e.sweeper.next > from {
+		from, first = e.sweeper.next, false
+	}
+	e.sweeper.next = 0
+	for walk.Seek(recordKey(from)); walk.Valid() && d.n < limit; walk.Next() {
 		value, err := walk.Item().ValueCopy(nil)
 		if err != nil {
 			return nil, e.indexError(err)
@@ -169,7 +175,9 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 		if it.receivedAt() > young {
 			break
 		}
-		d.add(it, r)
+		if d.add(it, r); d.n == limit {
+			e.sweeper.next = it.id.Seq() + 1
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
