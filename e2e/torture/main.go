@@ -1,7 +1,7 @@
 // Command torture runs the real binary under kill -9, power cuts, failing fsyncs, a full disk and damaged files, keeps the books of both sides, and judges them against
 // the promise: acknowledged means in the journal and delivered once, or more than once and marked; nothing forged or altered is forwarded.
 //
-//	go run ./e2e/torture                 small: every fault, about two minutes
+//	go run ./e2e/torture                 small: every fault, about five minutes (the clock needs a build of its own)
 //	go run ./e2e/torture -size large     the figures of docs/guarantees.md, about an hour
 //	go run ./e2e/torture -faults power,eio -cycles 50 -seed 7
 //
