@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/hooktender/hooktender/event"
@@ -254,12 +255,7 @@ func cut(b, sep []byte) (before, after []byte, found bool) {
 }
 
 func contains(list []string, b []byte) bool {
-	for _, s := range list {
-		if s == string(b) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, string(b))
 }
 
 func (v *Verifier) separator() string {
