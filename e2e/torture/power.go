@@ -219,6 +219,9 @@ func failures(b *bench, pick func(cycle int) (n int, suffix string)) (result, er
 			compactions++
 		}
 	}
+	if len(exits) == 0 && b.cycles >= 12 {
+		return result{}, errors.New("no fsync that was to fail came: nothing was tried")
+	}
 	if _, err := sc.g.launch(); err != nil {
 		return result{}, err
 	}
