@@ -133,7 +133,7 @@ func (f *flight) begin(j *errand) bool {
 	// the sender still waits nothing was promised yet, and whoever lets it go syncs first; one that comes again after it failed may have been
 	// acknowledged before.
 	durable := journal.Synced
-	if f.sender.listening() && (f.waiting || f.rec.LastTrigger != event.TriggerRedelivery) {
+	if f.sender.listening() && f.rec.LastTrigger != event.TriggerRedelivery {
 		durable = journal.Written
 	}
 	f.tried = *f.begun()

@@ -205,9 +205,7 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	durable := journal.Written
 	if sub.Again { // a new event's record says itself that its first attempt is under way
 		begun = f.begun()
-		if !f.waiting {
-			durable = journal.Synced // it may have been acknowledged before it failed
-		}
+		durable = journal.Synced // it may have been acknowledged before it failed
 	}
 	ok, err := s.store(ctx, sub, &f.rec, begun, durable)
 	if err != nil || !ok {

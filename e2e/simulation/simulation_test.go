@@ -67,7 +67,7 @@ func TestSameSeedSameHistory(t *testing.T) {
 // Seeds in which something was once wrong; see e2e/DESIGN.md.
 func TestSeedsThatFailedOnce(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // see TestSameSeedSameHistory
-	for _, seed := range []uint64{14, 106217} {
+	for _, seed := range []uint64{14, 106217, 641176} {
 		if w := simulate(t, seed); len(w.faults) > 0 {
 			t.Errorf("seed %d: %v\n%s", seed, w.faults, strings.Join(w.trace, "\n"))
 		}
