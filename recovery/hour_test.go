@@ -142,7 +142,7 @@ func TestHourOf100000(t *testing.T) {
 
 // hour lets n events wait; each may take so many bytes of the heap meanwhile.
 func hour(t *testing.T, n int, bytes int64, open func(*bed, journal.Observer) (journal.Journal, func())) {
-	rate := max(400, float64(n)/50) // attempts a second that the upstream takes
+	rate := max(400, float64(n)/10) // attempts a second that the upstream takes
 	synctest.Test(t, func(t *testing.T) {
 		b := newBedOn(t, open, func(s *recovery.SourceConfig, u *forward.Config) {
 			s.Ordering.Policy = "serial"
@@ -181,7 +181,7 @@ func hour(t *testing.T, n int, bytes int64, open func(*bed, journal.Observer) (j
 
 // awayForAnHour sends n events in an hour. It gives the bytes by which the heap has grown.
 func awayForAnHour(t *testing.T, b *bed, n int) int64 {
-	const batches, resources, senders = 60, 500, 16
+	const batches, resources, senders = 60, 500, 4
 	var before, during runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
