@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -148,5 +149,110 @@ func TestSweepGoesOnWhereItEnded(t *testing.T) {
 	must(t, err)
 	if len(page.Records) != 1 || page.Records[0].EventID != "evt_0" {
 		t.Fatal(page.Records)
+	}
+}
+
+// Events come for days while an old one stays pending. A sweep does not look again at what it has left, and still everything goes when its time has
+// come: records by when they ended, the old one too, the dead letter after its own retention.
+func TestSweepTakesEverythingInTime(t *testing.T) {
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	day := 24 * time.Hour
+	kept := journal.Retention{Payload: 2 * day, Record: 4 * day, Dedup: 6 * day, DeadLetter: 20 * day}
+	e := start(t, Options{Dir: memDir(t), AllowTmpfs: true, Now: func() time.Time { return at }, Retention: kept})
+	ctx := context.Background()
+	end := func(r event.Record, st event.State, why event.Reason) {
+		r.State, r.Reason, r.SettledAt = st, why, at
+		out, err := e.Commit(ctx, []journal.Transition{{Record: r}}, journal.Written)
+		must(t, err)
+		if !out[0].Applied {
+			t.Fatal("not applied")
+		}
+	}
+	accepted := func(i int) event.Record {
+		a := sample(i)
+		a.Record.ReceivedAt = at
+		return accept(t, e, journal.Written, a).Record
+	}
+	pending, dead := accepted(0), accepted(1)
+	end(dead, event.Failed, event.Permanent)
+	begun, skipped := at, 0
+	type ended struct {
+		id event.ID
+		at time.Time
+	}
+	var all []ended
+	const steps = 24 * 12 // an hour each
+	for i := range steps {
+		if r := accepted(2 + i); i%3 != 0 {
+			end(r, event.Delivered, 0)
+			all = append(all, ended{r.ID, at})
+		} else { // ends a day later
+			all = append(all, ended{id: r.ID})
+		}
+		if i >= 24 && (i-24)%3 == 0 {
+			r, _, err := e.Get(ctx, all[i-24].id, false)
+			must(t, err)
+			end(r, event.Delivered, 0)
+			all[i-24].at = at
+		}
+		if i == steps/2 {
+			r, _, err := e.Get(ctx, pending.ID, false)
+			must(t, err)
+			end(r, event.Delivered, 0)
+		}
+		at = at.Add(time.Hour)
+		for {
+			n, err := e.Sweep(ctx, at, 7)
+			must(t, err)
+			if n < 7 {
+				break
+			}
+		}
+		if e.sweeper.walked > e.sweeper.low+20 {
+			skipped++
+		}
+		for j, x := range all {
+			if x.at.IsZero() {
+				continue
+			}
+			_, _, err := e.Get(ctx, x.id, false)
+			age, gone := at.Sub(x.at), errors.Is(err, journal.ErrNotFound)
+			if gone && age < kept.Record || !gone && age > kept.Record+kept.Record/walkAnew {
+				t.Fatalf("step %d: event %d, ended %s ago: %v", i, j, age, err)
+			}
+		}
+	}
+	if skipped < steps/4 {
+		t.Errorf("a walk began behind what was left before in %d of %d steps", skipped, steps)
+	}
+	at = begun.Add(kept.DeadLetter + kept.DeadLetter/walkAnew)
+	_, err := e.Sweep(ctx, at, 1000)
+	must(t, err)
+	if r, _, err := e.Get(ctx, dead.ID, false); err != nil || r.Reason != event.Expired {
+		t.Errorf("the dead letter after its retention: %v %v", r.Reason, err)
+	}
+	at = at.Add(kept.Dedup + kept.Record)
+	for range 10 {
+		_, err := e.Sweep(ctx, at, 1000)
+		must(t, err)
+	}
+	waiting := 0
+	for _, x := range all {
+		if x.at.IsZero() {
+			waiting++
+		}
+	}
+	fates, err := e.Lookup(ctx, sample(0).Keys)
+	must(t, err)
+	if fates[0].Known() {
+		t.Errorf("what was pending for so long is still known: %+v", fates[0])
+	}
+	v, err := e.view()
+	must(t, err)
+	defer v.release()
+	left := 0
+	must(t, v.snap.eachKey([]byte{prefixRecord}, func([]byte) bool { left++; return true }))
+	if left != waiting {
+		t.Errorf("the index still holds %d events, %d are pending", left, waiting)
 	}
 }

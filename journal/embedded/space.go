@@ -44,7 +44,6 @@ const (
 	maxBallast   = 256 << 20
 	ballastFiles = 4
 	guardEvery   = time.Second
-	trimEvery    = 5                      // looks of the guard
 	spaceEvery   = 100 * time.Millisecond // how often whoever waits for space looks again
 )
 
@@ -155,10 +154,8 @@ func (s *space) takeBallast() string {
 func (s *space) guard(stop <-chan struct{}) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
-	for n := 0; ; n++ {
-		if n%trimEvery == 0 {
-			s.resident.trim()
-		}
+	for {
+		s.resident.trim()
 		if err := s.refill(); err != nil {
 			s.log.Warn("the ballast cannot be set up", "error", err)
 		}

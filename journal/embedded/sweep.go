@@ -12,9 +12,15 @@ import (
 
 // sweeper is what Sweep remembers between calls; all of it can be lost.
 type sweeper struct {
-	mu   sync.Mutex // one Sweep at a time
-	low  event.Seq  // no event below is left
-	next event.Seq  // where a walk that found enough goes on; 0 = at low
+	mu  sync.Mutex // one Sweep at a time
+	low event.Seq  // no event below is left
+
+	// What a walk over the events before walked has left there is not due before again (Unix nanoseconds), by this retention: the next begins at
+	// walked. Events that are gone leave deletions in the index, and to step over these again in each sweep, for one old event that is
+	// still pending, would cost more than all else.
+	walked event.Seq
+	again  int64
+	by     *journal.Retention
 
 	cleaning uint64 // number of the segment that is being cleaned; 0 = none
 	cleanAt  int64  // where its cleaning goes on
@@ -44,10 +50,15 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 	if err != nil {
 		return 0, err
 	}
+	s := &e.sweeper
+	s.again = 0 // until what was found is written
 	if due.n > 0 {
 		if err := e.call(ctx, journal.Written, due.write); err != nil {
 			return 0, err
 		}
+	}
+	if !due.missed {
+		s.walked, s.again, s.by = due.walked, due.again, due.by
 	}
 	if err := e.ageSegment(ctx, at); err != nil {
 		return due.n, err
@@ -125,6 +136,26 @@ type due struct {
 	expire []*item           // dead letters past their retention: they become failed/expired
 	shrink map[group][]*item // the record goes, the marker stays
 	remove map[group][]*item // all goes
+
+	walked, stop event.Seq // see sweeper; stop is the first event that will be due soon: a walk does not pass it for good. 0 = none
+	again, soon  int64
+	by           *journal.Retention
+	missed       bool // something had changed meanwhile, and was left
+}
+
+// A walk is begun anew after a part of the shortest retention; what is due within a part of that is waited for.
+const (
+	walkAnew = 16
+	walkSoon = 32
+)
+
+// later notes that an event is not due before a time.
+func (d *due) later(it *item, at int64) {
+	if at > d.soon {
+		d.again = min(d.again, at)
+	} else if d.stop == 0 {
+		d.stop = it.id.Seq()
+	}
 }
 
 // group is what the records of one forget frame have in common, for the counters; the zero group is of markers.
@@ -150,16 +181,17 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 		return nil, err
 	}
 	defer v.release()
-	r := e.retention.Load()
-	young := now - int64(min(r.Dedup, r.Record, r.DeadLetter))
+	r, s := e.retention.Load(), &e.sweeper
+	shortest := int64(min(r.Dedup, r.Record, r.DeadLetter))
+	young := now - shortest
+	d.walked, d.again, d.by, d.soon = s.walked, s.again, r, now+shortest/walkAnew/walkSoon
+	anew := now >= s.again || s.by != r
+	if anew {
+		d.walked, d.again = s.low, now+shortest/walkAnew
+	}
 	walk := v.snap.walk([]byte{prefixRecord}, false)
 	defer walk.Close()
-	from, first := e.sweeper.low, true
-	if e.sweeper.next > from {
-		from, first = e.sweeper.next, false
-	}
-	e.sweeper.next = 0
-	for walk.Seek(recordKey(from)); walk.Valid() && d.n < limit; walk.Next() {
+	for walk.Seek(recordKey(d.walked)); walk.Valid() && d.n < limit; walk.Next() {
 		value, err := walk.Item().ValueCopy(nil)
 		if err != nil {
 			return nil, e.indexError(err)
@@ -168,19 +200,21 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 		if err != nil {
 			return nil, e.indexError(err)
 		}
-		if first {
-			e.sweeper.low, first = it.id.Seq(), false
-			e.index.lowBlock.Store(blockOf(e.sweeper.low))
+		if anew {
+			s.low, anew = it.id.Seq(), false
+			e.index.lowBlock.Store(blockOf(s.low))
 		}
 		if it.receivedAt() > young {
 			break
 		}
-		if d.add(it, r); d.n == limit {
-			e.sweeper.next = it.id.Seq() + 1
-		}
+		d.add(it, r)
+		d.walked = it.id.Seq() + 1
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
+	}
+	if d.stop != 0 {
+		d.walked = d.stop
 	}
 	return d, nil
 }
@@ -191,6 +225,7 @@ func (d *due) add(it *item, r *journal.Retention) {
 	switch {
 	case it.marker:
 		if !forgotten {
+			d.later(it, it.receivedAt()+int64(r.Dedup))
 			return
 		}
 		d.remove[groupOf(it)] = append(d.remove[groupOf(it)], it)
@@ -198,14 +233,17 @@ func (d *due) add(it *item, r *journal.Retention) {
 		return
 	case it.deadLetter():
 		if it.endedAt() > d.now-int64(r.DeadLetter) {
+			d.later(it, it.endedAt()+int64(r.DeadLetter))
 			return
 		}
 		d.expire = append(d.expire, it)
 	case it.endedAt() > d.now-int64(r.Record):
+		d.later(it, it.endedAt()+int64(r.Record))
 		return
 	case forgotten:
 		d.remove[groupOf(it)] = append(d.remove[groupOf(it)], it)
 	default:
+		d.later(it, it.receivedAt()+int64(r.Dedup)) // its marker
 		d.shrink[groupOf(it)] = append(d.shrink[groupOf(it)], it)
 	}
 	d.n++
@@ -214,17 +252,19 @@ func (d *due) add(it *item, r *journal.Retention) {
 // write puts into the log what was found, except events that somebody changed meanwhile.
 func (d *due) write(w *writer) error {
 	for _, it := range d.expire {
-		if err := w.expire(it, d.now); err != nil {
+		done, err := w.expire(it, d.now)
+		if err != nil {
 			return err
 		}
+		d.missed = d.missed || !done
 	}
 	for g, its := range d.shrink {
-		if err := w.forget(kindShrink, g, its); err != nil {
+		if err := d.forget(w, kindShrink, g, its); err != nil {
 			return err
 		}
 	}
 	for g, its := range d.remove {
-		if err := w.forget(kindRemove, g, its); err != nil {
+		if err := d.forget(w, kindRemove, g, its); err != nil {
 			return err
 		}
 	}
@@ -238,14 +278,14 @@ func (w *writer) same(found *item) (bool, error) {
 }
 
 // expire makes a dead letter failed/expired, without payload; its record ages from now on.
-func (w *writer) expire(found *item, now int64) error {
+func (w *writer) expire(found *item, now int64) (done bool, err error) {
 	old, err := w.item(found.id.Seq())
 	if err != nil || old == nil || old.removed || old.marker || old.rev != found.rev {
-		return err
+		return false, err
 	}
 	r, err := old.record(w.horizon)
 	if err != nil {
-		return err
+		return false, err
 	}
 	from := stateReason{old.state, old.reason}
 	r.Reason, r.SettledAt, r.NextAt = event.Expired, fromNanos(now), time.Time{}
@@ -259,24 +299,26 @@ func (w *writer) expire(found *item, now int64) error {
 	var x parts
 	p.cut(body, &f, &x)
 	if err := w.emit(&f, &x, old); err != nil {
-		return err
+		return false, err
 	}
 	w.stage.items[old.id.Seq()].fill(&r, w.horizon)
 	w.observed = append(w.observed, observed{from, &r})
-	return nil
+	return true, nil
 }
 
 // forget writes one frame for events of one group.
-func (w *writer) forget(k kind, g group, found []*item) error {
+func (d *due) forget(w *writer, k kind, g group, found []*item) error {
 	var p parts
 	for _, it := range found {
 		ok, err := w.same(it)
 		if err != nil {
 			return err
 		}
-		if ok {
-			p.seqs = append(p.seqs, it.id.Seq())
+		if !ok {
+			d.missed = true
+			continue
 		}
+		p.seqs = append(p.seqs, it.id.Seq())
 	}
 	if len(p.seqs) == 0 {
 		return nil
