@@ -43,7 +43,8 @@ const (
 	nameBallast  = "ballast"
 	maxBallast   = 256 << 20
 	ballastFiles = 4
-	guardEvery   = time.Second
+	guardEvery   = 250 * time.Millisecond
+	refillEvery  = 4                      // looks of the guard
 	spaceEvery   = 100 * time.Millisecond // how often whoever waits for space looks again
 )
 
@@ -154,10 +155,12 @@ func (s *space) takeBallast() string {
 func (s *space) guard(stop <-chan struct{}) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
-	for {
+	for n := 0; ; n++ {
 		s.resident.trim()
-		if err := s.refill(); err != nil {
-			s.log.Warn("the ballast cannot be set up", "error", err)
+		if n%refillEvery == 0 {
+			if err := s.refill(); err != nil {
+				s.log.Warn("the ballast cannot be set up", "error", err)
+			}
 		}
 		select {
 		case <-t.C:
