@@ -136,7 +136,8 @@ func (it *item) fate() event.Fate {
 	if err != nil {
 		return event.Fate{ID: it.id, State: it.state, Reason: it.reason, ReceivedAt: fromNanos(it.received)}
 	}
-	return event.Fate{ID: it.id, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}
+	r.ID = it.id
+	return r.Fate()
 }
 
 // addAttempt makes a the last attempt, or replaces the one of the same number.

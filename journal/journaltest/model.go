@@ -222,10 +222,6 @@ func (x *marker) record() event.Record {
 	return event.Record{ID: f.ID, State: f.State, Reason: f.Reason, ReceivedAt: f.ReceivedAt, BodySHA256: f.BodySHA256}
 }
 
-func fateOf(r *event.Record) event.Fate {
-	return event.Fate{ID: r.ID, State: r.State, Reason: r.Reason, BodySHA256: r.BodySHA256, ReceivedAt: r.ReceivedAt}
-}
-
 func copyPayload(p *event.Payload) *event.Payload {
 	if p == nil {
 		return nil
@@ -273,7 +269,7 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			}
 			st.records[rec.Seq] = x
 			for _, k := range keys {
-				st.keys[k] = &marker{fateOf(&rec), x}
+				st.keys[k] = &marker{rec.Fate(), x}
 			}
 			if cursor != nil {
 				st.resources[cursor.ResourceKey] = *cursor
@@ -329,7 +325,7 @@ func (st *state) put(rec event.Record, payload *event.Payload, at *event.Attempt
 	}
 	for _, k := range x.keys {
 		if m := st.keys[k]; m != nil && m.item == x {
-			m.fate = fateOf(&rec)
+			m.fate = rec.Fate()
 		}
 	}
 }
