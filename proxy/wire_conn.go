@@ -83,8 +83,8 @@ var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &
 // apartAbove is the length in bytes above which a body has memory of its own, which grows as it comes in.
 const apartAbove = 16 << 10
 
-// stageStep is the least room in bytes for a staged body; it doubles as the body comes in.
-const stageStep = 2 << 10
+// bodyStep is the least room in bytes for a body apart; it doubles as the body comes in.
+const bodyStep = 2 << 10
 
 // standIn is what fasthttp is shown in place of a connection's requests. It looks at nothing of it.
 const standIn = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
@@ -377,8 +377,8 @@ func (c *conn) headDone() *wireFault {
 	return nil
 }
 
-// bodyBufs holds memory for bodies.
-var bodyBufs = sync.Pool{New: func() any { b := make([]byte, 0, 2*apartAbove); return &b }}
+// bodyBufs holds memory for bodies; what is new in it is small, for a body that only trickles in.
+var bodyBufs = sync.Pool{New: func() any { b := make([]byte, 0, bodyStep); return &b }}
 
 // keepBody bounds in bytes what bodyBufs keeps of one body.
 const keepBody = 256 << 10
@@ -439,7 +439,7 @@ func (c *conn) readBody() error {
 		return c.readChunks()
 	}
 	if len(c.body) == cap(c.body) {
-		c.body = slices.Grow(c.body, int(min(c.left, max(stageStep, int64(len(c.body))))))
+		c.body = slices.Grow(c.body, int(min(c.left, max(bodyStep, int64(len(c.body))))))
 	}
 	room := c.body[len(c.body):cap(c.body)]
 	n, err := c.rw.Read(room[:min(int64(len(room)), c.left)])
