@@ -19,6 +19,7 @@ import (
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
 )
 
 func TestNotSent(t *testing.T) {
@@ -57,10 +58,9 @@ func TestNotSent(t *testing.T) {
 
 // dialEager connects to an upstream whose answer is there before any request.
 func dialEager(context.Context, string, string) (net.Conn, error) {
-	a, b := net.Pipe()
-	go func() { _, _ = io.WriteString(b, okAnswer("stray")) }()
-	time.Sleep(10 * time.Millisecond)
-	return a, nil
+	a, b := hooktest.Pipe()
+	_, err := io.WriteString(b, okAnswer("stray"))
+	return a, err
 }
 
 func TestTLS(t *testing.T) {
@@ -248,7 +248,7 @@ func TestBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int32
 		dial := func(context.Context, string, string) (net.Conn, error) {
-			a, b := net.Pipe()
+			a, b := hooktest.Pipe()
 			open.Add(1)
 			go func() {
 				defer open.Add(-1)

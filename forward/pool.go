@@ -40,6 +40,10 @@ type link struct {
 	err      error  // … and what it ended with
 }
 
+// A waiter is a connection that is no socket, as in tests, and can say how many bytes wait to be read, and whether the end follows. One that cannot is taken
+// for clean.
+type waiter interface{ Waiting() (n int, ended bool) }
+
 func newLink(nc net.Conn) *link {
 	l := &link{nc: nc, buf: make([]byte, 4<<10)}
 	if sc, ok := nc.(syscall.Conn); ok {
@@ -91,10 +95,13 @@ func (l *link) clean() bool {
 	if l.surplus {
 		return false
 	}
-	if l.raw == nil {
-		l.lookSlowly()
-	} else if l.raw.Control(l.lookFunc) != nil {
-		return false
+	if l.raw != nil {
+		return l.raw.Control(l.lookFunc) == nil && !l.stale
+	}
+	l.stale = false
+	if w, ok := l.nc.(waiter); ok {
+		n, ended := w.Waiting()
+		l.stale, l.surplus = n > 0 || ended, n > 0 && !l.tls
 	}
 	return !l.stale
 }
@@ -110,16 +117,6 @@ func (l *link) look(fd uintptr) {
 		l.surplus = n > 0 && !l.tls // there it may be a ticket, or a farewell
 		return
 	}
-}
-
-// lookSlowly is look for connections that are no sockets, as in tests: it waits for next to no time.
-func (l *link) lookSlowly() {
-	l.readBy = time.Time{}
-	_ = l.nc.SetReadDeadline(time.Now().Add(50 * time.Microsecond))
-	n, err := l.nc.Read(l.one[:])
-	ne, ok := err.(net.Error)
-	l.stale = n > 0 || !(ok && ne.Timeout()) && err != os.ErrDeadlineExceeded
-	l.surplus = n > 0
 }
 
 // turns says whether the link can take turns: it is a plain socket.

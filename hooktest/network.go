@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// Network is a network in memory, for testing/synctest bubbles: connections are net.Pipe, so waiting on them is durably blocking. The zero
+// Network is a network in memory, for testing/synctest bubbles: connections are Pipes, so waiting on them is durably blocking. The zero
 // Network is ready to use. Safe for concurrent use.
 type Network struct {
 	mu        sync.Mutex
@@ -54,7 +54,7 @@ func (n *Network) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if l == nil {
 		return nil, refused
 	}
-	here, there := net.Pipe()
+	here, there := Pipe()
 	select {
 	case l.accept <- conn{there, l.addr, client}:
 		return conn{here, client, l.addr}, nil
@@ -70,7 +70,7 @@ var client = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 40000}
 
 // conn gives a pipe's end TCP addresses.
 type conn struct {
-	net.Conn
+	*PipeConn
 	local, remote *net.TCPAddr
 }
 
