@@ -301,6 +301,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.wake(l, 0)
 	s.mu.Unlock()
+	if w != nil && c.up.isOpen() { // since it was asked last: those who were let go then did not include this one
+		signal(w.down)
+	}
 	switch {
 	case d == ordering.Hold:
 		return Handled{Outcome: Held, Fate: rec.Fate()}, nil
