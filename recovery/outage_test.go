@@ -128,16 +128,24 @@ func (b *bed) restart() {
 	b.start()
 }
 
+var (
+	submissions = sync.Pool{New: func() any { return new(recovery.Submission) }}
+	jsonHead    = event.Head("Content-Type: application/json\r\n")
+)
+
 // send submits a fresh event and gives what its sender is told.
 func (b *bed) send(id, resource, version string) recovery.Handled {
 	b.t.Helper()
-	body := fmt.Sprintf(`{"id":%q}`, id)
-	h, err := b.r.Source("s").Deliver(context.Background(), &recovery.Submission{
+	body := fmt.Appendf(nil, `{"id":%q}`, id)
+	sub := submissions.Get().(*recovery.Submission) // nobody uses it when Deliver has returned
+	defer submissions.Put(sub)
+	*sub = recovery.Submission{
 		Record: event.Record{Source: "s", Provider: "custom", EventID: id, Resource: resource, Version: version, Verified: true, ReceivedAt: time.Now(),
 			BodyBytes: len(body), HasPayload: true},
-		Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: event.Head("Content-Type: application/json\r\n"), Body: []byte(body), Peer: "127.0.0.1"},
-		Keys:    []event.Key{event.MakeKey(event.KeyEvent, "s", "", id)}, Aliases: []event.Key{event.MakeKey(event.KeyAlias, "s", id)},
-	})
+		Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: jsonHead, Body: body, Peer: "127.0.0.1"},
+		Keys:    append(sub.Keys[:0], event.MakeKey(event.KeyEvent, "s", "", id)), Aliases: append(sub.Aliases[:0], event.MakeKey(event.KeyAlias, "s", id)),
+	}
+	h, err := b.r.Source("s").Deliver(context.Background(), sub)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -80,20 +80,27 @@ type state struct {
 	keys      map[event.Key]*marker
 	resources map[event.ResourceKey]event.ResourceState
 	meta      map[string][]byte
-	last      map[string]event.Record // last delivered, by source
+	last      map[string]*event.Record // last delivered, by source
 }
 
 type item struct {
-	rec      event.Record
+	rec      *event.Record // nobody changes it: another takes its place
 	payload  *event.Payload
 	attempts []*event.Attempt // by number
 	keys     []event.Key
 }
 
-// marker is a fate; the item is nil once the record is gone.
+// marker is what is known under a key: the item, or its last fate once the record is gone.
 type marker struct {
 	fate event.Fate
 	item *item
+}
+
+func (x *marker) now() event.Fate {
+	if x.item != nil {
+		return x.item.rec.Fate()
+	}
+	return x.fate
 }
 
 // OpenModel opens what is on a disk. Without one (nil) nothing outlives the model.
@@ -118,7 +125,7 @@ func OpenModel(d *Disk, o ModelOptions) *Model {
 		d.born = o.Now()
 	}
 	st := &state{born: d.born, records: map[event.Seq]*item{}, keys: map[event.Key]*marker{}, resources: map[event.ResourceKey]event.ResourceState{},
-		meta: map[string][]byte{}, last: map[string]event.Record{}}
+		meta: map[string][]byte{}, last: map[string]*event.Record{}}
 	for _, change := range d.log {
 		change(st)
 	}
@@ -208,7 +215,7 @@ func (m *Model) known(k event.Key) *marker {
 	if x == nil {
 		return nil
 	}
-	if x.item != nil && (x.item.rec.State == event.Pending || x.item.rec.DeadLetter()) || m.o.Now().Sub(x.fate.ReceivedAt) < m.o.Retention.Dedup {
+	if x.item != nil && (x.item.rec.State == event.Pending || x.item.rec.DeadLetter()) || m.o.Now().Sub(x.now().ReceivedAt) < m.o.Retention.Dedup {
 		return x
 	}
 	return nil
@@ -216,7 +223,7 @@ func (m *Model) known(k event.Key) *marker {
 
 func (x *marker) record() event.Record {
 	if x.item != nil {
-		return x.item.rec
+		return *x.item.rec
 	}
 	f := x.fate
 	return event.Record{ID: f.ID, State: f.State, Reason: f.Reason, ReceivedAt: f.ReceivedAt, BodySHA256: f.BodySHA256}
@@ -253,7 +260,8 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			out[i] = journal.Verdict{Key: k, Record: m.known(evs[i].Keys[k]).record()}
 			continue
 		}
-		rec, payload := evs[i].Record, copyPayload(evs[i].Payload)
+		rec, payload := &event.Record{}, copyPayload(evs[i].Payload)
+		*rec = evs[i].Record
 		rec.Seq, rec.Rev, rec.HasPayload = m.st.seq+1, m.st.rev+1, payload != nil
 		rec.ID = event.MakeID(rec.ReceivedAt, rec.Seq, uint16(rec.Seq*40503))
 		keys, cursor := append(slices.Clone(evs[i].Keys), evs[i].Aliases...), evs[i].Cursor
@@ -269,15 +277,15 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			}
 			st.records[rec.Seq] = x
 			for _, k := range keys {
-				st.keys[k] = &marker{rec.Fate(), x}
+				st.keys[k] = &marker{item: x}
 			}
 			if cursor != nil {
 				st.resources[cursor.ResourceKey] = *cursor
 			}
-			st.delivered(&rec, 0)
+			st.delivered(rec, 0)
 		})
-		m.tell(0, 0, &rec)
-		out[i] = journal.Verdict{Accepted: true, Key: -1, Record: rec}
+		m.tell(0, 0, rec)
+		out[i] = journal.Verdict{Accepted: true, Key: -1, Record: *rec}
 	}
 	m.mu.Unlock()
 	return out, m.done(ctx, d)
@@ -290,7 +298,7 @@ func (m *Model) duplicateOf(keys []event.Key) int {
 // delivered notes the last delivery of a source.
 func (st *state) delivered(rec *event.Record, old event.State) {
 	if (rec.State == event.Delivered || rec.State == event.Replayed) && rec.State != old {
-		st.last[rec.Source] = *rec
+		st.last[rec.Source] = rec
 	}
 }
 
@@ -304,12 +312,12 @@ func (x *item) note(at *event.Attempt) {
 }
 
 // put replaces a record.
-func (st *state) put(rec event.Record, payload *event.Payload, at *event.Attempt, cursor *event.ResourceState) {
+func (st *state) put(rec *event.Record, payload *event.Payload, at *event.Attempt, cursor *event.ResourceState) {
 	x := st.records[rec.Seq]
 	if x == nil {
 		return
 	}
-	st.delivered(&rec, x.rec.State)
+	st.delivered(rec, x.rec.State)
 	st.rev = max(st.rev, rec.Rev)
 	x.rec = rec
 	if payload != nil {
@@ -323,11 +331,6 @@ func (st *state) put(rec event.Record, payload *event.Payload, at *event.Attempt
 	if cursor != nil {
 		st.resources[cursor.ResourceKey] = *cursor
 	}
-	for _, k := range x.keys {
-		if m := st.keys[k]; m != nil && m.item == x {
-			m.fate = rec.Fate()
-		}
-	}
 }
 
 // Commit is journal.Journal's.
@@ -340,16 +343,18 @@ func (m *Model) Commit(ctx context.Context, ts []journal.Transition, d journal.D
 		return nil, err
 	}
 	out := make([]journal.Outcome, len(ts))
-	for i, t := range ts {
+	for i := range ts {
+		t := &ts[i]
 		x := m.st.records[t.Record.ID.Seq()]
 		if x == nil || x.rec.ID != t.Record.ID {
 			continue
 		}
 		if x.rec.Rev != t.Record.Rev {
-			out[i].Record = x.rec
+			out[i].Record = *x.rec
 			continue
 		}
-		rec, payload := t.Record, copyPayload(t.Payload)
+		rec, payload := &event.Record{}, copyPayload(t.Payload)
+		*rec = t.Record
 		rec.Seq, rec.Rev = x.rec.Seq, m.st.rev+1
 		rec.Duplicates, rec.Conflicts = max(rec.Duplicates, x.rec.Duplicates), max(rec.Conflicts, x.rec.Conflicts)
 		rec.HasPayload = payload != nil || x.payload != nil
@@ -366,8 +371,8 @@ func (m *Model) Commit(ctx context.Context, ts []journal.Transition, d journal.D
 		}
 		old, oldReason := x.rec.State, x.rec.Reason
 		m.apply(func(st *state) { st.put(rec, payload, at, cursor) })
-		m.tell(old, oldReason, &rec)
-		out[i] = journal.Outcome{Applied: true, Record: rec}
+		m.tell(old, oldReason, rec)
+		out[i] = journal.Outcome{Applied: true, Record: *rec}
 	}
 	m.mu.Unlock()
 	return out, m.done(ctx, d)
@@ -391,8 +396,10 @@ func (m *Model) Note(id event.ID, duplicates, conflicts uint32) {
 	defer m.mu.Unlock()
 	m.apply(func(st *state) {
 		if x := st.records[id.Seq()]; x != nil && x.rec.ID == id {
-			x.rec.Duplicates += duplicates
-			x.rec.Conflicts += conflicts
+			rec := *x.rec
+			rec.Duplicates += duplicates
+			rec.Conflicts += conflicts
+			x.rec = &rec
 		}
 	})
 }
@@ -406,7 +413,7 @@ func (m *Model) Lookup(ctx context.Context, keys []event.Key) ([]event.Fate, err
 	out := make([]event.Fate, len(keys))
 	for i, k := range keys {
 		if x := m.known(k); x != nil {
-			out[i] = x.fate
+			out[i] = x.now()
 		}
 	}
 	return out, nil
@@ -423,11 +430,11 @@ func (m *Model) Get(ctx context.Context, id event.ID, withPayload bool) (event.R
 	case x == nil || x.rec.ID != id:
 		return event.Record{}, nil, journal.ErrNotFound
 	case !withPayload:
-		return x.rec, nil, nil
+		return *x.rec, nil, nil
 	case x.payload == nil:
-		return x.rec, nil, journal.ErrNoPayload
+		return *x.rec, nil, journal.ErrNoPayload
 	}
-	return x.rec, copyPayload(x.payload), nil
+	return *x.rec, copyPayload(x.payload), nil
 }
 
 // Attempts is journal.Journal's.
@@ -467,14 +474,14 @@ func (m *Model) List(ctx context.Context, q journal.Query) (journal.Page, error)
 	}
 	var p journal.Page
 	for _, s := range seqs {
-		if q.Cursor != "" && (q.Asc && s <= after || !q.Asc && s >= after) || !matches(&q, &m.st.records[s].rec) {
+		if q.Cursor != "" && (q.Asc && s <= after || !q.Asc && s >= after) || !matches(&q, m.st.records[s].rec) {
 			continue
 		}
 		if len(p.Records) == limit {
 			p.Next = journal.CursorAfter(p.Records[limit-1].Seq)
 			break
 		}
-		p.Records = append(p.Records, m.st.records[s].rec)
+		p.Records = append(p.Records, *m.st.records[s].rec)
 	}
 	return p, nil
 }
@@ -496,7 +503,7 @@ func (m *Model) Pending(ctx context.Context, after event.Seq, limit int) ([]even
 	var out []event.Record
 	for _, s := range slices.Sorted(maps.Keys(m.st.records)) {
 		if r := m.st.records[s].rec; s > after && r.State == event.Pending && len(out) < limit {
-			out = append(out, r)
+			out = append(out, *r)
 		}
 	}
 	return out, nil
@@ -540,13 +547,16 @@ func (m *Model) Checkpoint(ctx context.Context, source string) (journal.Checkpoi
 		return journal.Checkpoint{}, err
 	}
 	defer m.mu.Unlock()
-	cp := journal.Checkpoint{Source: source, LastDelivered: m.st.last[source]}
+	cp := journal.Checkpoint{Source: source}
+	if last := m.st.last[source]; last != nil {
+		cp.LastDelivered = *last
+	}
 	if x := m.st.records[cp.LastDelivered.Seq]; x != nil {
-		cp.LastDelivered = x.rec
+		cp.LastDelivered = *x.rec
 	}
 	open, holes := false, int64(0)
 	for _, s := range slices.Sorted(maps.Keys(m.st.records)) {
-		r := &m.st.records[s].rec
+		r := m.st.records[s].rec
 		if r.Source != source {
 			continue
 		}
@@ -625,7 +635,7 @@ func (m *Model) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			break
 		}
 		x := m.st.records[s]
-		rec, age, ret := x.rec, now.Sub(x.rec.SettledAt), m.o.Retention
+		rec, age, ret := new(*x.rec), now.Sub(x.rec.SettledAt), m.o.Retention
 		switch {
 		case rec.State == event.Pending:
 			continue
@@ -636,7 +646,7 @@ func (m *Model) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			old, oldReason := rec.State, rec.Reason
 			rec.Reason, rec.SettledAt, rec.HasPayload, rec.Rev = event.Expired, now, false, m.st.rev+1
 			m.apply(func(st *state) { st.put(rec, nil, nil, nil) })
-			m.tell(old, oldReason, &rec)
+			m.tell(old, oldReason, rec)
 		case age >= ret.Record:
 			m.apply(func(st *state) { st.forget(s) })
 		case rec.HasPayload && age >= ret.Payload:
@@ -664,7 +674,7 @@ func (st *state) forget(s event.Seq) {
 	delete(st.records, s)
 	for _, k := range x.keys {
 		if m := st.keys[k]; m != nil && m.item == x {
-			m.item = nil
+			m.fate, m.item = x.rec.Fate(), nil
 		}
 	}
 }
