@@ -53,7 +53,7 @@ func dial(t *testing.T, addr string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return &client{c, t, bufio.NewReader(c)}
 }
 
@@ -210,12 +210,13 @@ func TestRequestAsReceived(t *testing.T) {
 	}
 }
 
+// On real sockets; TestBubble is exact about the times.
 func TestTimeouts(t *testing.T) {
 	addr := newServer(t, proxy.ServerConfig{HeadTimeout: 200 * time.Millisecond, IdleTimeout: 300 * time.Millisecond}, handlerFunc(echo))
-	within := func(t *testing.T, begin time.Time, least, most time.Duration) {
+	within := func(t *testing.T, begin time.Time, least time.Duration) {
 		t.Helper()
-		if d := time.Since(begin); d < least || d > most {
-			t.Errorf("after %s, want %s to %s", d, least, most)
+		if d := time.Since(begin); d < least || d > 5*time.Second { // a busy machine takes its time, the defaults would take longer
+			t.Errorf("after %s, want %s or not much more", d, least)
 		}
 	}
 	t.Run("a slow head is a 408", func(t *testing.T) {
@@ -223,7 +224,7 @@ func TestTimeouts(t *testing.T) {
 		begin := time.Now()
 		c := dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\n")
 		c.want(408, "*")
-		within(t, begin, 150*time.Millisecond, time.Second)
+		within(t, begin, 150*time.Millisecond)
 		_ = c.CloseWrite()
 		c.wantEnd()
 	})
@@ -231,18 +232,18 @@ func TestTimeouts(t *testing.T) {
 		t.Parallel()
 		begin := time.Now()
 		dial(t, addr).send("POST /hasty HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nhi").want(408, "*")
-		within(t, begin, 250*time.Millisecond, time.Second)
+		within(t, begin, 250*time.Millisecond)
 	})
 	t.Run("a dripping chunked body too", func(t *testing.T) {
 		t.Parallel()
 		begin := time.Now()
 		c := dial(t, addr).send("POST /hasty HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
 		for range 5 {
-			c.send("1\r\nx\r\n")
+			_, _ = io.WriteString(c, "1\r\nx\r\n") // a busy machine may be late
 			time.Sleep(50 * time.Millisecond)
 		}
 		c.want(408, "*")
-		within(t, begin, 250*time.Millisecond, time.Second)
+		within(t, begin, 250*time.Millisecond)
 	})
 	t.Run("idle connections end silently", func(t *testing.T) {
 		t.Parallel()
@@ -252,15 +253,7 @@ func TestTimeouts(t *testing.T) {
 		used.want(200, "*")
 		used.wantEnd()
 		fresh.wantEnd()
-		within(t, begin, 250*time.Millisecond, time.Second)
-	})
-	t.Run("each request has its own time", func(t *testing.T) {
-		t.Parallel()
-		c := dial(t, addr)
-		for range 4 {
-			c.send(post).want(200, "*")
-			time.Sleep(150 * time.Millisecond)
-		}
+		within(t, begin, 250*time.Millisecond)
 	})
 }
 
@@ -631,11 +624,13 @@ func TestBubble(t *testing.T) {
 		}
 		begin := time.Now()
 		c := dial()
-		c.send(post).want(200, "POST /a 2")
-		time.Sleep(59 * time.Second)
+		for range 3 { // each request has its own time
+			c.send(post).want(200, "POST /a 2")
+			time.Sleep(59 * time.Second)
+		}
 		c.send(post).want(200, "POST /a 2")
 		c.wantEnd()
-		if d := time.Since(begin); d < 118*time.Second || d > 120*time.Second {
+		if d := time.Since(begin); d < 236*time.Second || d > 238*time.Second {
 			t.Errorf("idle for %s", d)
 		}
 		begin = time.Now()
