@@ -277,8 +277,8 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if d == ordering.Hold {
 		rec.NextAt = rec.HeldSince.Add(c.policy.MaxWait)
 	}
-	// While nothing can be sent its sender is not kept waiting: an open breaker means that it takes longer.
-	store := mode == "store" || d == ordering.Hold || s.paused.Load() || mode == "hybrid" && c.up.isOpen()
+	// While nothing is sent its sender is not kept waiting.
+	store := mode == "store" || d == ordering.Hold || s.paused.Load() || mode == "hybrid" && s.standsStill(c)
 	durable := journal.Written
 	if store {
 		durable = journal.Synced
@@ -301,7 +301,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.wake(l, 0)
 	s.mu.Unlock()
-	if w != nil && c.up.isOpen() { // since it was asked last: those who were let go then did not include this one
+	if w != nil && s.standsStill(c) { // since it was asked last: those who were let go then did not include this one
 		signal(w.down)
 	}
 	switch {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,6 +192,47 @@ func TestSendersInALaneAreLetGoWhenTheBreakerOpens(t *testing.T) {
 		time.Sleep(time.Minute)
 		if got := b.states(); got["delivered"] != 10 {
 			t.Errorf("%v", got)
+		}
+	})
+}
+
+// Those who wait for their turn in a lane are answered as soon as an operator pauses the source; the attempt under way comes to its end.
+func TestSendersInALaneAreLetGoWhenTheSourceIsPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { s.Ordering.Policy = "serial" })
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 3 * time.Second} })
+		began := time.Now()
+		var wg sync.WaitGroup
+		var delivered atomic.Int32
+		for i := range 10 {
+			wg.Go(func() {
+				h := b.send(fmt.Sprint("evt_", i), "r", "")
+				switch took := time.Since(began); {
+				case h.Outcome == recovery.Accepted && took == time.Second:
+				case h.Outcome == recovery.Delivered && took == 3*time.Second:
+					delivered.Add(1)
+				default:
+					t.Errorf("event %d: %s after %s", i, h.Outcome, took)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		if _, err := b.r.SetPaused(t.Context(), "s", true); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		time.Sleep(time.Hour)
+		if n := len(b.consumer.Seen()); n != 1 || delivered.Load() != 1 {
+			t.Errorf("a paused source sent %d requests, and %d senders heard of it", n, delivered.Load())
+		}
+		b.consumer.Plan(nil)
+		if _, err := b.r.SetPaused(t.Context(), "s", false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := b.states(); got["delivered"] != 10 || len(b.consumer.Seen()) != 10 {
+			t.Errorf("%v, %d requests", got, len(b.consumer.Seen()))
 		}
 	})
 }

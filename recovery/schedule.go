@@ -310,7 +310,7 @@ type sender struct {
 	mu   sync.Mutex
 	gone bool          // answered meanwhile: nobody listens
 	ch   chan *Handled // capacity 1
-	down chan struct{} // capacity 1: the breaker has opened
+	down chan struct{} // capacity 1: nothing is sent for a while
 }
 
 func newSender() *sender { return &sender{ch: make(chan *Handled, 1), down: make(chan struct{}, 1)} }
@@ -327,23 +327,31 @@ func (w *sender) answer(h Handled) bool {
 	return true
 }
 
-// letGo tells those who wait in lanes of the upstream's sources that its breaker has opened: nothing is sent for a while.
-func (r *Recovery) letGo(u *upstream) {
+// letGo is called when the breaker has opened.
+func (u *upstream) letGo() {
 	u.mu.Lock()
 	sources := slices.Clone(u.sources)
 	u.mu.Unlock()
 	for _, s := range sources {
-		s.mu.Lock()
-		for _, l := range s.lanes {
-			for _, e := range l.Entries() {
-				if w, _ := e.Owner.(*sender); w != nil {
-					signal(w.down)
-				}
-			}
-		}
-		s.mu.Unlock()
+		s.letGo()
 	}
 }
+
+// letGo tells those who wait in lanes that nothing is sent for a while. Who comes later asks standsStill.
+func (s *Source) letGo() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.lanes {
+		for _, e := range l.Entries() {
+			if w, _ := e.Owner.(*sender); w != nil {
+				signal(w.down)
+			}
+		}
+	}
+}
+
+// standsStill says whether nothing is sent for a while.
+func (s *Source) standsStill(c *compiled) bool { return s.paused.Load() || c.up.isOpen() }
 
 // leave says that the request is answered otherwise; false if an outcome has come meanwhile (it is in ch).
 func (w *sender) leave() bool {

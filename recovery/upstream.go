@@ -229,7 +229,7 @@ func (s slot) done(o event.Outcome, status int) (isOpen bool) {
 	u.mu.Unlock()
 	if changed {
 		if isOpen {
-			u.r.letGo(u)
+			u.letGo()
 		}
 		u.remember()
 		u.r.log.Warn("breaker", "upstream", u.name, "state", map[bool]string{true: "open", false: "closed"}[isOpen])

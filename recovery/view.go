@@ -181,6 +181,9 @@ func (r *Recovery) SetPaused(ctx context.Context, source string, paused bool) (S
 		return SourceStatus{}, err
 	}
 	s.paused.Store(paused)
+	if paused {
+		s.letGo()
+	}
 	s.cfg.Load().up.poke()
 	counts, err := r.journal.Counts(ctx)
 	if err != nil {
