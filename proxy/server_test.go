@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/hooktest"
 	"github.com/hooktender/hooktender/proxy"
 )
 
@@ -591,36 +592,23 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 }
 
-// pipeListener accepts in-memory connections.
-type pipeListener struct {
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
 // The whole server runs in a bubble, where minutes pass at once.
 func TestBubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+		network := &hooktest.Network{}
+		ln, err := network.Listen("127.0.0.1:80")
+		if err != nil {
+			t.Fatal(err)
+		}
 		s := proxy.NewServer(proxy.ServerConfig{}, handlerFunc(echo), slog.New(slog.DiscardHandler))
 		done := make(chan error, 1)
 		go func() { done <- s.Serve(context.Background(), ln) }()
 		dial := func() *client {
-			a, b := net.Pipe()
-			ln.conns <- b
-			return &client{a, t, bufio.NewReader(a)}
+			c, err := network.Dial(t.Context(), "tcp", "127.0.0.1:80")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &client{c, t, bufio.NewReader(c)}
 		}
 		begin := time.Now()
 		c := dial()
