@@ -17,6 +17,7 @@ import (
 	"github.com/hooktender/hooktender/config"
 	"github.com/hooktender/hooktender/gateway"
 	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/memory"
 )
 
 // exitJournal ends a process whose journal failed or cannot be opened (EX_IOERR of sysexits.h).
@@ -68,11 +69,14 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w.String())
 	}
-	boundMemory(cfg.Journal.Memory)
 	options := gateway.Options{Log: log, Version: thisBuild().Version, Load: func() (*config.Config, error) {
 		read.Store(config.Fingerprint(e.config))
 		return config.Load(e.config, os.LookupEnv)
 	}}
+	around, stop := context.WithCancel(ctx)
+	defer stop()
+	var work sync.WaitGroup
+	work.Go(func() { memory.Keep(around, cfg.Journal.Memory) })
 	g, err := gateway.New(cfg, options)
 	if acceptLoss && errors.Is(err, journal.ErrDamaged) {
 		log.Error("the journal is damaged; starting with what can be read of it, as --accept-loss says", "alarm", true, "error", err)
@@ -83,8 +87,7 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	if err != nil {
 		return startError(err)
 	}
-	around, stop := context.WithCancel(ctx)
-	var work sync.WaitGroup
+	debug.FreeOSMemory() // the log was looked through, which is done once
 	work.Go(func() {
 		e.reloads(around, g, log, hup, func() bool { return read.Load() == config.Fingerprint(e.config) })
 	})
@@ -96,15 +99,6 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	}
 	work.Wait()
 	return err
-}
-
-// boundMemory makes the garbage collector work harder before the process grows far beyond what its journal and its requests need: the memory of the
-// journal and this much. It is no bound on what lives; GOMEMLIMIT takes its place.
-func boundMemory(journal int64) {
-	const beside = 160 << 20
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(journal + beside)
-	}
 }
 
 // startError says what refuses the start, and where to read what to do.

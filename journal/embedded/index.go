@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 
@@ -63,6 +64,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 	if o.InBubble {
 		compactors = 0
 	}
+	tables := int(levelZero(o) / memtableSize(o))
 	opts := badger.DefaultOptions(dir).
 		WithMemTableSize(memtableSize(o)).
 		WithNumMemtables(2).
@@ -70,7 +72,8 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithIndexCacheSize(min(max(o.Memory/4, 4<<20), 32<<20)).
 		WithCompression(options.None).
 		WithNumCompactors(compactors).
-		WithNumLevelZeroTables(4).
+		WithNumLevelZeroTables(tables).
+		WithNumLevelZeroTablesStall(tables + 10).
 		WithValueLogFileSize(64 << 20).
 		WithValueThreshold(1 << 20).
 		WithDetectConflicts(false).
@@ -78,21 +81,44 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead). // openIndex has read the tables
 		WithLogger(badgerLog{log: o.Log, fault: o.indexFault})
+	// Ten or twenty tables are built at once, each in twice its size of memory, of which Badger keeps that of eight: they are small in every level.
+	opts.TableSizeMultiplier = 1
 	if o.keys != nil { // only Badger can read the tables; it wants a cache of decrypted blocks
 		opts = opts.WithEncryptionKey(o.keys[0].index()).WithBlockCacheSize(16 << 20).WithChecksumVerificationMode(options.OnTableAndBlockRead)
 	}
 	return opts
 }
 
+// levelZero is how much the first level of the index's tables holds, in bytes, before a compaction takes it: a small volume gets less.
+func levelZero(o *Options) int64 {
+	size := min(max(o.Memory, 32<<20), 256<<20)
+	if o.volume > 0 {
+		size = min(size, int64(o.volume/8))
+	}
+	return max(size, 4*minMemtable)
+}
+
+// memtableSize is that of a memory table. Up to four are in memory, with as much garbage, and the same again where they become tables, so they are small; the
+// first level holds the more of them.
 func memtableSize(o *Options) int64 {
 	if o.InBubble {
-		return 8 << 20
+		return minMemtable
 	}
-	size := min(max(o.Memory/4, 8<<20), 64<<20)
-	if o.volume > 0 { // a small volume gets small tables
-		size = max(min(size, int64(o.volume/32)), 8<<20)
+	return max(levelZero(o)/8, minMemtable)
+}
+
+const minMemtable = 8 << 20 // with less Badger does not take our values
+
+// largestMemtable is size, or what a memory table in dir was made with: Badger ends the process where one that a crash left does not fit into its tables.
+func largestMemtable(dir string, size int64) (int64, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	for _, path := range names {
+		info, statErr := os.Stat(path)
+		if err = errors.Join(err, statErr); err == nil {
+			size = max(size, min(info.Size()/2, 64<<20)) // as Badger makes the file; they were never larger
+		}
 	}
-	return size
+	return size, err
 }
 
 // openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,
@@ -111,6 +137,9 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		}
 	}()
 	opts := indexOptions(dir, o)
+	if opts.MemTableSize, err = largestMemtable(dir, opts.MemTableSize); err != nil {
+		return nil, err
+	}
 	manifestEnd, err := checkManifest(dir, before, opts)
 	if err = errors.Join(checkLost(dir), err); err != nil {
 		return nil, err
@@ -135,7 +164,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
-	ix = &index{db: db, dir: d, audit: audit, memtable: memtableSize(o)}
+	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize}
 	for _, t := range db.Tables() {
 		delete(before, t.ID)
 	}

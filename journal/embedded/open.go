@@ -159,7 +159,11 @@ func checkLog(dir string, known ledgerState, keys keyring, log interface{ Warn(s
 	for size = segs[from].size; from > 0 && size < verifyBytes; size += segs[from].size {
 		from--
 	}
-	var buf []byte
+	most := int64(0)
+	for _, s := range segs[from:] {
+		most = max(most, s.size)
+	}
+	buf := make([]byte, 0, most)
 	for i := from; i < len(segs); i++ {
 		if buf, err = segs[i].load(buf); err != nil {
 			return nil, err

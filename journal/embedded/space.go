@@ -82,7 +82,7 @@ func newSpace(o *Options) *space {
 
 // reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
 // what compaction makes of it.
-func reserveOf(o *Options) uint64 { return min(4*uint64(memtableSize(o)), o.MinFree/2) }
+func reserveOf(o *Options) uint64 { return min(uint64(levelZero(o)), o.MinFree/2) }
 
 // checkSpace is asked before anything in the directory is changed. The ballast of the last run counts as free.
 func checkSpace(o *Options) error {

@@ -147,3 +147,35 @@ func TestJournalAfterACutFlush(t *testing.T) {
 	}
 	must(t, e.Close())
 }
+
+// TestMemoryTableOfALargerBudget: journal.memory was lowered, and the last run was killed with a memory table that is larger than any would be now.
+func TestMemoryTableOfALargerBudget(t *testing.T) {
+	open := func(dir string, memory int64) *index {
+		t.Helper()
+		o, err := Options{Dir: dir, Memory: memory, Log: quiet}.withDefaults()
+		must(t, err)
+		ix, err := openIndex(dir, &o)
+		must(t, err)
+		return ix
+	}
+	dir := memDir(t)
+	ix := open(dir, 128<<20)
+	w := newWrites(ix.db, ix.versions.next())
+	const n = 400
+	for i := range n {
+		w.set(recordKey(event.Seq(i)), make([]byte, 32<<10))
+	}
+	must(t, w.finish())
+	killed := copyDir(t, dir)
+	must(t, ix.close())
+	for range 2 { // with the large one, and when that has gone
+		ix = open(killed, minMemory)
+		if got := len(entries(t, ix)); got != n {
+			t.Errorf("%d entries of %d are left", got, n)
+		}
+		must(t, ix.close())
+	}
+	if ix.memtable != minMemtable {
+		t.Errorf("memory tables of %d MiB are still made", ix.memtable>>20)
+	}
+}

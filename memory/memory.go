@@ -1,0 +1,71 @@
+// Package memory keeps what the process holds of the machine's memory near what it needs.
+package memory
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+const (
+	beside   = 64 << 20 // what the process may use beside its journal before the garbage collector works harder
+	headroom = 32 << 20 // and at least this much more than what lives,
+	lookEach = time.Second
+	calm     = 1 << 20 // fewer bytes allocated between two looks are none
+	// After so many calm looks what is free goes back to the system: when the work is over, and when the index has let go of what its compactions used.
+	rested, settled = 10, 40
+)
+
+// Keep works until ctx ends. journal is the budget of the journal's index in bytes. While there is work, the garbage collector is made to collect before the process holds
+// journal + 64 MiB, or, where more than that lives, what lives and as much again as there is to look through: most of what lives are the index's buffers, which cost a
+// collection nothing. It is no bound on what lives. An idle process gives back what it does not need. GOMEMLIMIT takes the place of the bound.
+func Keep(ctx context.Context, journal int64) {
+	k := newKeeper(journal)
+	t := time.NewTicker(lookEach)
+	defer t.Stop()
+	for {
+		k.look()
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+type keeper struct {
+	bound     int64 // 0: it is not ours to set
+	read      [3]metrics.Sample
+	allocated uint64 // as of the last look
+	calm      int    // looks since there was work, up to settled
+	free      func()
+}
+
+func newKeeper(journal int64) *keeper {
+	k := &keeper{free: debug.FreeOSMemory}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		k.bound = journal + beside
+	}
+	for i, name := range [...]string{"/gc/heap/live:bytes", "/gc/scan/heap:bytes", "/gc/heap/allocs:bytes"} {
+		k.read[i].Name = name
+	}
+	return k
+}
+
+func (k *keeper) look() {
+	metrics.Read(k.read[:])
+	live, scan, allocated := k.read[0].Value.Uint64(), k.read[1].Value.Uint64(), k.read[2].Value.Uint64()
+	if k.bound > 0 {
+		debug.SetMemoryLimit(max(k.bound, int64(live+max(scan, headroom))+headroom))
+	}
+	fresh := allocated - k.allocated
+	if k.allocated = allocated; fresh >= calm {
+		k.calm = 0
+		return
+	}
+	if k.calm = min(k.calm+1, settled+1); k.calm == rested || k.calm == settled {
+		k.free()
+	}
+}
