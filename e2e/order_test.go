@@ -275,3 +275,29 @@ func TestWhatOrderShows(t *testing.T) {
 	}
 	g.becomes("held", "beyond_held", "pending/held")
 }
+
+// In observe mode a request that failed verification comes through, and its version counts for nothing: cursors come from verified bytes only.
+func TestAForgedVersionThatIsOnlyObservedMovesNoCursor(t *testing.T) {
+	_, addr := consumer(t)
+	observed := func(name, order string) string {
+		return strings.Replace(source(name, "delivery: {mode: hybrid, upstream: app}\n    ordering: "+order), "verify: {", "verify: {mode: observe, ", 1)
+	}
+	g := startGateway(t, sources(addr, observed("newest", "{policy: reject_stale}")+observed("sequence", "{policy: in_sequence, start: 1, max_wait: 10m}")+
+		observed("watched", "{policy: reject_stale, mode: observe}")))
+	for _, path := range []string{"newest", "sequence", "watched"} {
+		send := func(key, id, version string) {
+			t.Helper()
+			g.want(path+" "+id, g.ask("/"+path, hooktest.Custom(key, hooktest.CustomBody(id, "t", "r", version), time.Now())), 200, "delivered")
+		}
+		send("not the sender's secret", "forged_high", "1000")
+		send(secret, "genuine_1", "1")
+		send("not the sender's secret", "forged_low", "0")
+		g.kill()
+		g.launch()
+		send("not the sender's secret", "forged_again", "2000")
+		send(secret, "genuine_2", "2")
+		if at, err := g.api().Resource(t.Context(), path, "r"); err != nil || string(at.Version) != "2" || len(at.Missing) > 0 {
+			t.Errorf("%s: %+v %v", path, at, err)
+		}
+	}
+}

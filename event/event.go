@@ -351,6 +351,10 @@ type Record struct {
 	Resolution  *Resolution
 }
 
+// Unproven says that the request failed verification and passed all the same (observe mode): what it says of itself may hold up or outdate nothing
+// genuine. Of a source that verifies nothing (provider: none) everything counts as it comes.
+func (r *Record) Unproven() bool { return !r.Verified && r.Provider != "none" }
+
 // Terminal says whether nothing more happens to the event by itself and no operator is waited for (SPEC §7).
 func (r *Record) Terminal() bool { return r.State != Pending }
 

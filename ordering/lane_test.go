@@ -392,7 +392,7 @@ func TestTypes(t *testing.T) {
 		{"invoice.?aid", "invoice.paid", true}, {"invoice.[pv]*", "invoice.voided", true},
 	} {
 		p := policy(t, func(cfg *Config) { stalePolicy(cfg); cfg.Types = []string{"x", c.glob} })
-		if got := p.Applies(c.kind); got != c.want {
+		if got := p.Applies(&event.Record{Type: c.kind, Verified: true}); got != c.want {
 			t.Errorf("%q looks at %q: %t", c.glob, c.kind, got)
 		}
 	}

@@ -6,6 +6,8 @@ package ordering
 import (
 	"path"
 	"strings"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // Decision is what a policy says about a version that has just come in.
@@ -100,15 +102,16 @@ func inWindow(l *Lane, v Version) Decision {
 
 func windowPassed(_ Version, waiting []*Entry, now int64) bool { return firstRelease(waiting) <= now }
 
-// Applies says whether the policy looks at events of this type; others pass untouched, without a lane.
-func (p *Policy) Applies(eventType string) bool {
-	if p.Policy == "none" {
+// Applies says whether the policy looks at the event: types that it does not name pass untouched, without a lane, and so does what failed
+// verification, whose version may neither move a cursor nor make a genuine event stale.
+func (p *Policy) Applies(rec *event.Record) bool {
+	if p.Policy == "none" || rec.Unproven() {
 		return false
 	}
 	if p.everyone {
 		return true
 	}
-	eventType = flat(eventType)
+	eventType := flat(rec.Type)
 	for _, t := range p.Types {
 		if ok, err := path.Match(flat(t), eventType); err == nil && ok {
 			return true

@@ -200,6 +200,7 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 func (p *Pipeline) identify(v *visit) (reply, bool) {
 	s := v.src
 	ids, err := s.Identity.Extract(v.req, v.params)
+	v.sub.Record.Source, v.sub.Record.Provider, v.sub.Record.ReceivedAt = s.Name, s.Provider, v.began
 	if err == nil {
 		err = s.fill(&v.sub.Record, &ids)
 	}
@@ -219,7 +220,6 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 		v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.sub.Record.EventID) // its own key does not tell its id alone
 		v.aliases = v.aliasb[:]
 	}
-	v.sub.Record.Source, v.sub.Record.Provider, v.sub.Record.ReceivedAt = s.Name, s.Provider, v.began
 	v.sub.Record.BodyBytes, v.sub.Record.BodySHA256, v.sub.Record.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
 	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,
 		Peer: v.req.Peer.String(), TLS: v.req.TLS}

@@ -144,7 +144,7 @@ func (s *Source) challenged(method string) bool {
 
 // claimFirst says that nothing about the event has to be decided before the journal claims it: ids are enforced and no order is kept.
 func (s *Source) claimFirst(rec *event.Record) bool {
-	return s.Dedup.Mode != "observe" && (!s.Policy.Applies(rec.Type) || s.Policy.Observing())
+	return s.Dedup.Mode != "observe" && (!s.Policy.Applies(rec) || s.Policy.Observing())
 }
 
 // patience is how long a duplicate waits for the one that is under way.
@@ -161,7 +161,7 @@ func (s *Source) fill(rec *event.Record, ids *selector.Values) error {
 	rec.EventID, rec.Account, rec.Type = ids.ID.Text(), ids.Account.Text(), ids.Type.Text()
 	rec.Resource, rec.Version, rec.OccurredAt = ids.Resource.Text(), ids.Version.Text(), ids.OccurredAt
 	switch {
-	case !s.Policy.Applies(rec.Type) || s.Policy.Observing():
+	case !s.Policy.Applies(rec) || s.Policy.Observing():
 		return nil
 	case ids.Resource.Err() != nil:
 		return ids.Resource.Err()

@@ -426,7 +426,7 @@ func (f *flight) holdCursor() func() {
 	case f.lane != nil:
 		s.cursors.RLock()
 		return s.cursors.RUnlock
-	case p.Observing() && p.Applies(f.rec.Type) && p.Versions():
+	case p.Observing() && p.Applies(&f.rec) && p.Versions():
 		s.cursors.RLock()
 		m := &s.watched[maphash.String(watchedSeed, f.rec.Resource)%uint64(len(s.watched))]
 		m.Lock()
@@ -463,7 +463,7 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 // observedCursor moves the cursor of a resource that ordering only observes.
 func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey, done bool) *event.ResourceState {
 	p := f.cfg.policy
-	if !done || !p.Observing() || !p.Applies(rec.Type) || !p.Versions() {
+	if !done || !p.Observing() || !p.Applies(rec) || !p.Versions() {
 		return nil
 	}
 	v, err := p.Version(rec.Version)

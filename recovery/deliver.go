@@ -95,7 +95,7 @@ func (s *Source) reopen(rec *event.Record) {
 // note writes into the record what ordering would have done, where it only observes.
 func (s *Source) note(ctx context.Context, c *compiled, rec *event.Record) error {
 	p := c.policy
-	if !p.Observing() || !p.Applies(rec.Type) || rec.Resource == "" {
+	if !p.Observing() || !p.Applies(rec) || rec.Resource == "" {
 		return nil
 	}
 	v, err := p.Version(rec.Version)

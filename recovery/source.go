@@ -206,9 +206,9 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 	s.wake(l, 0)
 }
 
-// laned says whether an event goes through a lane: its policy orders, looks at its type, and it has what the policy compares.
+// laned says whether an event goes through a lane: its policy orders and looks at it, and it has what the policy compares.
 func laned(p *ordering.Policy, rec *event.Record) bool {
-	if !p.Applies(rec.Type) || p.Observing() || rec.Resource == "" {
+	if !p.Applies(rec) || p.Observing() || rec.Resource == "" {
 		return false
 	}
 	_, err := p.Version(rec.Version)

@@ -100,7 +100,7 @@ func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 		return false
 	}
 	p := s.cfg.Load().policy
-	if !p.Versions() || !p.Applies(rec.Type) {
+	if !p.Versions() || !p.Applies(rec) {
 		return false
 	}
 	st, err := r.journal.Resources(ctx, []event.ResourceKey{{Source: rec.Source, Resource: rec.Resource}})
