@@ -68,8 +68,8 @@ func peer(r *http.Request) string {
 
 // Failed logins of one address: a burst, then one in a while. A token that is right is never refused, so that nobody can lock others out.
 const (
-	loginBurst = 10
-	loginEvery = 6 * time.Second
+	loginBurst = 100 // a client that goes on with an old token still hears 401 for a while
+	loginEvery = 600 * time.Millisecond
 	loginPeers = 1024 // addresses remembered
 )
 

@@ -20,10 +20,7 @@ func (s *Server) whoami(c *call) error {
 }
 
 func (s *Server) reload(c *call) error {
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	if err := c.decode(&struct{}{}, true); err != nil {
+	if err := c.because(); err != nil {
 		return err
 	}
 	changed, err := s.Control.Reload(context.WithoutCancel(c.r.Context()))
@@ -49,10 +46,7 @@ func messages(err error) []string {
 }
 
 func (s *Server) drain(c *call) error {
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	if err := c.decode(&struct{}{}, true); err != nil {
+	if err := c.because(); err != nil {
 		return err
 	}
 	s.Control.Drain()

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/hooktender/hooktender/admin/api"
 )
 
 // audit is what the audit line of a mutation says besides actor and action.
@@ -108,6 +110,18 @@ func (c *call) checkReason(reason string, required bool) error {
 	}
 	c.audit.reason = reason
 	return nil
+}
+
+// because reads the body of a mutation that needs none: nothing, or why, for the audit line.
+func (c *call) because() error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
+	var in api.Because
+	if err := c.decode(&in, true); err != nil {
+		return err
+	}
+	return c.checkReason(in.Reason, false)
 }
 
 // recorder notes what was answered.

@@ -92,7 +92,7 @@ func TestReplaysOfMany(t *testing.T) {
 	if list := p.want(200, "GET", "/v1/replays", ""); list.at("data", 0, "id") != id {
 		t.Errorf("%s", list.body)
 	}
-	if c := p.want(200, "POST", "/v1/replays/"+id+"/cancel", ""); c.at("state") != "cancelled" {
+	if c := p.want(200, "POST", "/v1/replays/"+id+"/cancel", `{"reason":"enough"}`); c.at("state") != "cancelled" {
 		t.Errorf("%s", c.body)
 	}
 	p.want(404, "GET", "/v1/replays/none", "")
@@ -131,6 +131,11 @@ func TestOverview(t *testing.T) {
 		t.Errorf("%s", got.body)
 	}
 	p.want(404, "POST", "/v1/sources/nobody/pause", `{}`)
+	for _, path := range []string{"sources/stripe/pause", "sources/stripe/resume", "config/reload"} { // why may be said, of every mutation
+		p.want(200, "POST", "/v1/"+path, `{"reason":"deploy"}`)
+		p.want(422, "POST", "/v1/"+path, `{"why":"deploy"}`)
+		p.want(422, "POST", "/v1/"+path, `{"reason":7}`)
+	}
 	p.Core.BreakerOpen = true
 	if got := p.want(200, "GET", "/v1/upstreams", ""); got.at("data", 0, "breaker") != "open" || got.at("data", 0, "next_probe_at") == nil {
 		t.Errorf("%s", got.body)

@@ -116,16 +116,7 @@ func (s *Server) pauseSource(c *call) error  { return s.setPaused(c, true) }
 func (s *Server) resumeSource(c *call) error { return s.setPaused(c, false) }
 
 func (s *Server) setPaused(c *call, paused bool) error {
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	var in struct {
-		Reason string `json:"reason"`
-	}
-	if err := c.decode(&in, true); err != nil {
-		return err
-	}
-	if err := c.checkReason(in.Reason, false); err != nil {
+	if err := c.because(); err != nil {
 		return err
 	}
 	st, err := s.Core.SetPaused(context.WithoutCancel(c.r.Context()), c.args[0], paused)

@@ -153,10 +153,7 @@ func (s *Server) getReplay(c *call) error {
 }
 
 func (s *Server) cancelReplay(c *call) error {
-	if _, err := c.query(); err != nil {
-		return err
-	}
-	if err := c.decode(&struct{}{}, true); err != nil {
+	if err := c.because(); err != nil {
 		return err
 	}
 	job, err := s.Core.CancelReplay(c.r.Context(), c.args[0])

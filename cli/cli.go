@@ -48,6 +48,12 @@ func rootCommand(e *env) *cobra.Command {
 	for _, make := range constructors {
 		root.AddCommand(make(e))
 	}
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.Args, cmd.RunE = nil, e.group
+		}
+	}
 	return root
 }
 
@@ -63,6 +69,12 @@ func (e *env) group(cmd *cobra.Command, args []string) error {
 		msg += "; did you mean " + strings.Join(near, ", ") + "?"
 	}
 	return &usageError{err: errors.New(msg)}
+}
+
+// mutationFlags adds the flags of a mutation that neither asks nor needs a reason.
+func mutationFlags(cmd *cobra.Command, reason *string) {
+	cmd.Flags().StringVar(reason, "reason", "", "why, for the audit log")
+	cmd.Flags().Bool("yes", false, "for scripts; nothing is asked anyway")
 }
 
 // report says on stderr what went wrong, and what can be done.

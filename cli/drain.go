@@ -18,10 +18,11 @@ const drainPoll = 200 * time.Millisecond
 func drainCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "drain", Short: "Make the gateway refuse new events from now on; it is final", Args: cobra.NoArgs,
 		Long: "Make the gateway refuse new events from now on, and try at once what waits for a retry; it is final. With --timeout it waits until\nnothing is pending any more, at most that long, and exits 7 if something still is: as a preStop hook it keeps the pod until the queue is empty."}
-	cmd.Flags().Bool("yes", false, "for scripts; nothing is asked anyway")
+	var reason string
+	mutationFlags(cmd, &reason)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-			_, err := c.Drain(ctx)
+			_, err := c.Drain(ctx, reason)
 			return err
 		})
 		if err != nil {

@@ -11,16 +11,21 @@ import (
 )
 
 func replayStatusCommand(e *env) *cobra.Command {
-	return e.replayJob("status <replay-id>", "Show how far a replay is", (*client.Client).ReplayStatus)
+	return e.replayJob(&cobra.Command{Use: "status <replay-id>", Short: "Show how far a replay is"}, (*client.Client).ReplayStatus)
 }
 
 func replayCancelCommand(e *env) *cobra.Command {
-	return e.replayJob("cancel <replay-id>", "Stop a replay; what it has started runs on", (*client.Client).CancelReplay)
+	var reason string
+	cmd := &cobra.Command{Use: "cancel <replay-id>", Short: "Stop a replay; what it has started runs on"}
+	mutationFlags(cmd, &reason)
+	return e.replayJob(cmd, func(c *client.Client, ctx context.Context, id string) (api.Replay, error) {
+		return c.CancelReplay(ctx, id, reason)
+	})
 }
 
 // replayJob is a command on one replay.
-func (e *env) replayJob(use, short string, do func(*client.Client, context.Context, string) (api.Replay, error)) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1)}
+func (e *env) replayJob(cmd *cobra.Command, do func(*client.Client, context.Context, string) (api.Replay, error)) *cobra.Command {
+	cmd.Args = cobra.ExactArgs(1)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var job api.Replay
 		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {

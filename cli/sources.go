@@ -56,13 +56,15 @@ func (e *env) showSources(w io.Writer, sources []api.Source) {
 	t.writeTo(w)
 }
 
-func (e *env) pauseCommand(use, short string, do func(*client.Client, context.Context, string) (api.Source, error)) *cobra.Command {
+func (e *env) pauseCommand(use, short string, do func(c *client.Client, ctx context.Context, source, reason string) (api.Source, error)) *cobra.Command {
+	var reason string
 	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: e.completeSources}
+	mutationFlags(cmd, &reason)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var s api.Source
 		raw, err := e.call(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 			var err error
-			s, err = do(c, ctx, args[0])
+			s, err = do(c, ctx, args[0], reason)
 			return err
 		})
 		if err != nil {

@@ -170,7 +170,7 @@ func refusal(resp *http.Response) error {
 	p.Status = resp.StatusCode
 	p.Raw = raw
 	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 		return &Unauthorized{p}
 	case http.StatusNotFound:
 		return &NotFound{p}

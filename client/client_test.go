@@ -49,11 +49,11 @@ func TestEveryAnswerSurvivesTheTypes(t *testing.T) {
 		"start": func(ctx context.Context) (any, error) {
 			return c.StartReplay(ctx, api.ReplaySpec{IDs: []string{"evt_ok"}})
 		},
-		"pause":       func(ctx context.Context) (any, error) { return c.Pause(ctx, "github") },
+		"pause":       func(ctx context.Context) (any, error) { return c.Pause(ctx, "github", "") },
 		"enroll":      func(ctx context.Context) (any, error) { return c.Enroll(ctx, "asana", api.EnrollRequest{}) },
-		"resume":      func(ctx context.Context) (any, error) { return c.Resume(ctx, "github") },
+		"resume":      func(ctx context.Context) (any, error) { return c.Resume(ctx, "github", "") },
 		"whoami":      func(ctx context.Context) (any, error) { return c.Whoami(ctx) },
-		"reload":      func(ctx context.Context) (any, error) { return c.Reload(ctx) },
+		"reload":      func(ctx context.Context) (any, error) { return c.Reload(ctx, "") },
 		"sources":     listed(c.Sources),
 		"upstreams":   listed(c.Upstreams),
 		"replays":     listed(c.Replays),
@@ -94,7 +94,7 @@ func TestErrorsHaveTypes(t *testing.T) {
 		t.Errorf("no token: %v", err)
 	}
 	c := dial(t, g.URL, "reader-token-0123456")
-	if _, err := c.Drain(ctx); !is[*client.Unauthorized](err) {
+	if _, err := c.Drain(ctx, ""); !is[*client.Unauthorized](err) {
 		t.Errorf("no scope: %v", err)
 	}
 	_, err := c.Event(ctx, "", "evt_none", client.Wait{})

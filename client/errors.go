@@ -33,7 +33,7 @@ func (e *Problem) Error() string {
 	return fmt.Sprintf("status %d", e.Status)
 }
 
-// Unauthorized says that the token is missing or unknown (401), or lacks a scope (403). It unwraps to its *Problem.
+// Unauthorized says that the token is missing or unknown (401, or 429 after very many of them), or lacks a scope (403). It unwraps to its *Problem.
 type Unauthorized struct{ Problem *Problem }
 
 func (e *Unauthorized) Error() string { return e.Problem.Error() }

@@ -28,9 +28,9 @@ func (c *Client) ReplayStatus(ctx context.Context, id string) (api.Replay, error
 }
 
 // CancelReplay stops a replay; events that it has started run on.
-func (c *Client) CancelReplay(ctx context.Context, id string) (api.Replay, error) {
+func (c *Client) CancelReplay(ctx context.Context, id, reason string) (api.Replay, error) {
 	var out api.Replay
-	err := c.post(ctx, "/v1/replays/"+escape(id)+"/cancel", nil, nil, &out)
+	err := c.post(ctx, "/v1/replays/"+escape(id)+"/cancel", nil, api.Because{Reason: reason}, &out)
 	return out, err
 }
 
@@ -65,16 +65,16 @@ func (c *Client) Sources(ctx context.Context) ([]api.Source, error) {
 }
 
 // Pause stops the deliveries of a source; events keep being accepted. It survives a restart.
-func (c *Client) Pause(ctx context.Context, source string) (api.Source, error) {
+func (c *Client) Pause(ctx context.Context, source, reason string) (api.Source, error) {
 	var out api.Source
-	err := c.post(ctx, "/v1/sources/"+escape(source)+"/pause", nil, nil, &out)
+	err := c.post(ctx, "/v1/sources/"+escape(source)+"/pause", nil, api.Because{Reason: reason}, &out)
 	return out, err
 }
 
 // Resume undoes Pause.
-func (c *Client) Resume(ctx context.Context, source string) (api.Source, error) {
+func (c *Client) Resume(ctx context.Context, source, reason string) (api.Source, error) {
 	var out api.Source
-	err := c.post(ctx, "/v1/sources/"+escape(source)+"/resume", nil, nil, &out)
+	err := c.post(ctx, "/v1/sources/"+escape(source)+"/resume", nil, api.Because{Reason: reason}, &out)
 	return out, err
 }
 
@@ -101,16 +101,16 @@ func (c *Client) Whoami(ctx context.Context) (api.Whoami, error) {
 }
 
 // Reload makes the gateway read its configuration again. A *Problem with Errors says what is wrong with it; the old one stays.
-func (c *Client) Reload(ctx context.Context) (api.Reloaded, error) {
+func (c *Client) Reload(ctx context.Context, reason string) (api.Reloaded, error) {
 	var out api.Reloaded
-	err := c.post(ctx, "/v1/config/reload", nil, nil, &out)
+	err := c.post(ctx, "/v1/config/reload", nil, api.Because{Reason: reason}, &out)
 	return out, err
 }
 
 // Drain makes the gateway refuse new events from now on. It is final.
-func (c *Client) Drain(ctx context.Context) (api.Draining, error) {
+func (c *Client) Drain(ctx context.Context, reason string) (api.Draining, error) {
 	var out api.Draining
-	err := c.post(ctx, "/v1/drain", nil, nil, &out)
+	err := c.post(ctx, "/v1/drain", nil, api.Because{Reason: reason}, &out)
 	return out, err
 }
 

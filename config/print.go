@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/hooktender/hooktender/config/internal/shape"
 	"github.com/hooktender/hooktender/proxy"
@@ -23,6 +26,15 @@ import (
 func Print(w io.Writer, c *Config) error {
 	_, err := io.WriteString(w, Text(c, nil))
 	return err
+}
+
+// JSON is what Print writes, as one JSON object.
+func JSON(c *Config) ([]byte, error) {
+	var doc map[string]any
+	if err := yaml.Unmarshal([]byte(Text(c, nil)), &doc); err != nil {
+		return nil, err
+	}
+	return json.Marshal(doc)
 }
 
 // Text is what Print writes. Where comment is given it says what stands above a key, by the struct and the field of the key, one

@@ -269,7 +269,7 @@ func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
 			t.Errorf("%s: %+v %v", id, e, err)
 		}
 	}
-	if _, err := g.api().Pause(t.Context(), "s"); err != nil {
+	if _, err := g.api().Pause(t.Context(), "s", ""); err != nil {
 		t.Fatal(err)
 	}
 	g.send("s", "paused", "a", "1", "accepted")
@@ -283,7 +283,7 @@ func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
 	check("s", "resolved", "failed/resolved no_need")
 	check("s", "discarded", "failed/discarded yes")
 	check("s", "paused", "pending/queued wait")
-	if _, err := g.api().Resume(t.Context(), "s"); err != nil {
+	if _, err := g.api().Resume(t.Context(), "s", ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, end := range [][2]string{{"exhausted", "failed/exhausted yes"}, {"broken", "failed/exhausted unsafe"}, {"paused", "delivered/ no_need"}} {

@@ -101,13 +101,13 @@ sources:
 	if _, err := g.api().Replay(t.Context(), "h", "dead_1", api.ReplayRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.api().Reload(t.Context()); err != nil {
+	if _, err := g.api().Reload(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(g.dir, "hooktender.yaml"), []byte("version: 7\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.api().Reload(t.Context()); err == nil {
+	if _, err := g.api().Reload(t.Context(), ""); err == nil {
 		t.Fatal("a broken file was taken")
 	}
 

@@ -238,7 +238,7 @@ func TestACancelledReplayStaysCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.await("some of them", 30*time.Second, func() bool { j, err := g.api().ReplayStatus(t.Context(), job.ID); return err == nil && j.Sent > 2 })
-	if job, err = g.api().CancelReplay(t.Context(), job.ID); err != nil || job.State != "cancelled" || job.FinishedAt.IsZero() {
+	if job, err = g.api().CancelReplay(t.Context(), job.ID, ""); err != nil || job.State != "cancelled" || job.FinishedAt.IsZero() {
 		t.Fatalf("%+v %v", job, err)
 	}
 	g.await("what was sent", 10*time.Second, func() bool {

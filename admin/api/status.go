@@ -50,6 +50,11 @@ type Source struct {
 	OldestPendingAt Time             `json:"oldest_pending_at"`
 }
 
+// Because is the body of mutations that need none: an operator may say why, for the audit log.
+type Because struct {
+	Reason string `json:"reason,omitempty"`
+}
+
 // EnrollRequest opens an enrolment window.
 type EnrollRequest struct {
 	For    string `json:"for,omitempty"` // how long, between 1s and 24h; 10m if empty
