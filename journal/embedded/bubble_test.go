@@ -50,6 +50,27 @@ func TestInABubble(t *testing.T) {
 	})
 }
 
+// TestWhoIsEarlyIsNotForgotten: the applier waits for the disk to have frames that the writer has published a moment ago and not yet handed to the syncer. Nobody else
+// waits, as with journal.sync: none; once it was left waiting, until the overlay was full and the writer waited for it.
+func TestWhoIsEarlyIsNotForgotten(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		e := start(t, Options{Dir: dir, InBubble: true, Log: quiet})
+		accept(t, e, journal.Written, sample(1))
+		done := make(chan error, 1)
+		go func() { done <- e.awaitSynced(e.published() + 1) }()
+		synctest.Wait() // the syncer has looked
+		accept(t, e, journal.Written, sample(2))
+		synctest.Wait()
+		select {
+		case err := <-done:
+			must(t, err)
+		default:
+			t.Fatal("the frames are written and nobody makes them durable")
+		}
+	})
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	e, err := Open(Options{Dir: t.TempDir(), Sync: true, Log: quiet})
 	if err != nil {

@@ -19,6 +19,7 @@ type syncs struct {
 	written uint64 // frames up to here are written
 	waiting []*op
 	shared  int   // ops that the last fsync released
+	behind  bool  // somebody waits for frames that are published and not counted as written yet
 	err     error // no op waits any more
 
 	ledger sync.Mutex
@@ -40,7 +41,8 @@ func (e *Engine) release(ops []*op) {
 	s := &e.syncs
 	s.mu.Lock()
 	s.written = max(s.written, e.wal.lsn)
-	wake := false
+	wake := s.behind
+	s.behind = false
 	synced := s.synced.Load()
 	for _, o := range ops {
 		switch {
@@ -128,6 +130,7 @@ func (e *Engine) syncOnce(all bool) {
 	s.mu.Lock()
 	target := s.written
 	if s.err != nil || target <= s.synced.Load() || !all && len(s.waiting) == 0 {
+		s.behind = len(s.waiting) > 0 // release says when to look again
 		s.mu.Unlock()
 		return
 	}
