@@ -308,3 +308,28 @@ func TestAnotherBodyUnderOneID(t *testing.T) {
 		}
 	}
 }
+
+// Duplicates of one that reaches its deadline were told 503 a moment before the first was told 202.
+func TestDuplicatesOfOneThatReachesItsDeadlineReadItsAnswer(t *testing.T) {
+	c, addr := consumer(t)
+	p := planned(c)
+	g := startGateway(t, sources(addr, source("free", "delivery: {mode: hybrid, upstream: app, deadline: 400ms}")+
+		source("ordered", "delivery: {mode: hybrid, upstream: app, deadline: 400ms}\n    ordering: {policy: reject_stale}")))
+	for _, path := range []string{"free", "ordered"} {
+		id := "evt_" + path
+		p.on(id, hooktest.Answer{Delay: 1200 * time.Millisecond})
+		answers := make(chan answer, 8)
+		for range cap(answers) {
+			go func() { answers <- g.ask("/"+path, custom(id, "r", "1")) }()
+		}
+		outcomes := map[string]int{}
+		for range cap(answers) {
+			a := <-answers
+			outcomes[fmt.Sprint(a.status, " ", a.outcome())]++
+		}
+		if outcomes["202 accepted"] != 1 || outcomes["202 duplicate"] != cap(answers)-1 {
+			t.Errorf("%s: %v", path, outcomes)
+		}
+		g.becomes(path, id, "delivered/")
+	}
+}

@@ -147,10 +147,15 @@ func (s *Source) claimFirst(rec *event.Record) bool {
 	return s.Dedup.Mode != "observe" && (!s.Policy.Applies(rec) || s.Policy.Observing())
 }
 
-// patience is how long a duplicate waits for the one that is under way.
+// answerTime is what the answer to one that has come to its deadline may take, the commit included: half of what a deadline leaves of the
+// time that its sender gives.
+const answerTime = 500 * time.Millisecond
+
+// patience is how long a duplicate waits for the one that is under way. That one is answered at its own deadline at the latest, so who came with it
+// waits a moment longer, and reads the same.
 func (s *Source) patience() time.Duration {
 	if s.DeliveryConfig.Mode == "hybrid" {
-		return s.DeliveryConfig.Deadline
+		return s.DeliveryConfig.Deadline + answerTime
 	}
 	return 30 * time.Second
 }
