@@ -210,6 +210,7 @@ func (d *decoder) fill(key string, entries []entry, v reflect.Value) {
 		f, ok := fieldNamed(fields, e.name)
 		if !ok {
 			if key != "" || !strings.HasPrefix(e.name, "x-") {
+				d.doc.showHarmless(e)
 				d.failAt(full, e.key, suggestKey(e.name, fields), "unknown key")
 			}
 			continue

@@ -2,10 +2,15 @@ package config
 
 import (
 	"errors"
+	"reflect"
+	"regexp"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/hooktender/hooktender/config/internal/shape"
 )
 
 // document is the text of a file, for showing its lines without what may be secret in them.
@@ -71,6 +76,60 @@ func (doc *document) show(line int) string {
 	}
 	return string(text[:last]) + tail
 }
+
+// harmless are values that are no secret wherever they stand: truth values, small numbers with or without a unit, paths and addresses of words.
+var harmless = regexp.MustCompile(`^(true|false|null|~|-?[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d|[kKMGT]i?B)?|[0-9.]*:[0-9]{1,5}|(https?://[a-z0-9.-]{1,40}(:[0-9]{1,5})?)?(/[a-z][a-z-]{0,20}){0,4})$`)
+
+// delicate are keys, also misspelt ones, of which nothing is shown.
+var delicate = regexp.MustCompile(`(?i)sec|tok|key|pas|pw|cred|auth|hand|val|env|file`)
+
+// showHarmless lets the value of an unknown key be shown where it cannot be a secret, so that the offending line is there as it stands.
+func (doc *document) showHarmless(e entry) {
+	if delicate.MatchString(e.name) {
+		return
+	}
+	switch n := e.value; n.Kind {
+	case yaml.ScalarNode:
+		doc.plain[n] = harmless.MatchString(n.Value) || words()[n.Value]
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			doc.showHarmless(entry{e.name, e.key, c})
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if k := n.Content[i]; words()[k.Value] {
+				doc.plain[k] = true
+				doc.showHarmless(entry{k.Value, k, n.Content[i+1]})
+			}
+		}
+	}
+}
+
+// words are the keys of a configuration and the words that are values of it.
+var words = sync.OnceValue(func() map[string]bool {
+	all, seen := map[string]bool{}, map[reflect.Type]bool{}
+	var add func(t reflect.Type)
+	add = func(t reflect.Type) {
+		switch t.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Map:
+			add(t.Elem())
+		case reflect.Struct:
+			if seen[t] {
+				return
+			}
+			seen[t] = true
+			for _, f := range shape.Fields(t) {
+				all[f.Name] = true
+				for _, v := range f.Enum {
+					all[v] = true
+				}
+				add(f.Type)
+			}
+		}
+	}
+	add(reflect.TypeFor[Config]())
+	return all
+})
 
 // keyOnly gives a line, of which nothing is known, up to its first colon, and nothing at all where there is none.
 func keyOnly(line string) string {

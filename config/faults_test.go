@@ -141,7 +141,7 @@ sources:
     upstrem: http://127.0.0.1:3000
 `), testEnv)
 	const want = `hooktender.yaml:3:1: jurnal: unknown key
-    3 | jurnal: {…
+    3 | jurnal: {sync: always}
       | ^
         did you mean "journal"?
 hooktender.yaml:4:20: retention.dedup: must be a duration such as 500ms, 5m or 168h
@@ -159,7 +159,7 @@ hooktender.yaml:9:21: sources.stripe.secrets[0]: the environment variable NOPE i
     9 |     secrets: [{env: NOPE}]
       |                     ^
 hooktender.yaml:10:5: sources.stripe.upstrem: unknown key
-   10 |     upstrem: …
+   10 |     upstrem: http://127.0.0.1:3000
       |     ^
         did you mean "upstream"?`
 	if err == nil || err.Error() != want {
@@ -242,6 +242,33 @@ func TestASecretNeverShows(t *testing.T) {
 		}
 		if all := new(Errors); errors.As(err, &all) && all.cause != nil && strings.Contains(all.cause.Error(), canary) {
 			t.Errorf("%q: the cause shows the secret: %v", where, all.cause)
+		}
+	}
+}
+
+// The line of an unknown key is shown as it stands where its value cannot be a secret, and cut off before it where it could be one.
+func TestTheLineOfAnUnknownKeyIsShownUnlessItMayHoldASecret(t *testing.T) {
+	for line, want := range map[string]string{
+		"pth: /webhooks/stripe":                           "pth: /webhooks/stripe",
+		"max_attmpts: 3":                                  "max_attmpts: 3",
+		"metods: [POST]":                                  "metods: [POST]",
+		"retries: {base: 1s, jitter: full}":               "retries: {base: 1s, jitter: full}",
+		"limit: {body: 5MiB, allow_ips: []}":              "limit: {body: 5MiB, allow_ips: []}",
+		"debugg: true # on":                               "debugg: true",
+		"upstrem: http://127.0.0.1:3000/in":               "upstrem: http://127.0.0.1:3000/in",
+		"upstrem: http://user:hunter@a":                   "upstrem: …",
+		"upstrem: https://hooks.example.com/T0A/b1c":      "upstrem: …",
+		"secrts: [{env: NAME}]":                           "secrts: [{…",
+		"pasword: 123456":                                 "pasword: …",
+		"API_KEY: 123456":                                 "API_KEY: …",
+		"note: hunter2":                                   "note: …",
+		"delivry: {mode: proxy, hunter2: 1}":              "delivry: {mode: proxy, …",
+		"delivry: {secrets: [hunter2], mode: hybrid}":     "delivry: {secrets: […",
+		"handshak: {verify_token: meatyhamhock, mode: x}": "handshak: {…",
+	} {
+		_, err := Parse("f.yaml", []byte("version: 1\nsources:\n  s:\n    "+line+"\n"), testEnv)
+		if err == nil || !strings.Contains(err.Error(), "    4 |     "+want+"\n") {
+			t.Errorf("%s: want %q in\n%v", line, want, err)
 		}
 	}
 }
