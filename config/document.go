@@ -78,7 +78,7 @@ func (doc *document) show(line int) string {
 }
 
 // harmless are values that are no secret wherever they stand: truth values, small numbers with or without a unit, paths and addresses of words.
-var harmless = regexp.MustCompile(`^(true|false|null|~|-?[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d|[kKMGT]i?B)?|[0-9.]*:[0-9]{1,5}|(https?://[a-z0-9.-]{1,40}(:[0-9]{1,5})?)?(/[a-z][a-z-]{0,20}){0,4})$`)
+var harmless = regexp.MustCompile(`^(true|false|null|~|GET|POST|PUT|PATCH|DELETE|-?[0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d|[kKMGT]i?B)?|[0-9.]*:[0-9]{1,5}|(https?://[a-z0-9.-]{1,40}(:[0-9]{1,5})?)?(/[a-z][a-z-]{0,20}){0,4})$`)
 
 // delicate are keys, also misspelt ones, of which nothing is shown.
 var delicate = regexp.MustCompile(`(?i)sec|tok|key|pas|pw|cred|auth|hand|val|env|file`)
