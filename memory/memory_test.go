@@ -19,19 +19,19 @@ var hold []byte
 func TestBoundFollowsWhatLives(t *testing.T) {
 	k, _ := begin(t)
 	k.look()
-	if got := debug.SetMemoryLimit(-1); got != 128<<20 {
-		t.Errorf("the bound is %d MiB, not the journal's and 64", got>>20)
+	if got := debug.SetMemoryLimit(-1); got != 112<<20 {
+		t.Errorf("the bound is %d MiB, not the journal's and 48", got>>20)
 	}
 	hold = make([]byte, 200<<20)
 	runtime.GC()
 	k.look()
-	if got := debug.SetMemoryLimit(-1); got < 264<<20 || got > 300<<20 {
+	if got := debug.SetMemoryLimit(-1); got < 240<<20 || got > 280<<20 {
 		t.Errorf("with 200 MiB in use the bound is %d MiB", got>>20)
 	}
 	hold = nil
 	runtime.GC()
 	k.look()
-	if got := debug.SetMemoryLimit(-1); got != 128<<20 {
+	if got := debug.SetMemoryLimit(-1); got != 112<<20 {
 		t.Errorf("the bound stays at %d MiB", got>>20)
 	}
 }

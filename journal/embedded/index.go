@@ -64,7 +64,6 @@ func indexOptions(dir string, o *Options) badger.Options {
 	if o.InBubble {
 		compactors = 0
 	}
-	tables := int(levelZero(o) / memtableSize(o))
 	opts := badger.DefaultOptions(dir).
 		WithMemTableSize(memtableSize(o)).
 		WithNumMemtables(2).
@@ -72,8 +71,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithIndexCacheSize(min(max(o.Memory/4, 4<<20), 32<<20)).
 		WithCompression(options.None).
 		WithNumCompactors(compactors).
-		WithNumLevelZeroTables(tables).
-		WithNumLevelZeroTablesStall(tables + 10).
+		WithNumLevelZeroTables(4).
 		WithValueLogFileSize(64 << 20).
 		WithValueThreshold(1 << 20).
 		WithDetectConflicts(false).
@@ -89,22 +87,17 @@ func indexOptions(dir string, o *Options) badger.Options {
 	return opts
 }
 
-// levelZero is how much the first level of the index's tables holds, in bytes, before a compaction takes it: a small volume gets less.
-func levelZero(o *Options) int64 {
-	size := min(max(o.Memory, 32<<20), 256<<20)
-	if o.volume > 0 {
-		size = min(size, int64(o.volume/8))
-	}
-	return max(size, 4*minMemtable)
-}
-
-// memtableSize is that of a memory table. Up to four are in memory, with as much garbage, and the same again where they become tables, so they are small; the
-// first level holds the more of them.
+// memtableSize is that of a memory table. Up to four are in memory, with as much garbage, and what they become is read and written again in one go, four at once, through
+// mapped files: so they are small.
 func memtableSize(o *Options) int64 {
 	if o.InBubble {
 		return minMemtable
 	}
-	return max(levelZero(o)/8, minMemtable)
+	size := min(o.Memory/8, 64<<20)
+	if o.volume > 0 { // a small volume gets small tables
+		size = min(size, int64(o.volume/32))
+	}
+	return max(size, minMemtable)
 }
 
 const minMemtable = 8 << 20 // with less Badger does not take our values

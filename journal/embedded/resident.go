@@ -10,14 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Badger maps its tables into memory, and every page that a look-up or a compaction has touched counts as the process's until the kernel
-// wants it back. In a container with a bound that looks like a leak. So when more than the index's budget of files is resident, the
-// pages of its tables are given back (MADV_PAGEOUT): they are clean, and are read from the file again when they are needed. Unlike
+// Badger maps its tables and write-ahead files into memory, and every page that a look-up, a compaction or a flush has touched counts as the process's until the
+// kernel wants it back. In a container with a bound that looks like a leak. So when more than half the index's budget of files is resident, the pages of
+// its files are given back (MADV_PAGEOUT): what is clean goes, and is read from the file again when it is needed. Unlike
 // MADV_DONTNEED that is harmless should an address belong to something else by then.
 type resident struct {
 	dir    string // of the index
 	budget int64
-	off    bool // the kernel does not know how
+	left   int64 // resident after the last trim: what else is mapped
+	off    bool  // the kernel does not know how
 }
 
 func newResident(o *Options) *resident {
@@ -26,9 +27,10 @@ func newResident(o *Options) *resident {
 
 // trim gives pages back where too many are resident. Looking costs one read of /proc/self/statm.
 func (r *resident) trim() {
-	if r.off || fileResident() <= r.budget {
+	if r.off || fileResident() <= max(r.budget, r.left+r.budget/4) {
 		return
 	}
+	defer func() { r.left = fileResident() }()
 	dir, err := filepath.Abs(r.dir)
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir) // as the kernel names it
@@ -41,14 +43,16 @@ func (r *resident) trim() {
 	prefix := []byte(" " + dir + "/")
 	for sc := bufio.NewScanner(bytes.NewReader(b)); sc.Scan(); {
 		line := sc.Bytes()
-		if !bytes.HasSuffix(line, []byte(".sst")) || !bytes.Contains(line, prefix) {
+		if !bytes.Contains(line, prefix) {
 			continue
 		}
 		from, to, ok := mapping(line)
 		if !ok {
 			continue
 		}
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_PAGEOUT); errno == unix.EINVAL || errno == unix.ENOSYS {
+		// A plain system call would let the scheduler take the processor away each time, for 10 ms while a compaction keeps all of them busy: for a table that is longer than
+		// the compaction takes to touch the next ones.
+		if _, _, errno := unix.RawSyscall(unix.SYS_MADVISE, from, to-from, unix.MADV_PAGEOUT); errno == unix.EINVAL || errno == unix.ENOSYS {
 			r.off = true
 			return
 		}

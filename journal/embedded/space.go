@@ -43,8 +43,8 @@ const (
 	nameBallast  = "ballast"
 	maxBallast   = 256 << 20
 	ballastFiles = 4
-	guardEvery   = 250 * time.Millisecond
-	refillEvery  = 4                      // looks of the guard
+	guardEvery   = 100 * time.Millisecond
+	refillEvery  = 10                     // looks of the guard
 	spaceEvery   = 100 * time.Millisecond // how often whoever waits for space looks again
 )
 
@@ -82,7 +82,7 @@ func newSpace(o *Options) *space {
 
 // reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
 // what compaction makes of it.
-func reserveOf(o *Options) uint64 { return min(uint64(levelZero(o)), o.MinFree/2) }
+func reserveOf(o *Options) uint64 { return min(4*uint64(memtableSize(o)), o.MinFree/2) }
 
 // checkSpace is asked before anything in the directory is changed. The ballast of the last run counts as free.
 func checkSpace(o *Options) error {
