@@ -460,3 +460,60 @@ func TestPagesMissNothingWhileEventsArrive(t *testing.T) {
 	wg.Wait()
 	t.Logf("%d arrived meanwhile, %.0f a second", arrived.Load(), float64(arrived.Load())/time.Since(began).Seconds())
 }
+
+// The replay_id that the replay of one event is answered with can be asked for like that of many, also after a restart and while it runs.
+func TestTheReplayOfOneEventCanBeFollowed(t *testing.T) {
+	c, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("s", "delivery: {mode: store, upstream: app, retry: {base: 1s, factor: 1}}")))
+	p := planned(c)
+	replay := func(id string) string {
+		t.Helper()
+		r, err := g.api().Replay(t.Context(), "s", id, api.ReplayRequest{Reason: "seen to it"})
+		if err != nil || r.ReplayID == "" {
+			t.Fatalf("%s: %+v %v", id, r, err)
+		}
+		return r.ReplayID
+	}
+	want := func(id, state string, replayed, failed int64) {
+		t.Helper()
+		var job api.Replay
+		var err error
+		g.await(id, 10*time.Second, func() bool {
+			job, err = g.api().ReplayStatus(t.Context(), id)
+			return err == nil && job.State == state
+		})
+		if job.Total != 1 || job.Sent != 1 || job.Replayed != replayed || job.Failed != failed || job.Actor != "local" || job.Reason != "seen to it" ||
+			job.CreatedAt.IsZero() || job.FinishedAt.IsZero() != (state == "running") {
+			t.Errorf("%s: %+v", id, job)
+		}
+	}
+	for _, id := range []string{"again", "mended", "slow"} {
+		p.on(id, hooktest.Answer{Status: 400})
+		g.ask("/s", custom(id, "r", "1"))
+		g.becomes("s", id, "failed/permanent")
+	}
+	again := replay("again")
+	want(again, "done", 0, 1)
+	p.on("mended")
+	mended := replay("mended")
+	want(mended, "done", 1, 0)
+	p.on("slow", hooktest.Answer{Status: 503, Header: http.Header{"Retry-After": {"2"}}})
+	slow := replay("slow")
+	want(slow, "running", 0, 0)
+	g.kill()
+	g.launch()
+	want(again, "done", 0, 1)
+	want(mended, "done", 1, 0)
+	want(slow, "running", 0, 0)
+	if _, err := g.api().CancelReplay(t.Context(), slow, "too late"); err != nil {
+		t.Error(err)
+	}
+	p.on("slow")
+	want(slow, "done", 1, 0)
+	if list, err := g.api().Replays(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("%d in the list of replays of many: %v", len(list), err)
+	}
+	if _, err := g.api().Replay(t.Context(), "s", "mended", api.ReplayRequest{}); err != nil { // skipped
+		t.Error(err)
+	}
+}

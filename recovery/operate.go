@@ -52,7 +52,21 @@ func newReplayID() string {
 
 // ReplayOne starts the replay of one event. Errors: journal.ErrNotFound; ErrNeedsForce for an event that waits for a decision.
 func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, force bool, reason string) (ReplayResult, error) {
-	_, why, replay, err := r.replay(ctx, id, newReplayID(), force)
+	one := &single{Event: id}
+	one.Replay = Replay{ID: newReplayID(), State: "running", CreatedAt: time.Now(), Actor: actor, Reason: reason, Total: 1, Sent: 1}
+	begun, replay := *one, one.Replay.ID
+	drop := r.singles.remember(one) // before its event can end
+	_, why, _, err := r.replay(ctx, id, replay, force)
+	stored := error(nil)
+	if err != nil || why != "" {
+		r.singles.forget(replay)
+		stored = r.dropSingles(ctx, drop)
+	} else {
+		stored = r.storeSingle(ctx, begun, drop)
+	}
+	if stored != nil {
+		r.log.Error("replay not stored", "replay", replay, "error", stored) // what has started has started
+	}
 	switch {
 	case err != nil:
 		return ReplayResult{}, err

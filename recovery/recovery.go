@@ -83,7 +83,8 @@ type Recovery struct {
 	started []func() // loops that wait for Run
 	starts  sync.Mutex
 
-	jobs jobs
+	jobs    jobs
+	singles singles
 }
 
 // New makes an unconfigured Recovery. It starts nothing.
@@ -259,6 +260,9 @@ func (r *Recovery) Load(ctx context.Context) error {
 		}
 		s.paused.Store(raw != nil)
 	}
+	if err := r.loadSingles(ctx); err != nil { // before one of their events can end
+		return err
+	}
 	if err := r.loadPending(ctx); err != nil {
 		return err
 	}
@@ -373,5 +377,8 @@ func (r *Recovery) Observe(old event.State, oldReason event.Reason, rec *event.R
 		s.count(old, oldReason, rec)
 	}
 	r.countIfReplayed(old, rec)
+	if rec.ReplayID != "" && old == event.Pending {
+		r.singles.changed(rec)
+	}
 	r.hub.changed(old, oldReason, rec)
 }

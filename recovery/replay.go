@@ -327,8 +327,11 @@ func (r *Recovery) Replays(ctx context.Context, after string, limit int) (list [
 	return list, "", nil
 }
 
-// Replay gives one job; ErrUnknownReplay.
+// Replay gives one job, or the replay of one event; ErrUnknownReplay.
 func (r *Recovery) Replay(ctx context.Context, id string) (Replay, error) {
+	if v, ok := r.singles.view(id); ok {
+		return v, nil
+	}
 	j := r.job(id)
 	if j == nil {
 		return Replay{}, ErrUnknownReplay
@@ -345,6 +348,9 @@ func (r *Recovery) job(id string) *job {
 // CancelReplay stops a job: what it has sent goes on, and is counted as it ends; nothing more is sent, also not after a restart. A job that
 // has ended stays as it is. ErrUnknownReplay.
 func (r *Recovery) CancelReplay(ctx context.Context, id string) (Replay, error) {
+	if v, ok := r.singles.view(id); ok {
+		return v, nil // what it has sent goes on, and that is all of it
+	}
 	j := r.job(id)
 	if j == nil {
 		return Replay{}, ErrUnknownReplay

@@ -292,7 +292,14 @@ func (w *runner) ended(rec *event.Record) {
 	}
 	delete(w.waiting, rec.ID)
 	w.j.mu.Lock()
-	switch v := &w.j.Replay; {
+	w.j.Replay.tally(rec)
+	w.j.mu.Unlock()
+	w.unline(key)
+}
+
+// tally counts the end of an event that was sent.
+func (v *Replay) tally(rec *event.Record) {
+	switch {
 	case rec.State == event.Rejected && rec.Reason == event.Stale:
 		v.skip(rec, rec.EventID, SkipSuperseded)
 	case rec.State == event.Replayed && rec.LastErrKind == "": // else it has fallen back to what an earlier replay had made of it
@@ -300,8 +307,6 @@ func (w *runner) ended(rec *event.Record) {
 	default:
 		v.Failed++
 	}
-	w.j.mu.Unlock()
-	w.unline(key)
 }
 
 // drain takes in the changes that have come since the last call.
