@@ -66,7 +66,8 @@ type gatewayProcess struct {
 	cmd           *exec.Cmd
 	stderr        *os.File
 	logLevel      string
-	descriptors   int // the most that it may have open; 0 = as many as the test
+	descriptors   int      // the most that it may have open; 0 = as many as the test
+	extra         []string // arguments of the next launch
 	client        *http.Client
 }
 
@@ -112,7 +113,7 @@ func freeAddr(t *testing.T) string {
 
 func (g *gatewayProcess) launch() {
 	g.t.Helper()
-	g.cmd = exec.Command(binary, "run", "--config", g.file(), "--log-level", g.logLevel)
+	g.cmd = exec.Command(binary, append([]string{"run", "--config", g.file(), "--log-level", g.logLevel}, g.extra...)...)
 	if g.descriptors > 0 {
 		g.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf("ulimit -n %d && exec \"$@\"", g.descriptors), "sh"}, g.cmd.Args...)...)
 	}

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/hooktender/hooktender/journal"
 )
 
 // A backup is the log up to a frame that the disk had confirmed, a ledger that says so, and the format: a journal without an
@@ -29,12 +27,6 @@ func Backup(ctx context.Context, dir, to string, progress func(done, total int64
 func backup(ctx context.Context, dir, to string, progress func(done, total int64)) (*Report, error) {
 	if _, err := os.Lstat(to); err == nil {
 		return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
-	}
-	if err := readFormat(dir); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("no journal there: %w", err)
-		}
-		return nil, err
 	}
 	known, files, err := openLog(dir)
 	if err != nil {
@@ -62,10 +54,14 @@ func backup(ctx context.Context, dir, to string, progress func(done, total int64
 
 // openLog opens the segments of a log, and reads the ledger as of then.
 func openLog(dir string) (known ledgerState, files []*os.File, err error) {
+	if err := complete(dir); err != nil {
+		return known, nil, err
+	}
 	for range 16 {
 		if known, _, err = readLedger(filepath.Join(dir, nameLedger)); err != nil {
 			return known, nil, err
 		}
+		missing := ""
 		for n := max(known.lowest, 1); n <= known.newest; n++ {
 			f, err := os.Open(segmentPath(filepath.Join(dir, nameLog), n))
 			if err != nil {
@@ -74,7 +70,8 @@ func openLog(dir string) (known ledgerState, files []*os.File, err error) {
 				if !errors.Is(err, fs.ErrNotExist) {
 					return known, nil, err
 				}
-				break // taken by retention, or missing: the ledger tells
+				missing = segmentPath(filepath.Join(dir, nameLog), n)
+				break // taken by retention, or lost: the ledger tells
 			}
 			files = append(files, f)
 		}
@@ -86,12 +83,33 @@ func openLog(dir string) (known ledgerState, files []*os.File, err error) {
 			return known, files, nil
 		}
 		if files == nil && now.lowest == known.lowest {
-			return known, nil, fmt.Errorf("%w: a segment of %d to %d is missing", journal.ErrDamaged, known.lowest, known.newest)
+			return known, nil, damaged(missing, "the segment is missing")
 		}
 		closeAll(files)
 		files = nil
 	}
 	return known, nil, errors.New("the log changes too fast")
+}
+
+// complete says whether a journal has its ledger and its format file, as far as there is a journal.
+func complete(dir string) error {
+	segs, err := listSegments(filepath.Join(dir, nameLog))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err = readFormat(dir)
+	path := filepath.Join(dir, nameFormat)
+	if err == nil {
+		path = filepath.Join(dir, nameLedger)
+		_, err = os.Stat(path)
+	}
+	switch {
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case len(segs) > 0:
+		return damaged(path, "the file is missing")
+	}
+	return fmt.Errorf("no journal there: %w", err)
 }
 
 func closeAll(files []*os.File) {

@@ -75,7 +75,7 @@ func salvage(ctx context.Context, o Options, to string, progress func(done, tota
 	if err := os.Mkdir(to, 0o700); err != nil {
 		return nil, err
 	}
-	s := &salvager{survey: survey{dir: o.Dir, keys: o.keys, needKeys: true, progress: progress, report: &Report{Dir: o.Dir, Damage: []Damage{}}}, seen: map[uint64]uint64{}}
+	s := &salvager{survey: survey{dir: o.Dir, keys: o.keys, needKeys: true, progress: progress, report: &Report{Dir: o.Dir, Damage: []Damage{}}}}
 	if err := s.write(ctx, o, to); err != nil {
 		return nil, err
 	}
@@ -140,8 +140,6 @@ type salvager struct {
 	w    *wal
 	from *segment // that the frames come from
 	last segmentHead
-	seen map[uint64]uint64 // bits: events whose first frame was copied
-
 }
 
 // write makes the new log.
@@ -225,13 +223,7 @@ func (s *salvager) copy(seg *segment, f *frame, p *parts) error {
 // adopt is the frame as it goes into the new log: what changes an event whose first frame is lost carries the event whole.
 func (s *salvager) adopt(f *frame, p *parts) *frame {
 	f.bodySum = checksum(f.body)
-	seq := f.id.Seq()
-	word, bit := uint64(seq)>>6, uint64(1)<<(seq&63)
-	switch {
-	case f.kind == kindAccept, f.kind == kindCarry:
-		s.seen[word] |= bit
-	case f.kind == kindCommit && s.seen[word]&bit == 0:
-		s.seen[word] |= bit
+	if f.kind == kindCommit && s.fresh {
 		return s.whole(f, p)
 	}
 	return f
@@ -242,9 +234,6 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 	r, err := decodeRecord(p.record)
 	if err != nil {
 		return f
-	}
-	if s.first != 0 && f.id.Seq() >= s.first && s.report.MissingEvents > 0 {
-		s.report.MissingEvents--
 	}
 	kind := event.KeyEvent
 	if !r.Verified {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -57,10 +58,16 @@ type survey struct {
 	visit    func(s *segment, f *frame, p *parts) error
 	progress func(done, total int64)
 
-	lsn      uint64    // of the next frame; 0 = not known yet
-	next     event.Seq // of the next event; 0 = not known yet
-	first    event.Seq // the first event that the log can have accepted; 0 = not known
-	lastLost uint64    // number of the last frame that is missing
+	lsn      uint64            // of the next frame; 0 = not known yet
+	next     event.Seq         // of the next event; 0 = not known yet
+	first    event.Seq         // the first event that the log can have accepted; 0 = not known
+	seen     map[uint64]uint64 // bits: events of which something was read
+	fresh    bool              // nothing of its event was read before the frame that is shown
+	lost     bool              // frames are missing since next was set
+	left     [][2]event.Seq    // from, to: passed over though no frame was missing
+	ahead    int               // 1 + the index of those that may come in the segment that is read; 0 = none may
+	lostThen uint64            // how many changes were missing when it began
+	lastLost uint64            // number of the last frame that is missing
 	done     int64
 	before   *segment // the one that was read before
 	at       int64    // where the body of the frame is that is shown
@@ -166,14 +173,12 @@ func (v *survey) segments(segs []*segment) error {
 	}
 	if last := v.known.synced; last > 0 && last >= v.lsn {
 		v.lose(last + 1)
-		if v.known.next > v.next && v.next > 0 {
-			v.report.MissingEvents += uint64(v.known.next - v.next)
-			v.next = v.known.next
-		}
 		if len(v.report.Damage) == 0 {
 			v.damage(dir, 0, "the log ends before frame %d, which the disk had confirmed", last)
 		}
 	}
+	v.caughtUp(0)
+	v.skip(v.known.next)
 	return nil
 }
 
@@ -183,7 +188,41 @@ func (v *survey) lose(to uint64) {
 		v.report.MissingChanges += to - v.lsn
 		v.lastLost = to - 1
 	}
-	v.lsn = to
+	v.lsn, v.lost = to, true
+}
+
+// skip notes that the next event is not the one before to: what is between is missing if frames are, else it comes yet (a segment's header may
+// be ahead of its first frames) or a salvage has left it out long ago.
+func (v *survey) skip(to event.Seq) {
+	if v.next == 0 || to <= v.next {
+		return
+	}
+	if v.lost {
+		v.report.MissingEvents += uint64(to - v.next)
+	} else {
+		v.left = append(v.left, [2]event.Seq{v.next, to})
+	}
+	v.next, v.lost = to, false
+}
+
+// caughtUp looks, at the end of a segment, for what its header was ahead of: what did not come is missing, as far as frames are.
+func (v *survey) caughtUp(lost uint64) {
+	if v.ahead == 0 {
+		return
+	}
+	at := v.ahead - 1
+	v.ahead = 0
+	if lost += v.report.MissingChanges - v.lostThen; lost == 0 {
+		return
+	}
+	r, missing := v.left[at], uint64(0)
+	for seq := r[0]; seq < r[1] && missing < lost; seq++ {
+		if v.seen[uint64(seq)>>6]&(1<<(seq&63)) == 0 {
+			missing++
+		}
+	}
+	v.report.MissingEvents += missing
+	v.left = slices.Delete(v.left, at, at+1) // whatever of it is found later was taken to be missing
 }
 
 // segment reads one segment.
@@ -257,6 +296,12 @@ func (v *survey) head(s *segment, data []byte) (genSum uint32, ok bool) {
 		if v.next == 0 {
 			v.next, v.first = event.Seq(h.nextSeq), event.Seq(h.nextSeq)
 		}
+		v.caughtUp(max(h.firstLSN, v.lsn) - v.lsn)
+		v.lost = v.lost || h.firstLSN > v.lsn
+		before := len(v.left)
+		if v.skip(event.Seq(h.nextSeq)); len(v.left) > before {
+			v.ahead, v.lostThen = len(v.left), v.report.MissingChanges
+		}
 		return generationSum(h.generation), true
 	}
 	v.damage(s.path, 0, "the segment's header does not match its checksum")
@@ -329,18 +374,36 @@ func readable(p *parts) bool {
 	return err == nil
 }
 
+// count counts a frame, and its event if something of it is left: a change carries its event whole, so an event whose first frame is lost is not.
 func (v *survey) count(f *frame) {
-	v.lsn = f.lsn + 1
+	v.lsn, v.fresh = f.lsn+1, false
 	v.report.Changes++
-	if f.kind != kindAccept {
+	switch f.kind {
+	case kindAccept:
+		v.report.Events++
+	case kindCommit, kindCarry:
+	default:
 		return
 	}
-	v.report.Events++
-	if seq := f.id.Seq(); v.next == 0 || seq >= v.next {
-		if v.next != 0 {
-			v.report.MissingEvents += uint64(seq - v.next)
-		}
+	seq := f.id.Seq()
+	if v.seen == nil {
+		v.seen = map[uint64]uint64{}
+	}
+	word, bit := uint64(seq)>>6, uint64(1)<<(seq&63)
+	if v.seen[word]&bit != 0 {
+		return
+	}
+	v.seen[word] |= bit
+	v.fresh = true
+	switch {
+	case v.next == 0 && f.kind == kindAccept:
+		v.next, v.first = seq+1, seq
+	case v.next == 0 || seq < v.first:
+	case seq >= v.next:
+		v.skip(seq)
 		v.next = seq + 1
+	case v.report.MissingEvents > 0 && !slices.ContainsFunc(v.left, func(r [2]event.Seq) bool { return r[0] <= seq && seq < r[1] }):
+		v.report.MissingEvents-- // it was taken to be missing
 	}
 }
 
