@@ -20,7 +20,8 @@ func (s *Server) listEvents(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.r.Context()
+	ctx, cancel := c.listing()
+	defer cancel()
 	if err := s.checkSource(ctx, q.Source); err != nil {
 		return err
 	}

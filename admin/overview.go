@@ -18,12 +18,14 @@ func (s *Server) listCheckpoints(c *call) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := c.listing()
+	defer cancel()
 	page := api.Page[api.Checkpoint]{Data: []api.Checkpoint{}}
 	for _, name := range s.Core.Names() {
 		if v.Has("source") && v.Get("source") != name {
 			continue
 		}
-		cp, err := s.Journal.Checkpoint(c.r.Context(), name)
+		cp, err := s.Journal.Checkpoint(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -49,7 +51,9 @@ func (s *Server) getResource(c *call) error {
 	if _, err := c.query(); err != nil {
 		return err
 	}
-	res, err := s.Core.Resource(c.r.Context(), c.args[0], c.args[1])
+	ctx, cancel := c.listing()
+	defer cancel()
+	res, err := s.Core.Resource(ctx, c.args[0], c.args[1])
 	if err != nil {
 		return err
 	}
@@ -101,7 +105,9 @@ func (s *Server) listSources(c *call) error {
 	if _, err := c.query(); err != nil {
 		return err
 	}
-	sources, err := s.Core.Sources(c.r.Context())
+	ctx, cancel := c.listing()
+	defer cancel()
+	sources, err := s.Core.Sources(ctx)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -185,6 +186,11 @@ func (s *Server) admit(t *route, c *call) error {
 		return fail(http.StatusForbidden, "the token lacks the scope "+t.scope)
 	}
 	return nil
+}
+
+// listing is the context of a call that walks over the index.
+func (c *call) listing() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.r.Context(), listTimeout)
 }
 
 // answer writes v as JSON.

@@ -20,6 +20,7 @@ const (
 	readTimeout   = 15 * time.Second
 	writeTimeout  = 30 * time.Second // an answer; a wait or a stream sets its own
 	idleTimeout   = 60 * time.Second
+	listTimeout   = 10 * time.Second // a list may have to wait for the index, which waits for space where the disk is full
 
 	mutationTimeout = 5 * time.Minute
 	stopTimeout     = 5 * time.Second

@@ -28,7 +28,7 @@ var (
 	// ErrFailed: a write or fsync failed. It is final: no later write succeeds, Failed is closed, and the process must stop
 	// answering for events. Wrapped with the cause.
 	ErrFailed = errors.New("journal failed")
-	// ErrFull: free disk space is below the bound. Only Accept returns it; nothing was written and no mark is left.
+	// ErrFull: free disk space is below the bound. From Accept: nothing was written and no mark is left. Beside ctx's error: what is asked for waits for space.
 	ErrFull = errors.New("journal: disk space below min_free")
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("journal closed")

@@ -115,16 +115,22 @@ func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 	return err == nil && v.Less(cursor)
 }
 
-// Sources gives every configured source with its queue, by name.
+// Sources gives every configured source with its queue, by name. Where the disk is full and the index waits for space, it is not known since when events are pending.
 func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
+	waits := ctx
+	if r.journal.Stats().Full {
+		var cancel context.CancelFunc
+		waits, cancel = context.WithTimeout(ctx, time.Second)
+		defer cancel()
+	}
 	counts, err := r.journal.Counts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var out []SourceStatus
 	for _, name := range r.Names() {
-		st, err := r.sourceStatus(ctx, r.Source(name), counts)
-		if err != nil {
+		st, err := r.sourceStatus(waits, r.Source(name), counts)
+		if err != nil && (ctx.Err() != nil || waits.Err() == nil) {
 			return nil, err
 		}
 		out = append(out, st)

@@ -113,7 +113,9 @@ func (m *machine) up(dir, mode string) error {
 	m.disk.mu.Lock()
 	m.disk.mode = mode
 	m.disk.mu.Unlock()
-	s, err := fuse.NewServer(newServer(m.disk), dir, &fuse.MountOptions{DirectMountStrict: true, FsName: "powerfs", Name: "powerfs",
+	// All that is written comes through this mount, so the kernel knows it. By itself it would drop cached pages whenever it sees a new time, also those of a write that
+	// is under way, and read the old bytes into the cache again.
+	s, err := fuse.NewServer(newServer(m.disk), dir, &fuse.MountOptions{DirectMountStrict: true, ExplicitDataCacheControl: true, FsName: "powerfs", Name: "powerfs",
 		DisableReadDirPlus: true, DisableXAttrs: true, MaxWrite: 1 << 20})
 	if err != nil {
 		return err

@@ -148,6 +148,22 @@ func (g *gateway) kill() {
 	}
 }
 
+// terminate is SIGTERM, by pid; the process must end with 0.
+func (g *gateway) terminate() error {
+	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-g.gone:
+	case <-time.After(20 * time.Second):
+		return errors.New("20 s after SIGTERM it still runs")
+	}
+	if how := g.ended(); how != "with exit code 0" {
+		return errors.Join(fmt.Errorf("after SIGTERM it ended %s", how), g.panics(), errors.New(g.stderr()))
+	}
+	return nil
+}
+
 // stderr is the end of what the process wrote.
 func (g *gateway) stderr() string {
 	raw, _ := os.ReadFile(filepath.Join(g.dir, "stderr"))

@@ -51,15 +51,20 @@ func (e *Engine) applyLoop(stop <-chan struct{}) {
 			}
 			continue
 		case <-due:
+			if w := e.weight(); e.space.low() && w < flushWeight {
+				e.space.roomForIndex(e.index, w) // says so if not
+				due = time.After(flushInterval)
+				continue
+			}
 		case <-a.kick:
 		case <-stop:
-			if e.space.roomForIndex() { // else the next start applies the rest
+			if e.space.roomForIndex(e.index, e.weight()) { // else the next start applies the rest
 				e.applyOnce()
 			}
 			return
 		}
 		due = nil
-		if !e.space.roomForIndex() {
+		if !e.space.roomForIndex(e.index, e.weight()) {
 			due = time.After(spaceEvery)
 			continue
 		}
@@ -203,6 +208,9 @@ func (e *Engine) settle(ctx context.Context) error {
 	case <-b.done:
 		return nil
 	case <-ctx.Done():
+		if e.space.indexPaused.Load() {
+			return fmt.Errorf("the index waits for space: %w: %w", journal.ErrFull, ctx.Err())
+		}
 		return ctx.Err()
 	case <-e.failed:
 		return e.failErr
@@ -211,16 +219,21 @@ func (e *Engine) settle(ctx context.Context) error {
 	}
 }
 
+// weight is the overlay's.
+func (e *Engine) weight() int {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	weight := e.active.weight
+	if e.frozen != nil {
+		weight += e.frozen.weight
+	}
+	return weight
+}
+
 // awaitRoom holds the writer back while the overlay is too heavy.
 func (e *Engine) awaitRoom() {
-	for {
-		e.mu.RLock()
-		weight := e.active.weight
-		if e.frozen != nil {
-			weight += e.frozen.weight
-		}
-		e.mu.RUnlock()
-		if weight < overlayWeight {
+	for limit := e.space.overlay(); ; {
+		if e.weight() < limit {
 			e.space.overfull.Store(false)
 			return
 		}

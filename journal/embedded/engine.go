@@ -167,9 +167,14 @@ func (e *Engine) finish() error {
 	return err
 }
 
+// closeFiles leaves the index as it is where the volume is full: Badger ends by writing a table through a mapping, and would die of SIGBUS. The next start makes up
+// for that, as after a kill; the lock stays until the process ends, since Badger does not stop.
 func (e *Engine) closeFiles() error {
 	var errs []error
-	if e.index != nil {
+	left := e.index != nil && e.space.scarce()
+	if left {
+		e.opts.Log.Warn("the volume is full: the index is left as a kill would leave it")
+	} else if e.index != nil {
 		errs = append(errs, e.index.close())
 	}
 	if e.wal != nil {
@@ -178,7 +183,9 @@ func (e *Engine) closeFiles() error {
 	if e.ledger != nil {
 		errs = append(errs, e.ledger.file.Close())
 	}
-	errs = append(errs, e.lock.Close())
+	if !left {
+		errs = append(errs, e.lock.Close())
+	}
 	return errors.Join(errs...)
 }
 

@@ -3,8 +3,11 @@ package embedded
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"maps"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -12,6 +15,9 @@ import (
 // flush writes a layer and the state as of its last frame, under a version of its own. The entry that says how far the log was applied comes
 // last: a flush that a crash cut short is taken back at the next open (see versions), and the log replayed. It returns when the disk has it.
 func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
+	if err := ix.allocate(memFiles(ix.dir.Name())); err != nil && !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
 	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
@@ -48,9 +54,7 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	if w.finish(); w.err == nil {
 		w.err = ix.dir.Sync() // Badger does not make the names of its new files durable
 	}
-	if w.err == nil {
-		w.err = ix.allocate()
-	}
+	ix.bare = true // a new file may have begun
 	if w.err == nil {
 		ix.versions.done(w.version)
 	}

@@ -40,6 +40,7 @@ type index struct {
 
 	memtable  int64
 	allocated string // the newest write-ahead file that has its blocks
+	bare      bool   // one that has none may be there
 
 	lowBlock atomic.Uint64 // no event is left in the blocks below
 	swept    uint64        // the blocks below are deleted
@@ -157,14 +158,18 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
-	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize}
+	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true}
 	for _, t := range db.Tables() {
 		delete(before, t.ID)
 	}
 	if len(before) > 0 {
 		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), ix.close())
 	}
-	if err := errors.Join(ix.undo(), ix.allocate()); err != nil {
+	err = ix.allocate(memFiles(dir))
+	if errors.Is(err, unix.ENOSPC) {
+		return nil, err // it is not closed: that would write
+	}
+	if err = errors.Join(err, ix.undo()); err != nil {
 		return nil, errors.Join(err, ix.close())
 	}
 	return ix, nil

@@ -31,7 +31,7 @@ func open(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := newEngine(o, lock)
-	e.space.begin()
+	e.space.begin(openNeed(&o))
 	if err := e.recover(); err != nil {
 		return nil, errors.Join(err, e.closeFiles())
 	}

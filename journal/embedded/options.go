@@ -68,7 +68,7 @@ const (
 	minSegment         = 4096
 	flushInterval      = 500 * time.Millisecond // the overlay is written to the index this long after its first entry …
 	flushWeight        = 4 << 20                // … or when it weighs this much;
-	overlayWeight      = 32 << 20               // the writer waits when it weighs this much
+	overlayWeight      = 32 << 20               // the writer waits when it weighs this much, or less where MinFree is small
 	freeInterval       = 100 * time.Millisecond // free space is looked up this often while events come in …
 	freeBytes          = 4 << 20                // … or after this many bytes written,
 	freeNear           = 256 << 20              // and where no more than this is left above MinFree,

@@ -94,6 +94,15 @@ func (e *Engine) payload(at payloadPos) (*event.Payload, error) {
 	if at.size == 0 {
 		return nil, errNowhere
 	}
+	p, err := e.payloadAt(at)
+	if errors.Is(err, journal.ErrCorrupt) { // an event hangs on it: the disk is asked, too, and not only the page cache, which file systems in user space let get stale
+		e.wal.uncache(at.segment, at.offset, at.size)
+		p, err = e.payloadAt(at)
+	}
+	return p, err
+}
+
+func (e *Engine) payloadAt(at payloadPos) (*event.Payload, error) {
 	b, err := e.wal.read(at.segment, at.offset, at.size)
 	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: segment %d is too short", journal.ErrCorrupt, at.segment)
@@ -365,6 +374,7 @@ func (e *Engine) Stats() journal.Stats {
 	} else {
 		s.Full = e.full.Load()
 	}
+	s.Full = s.Full || e.space.refusing()
 	s.CoversSince = time.Unix(0, max(e.born, e.clock.read()-int64(e.retention.Load().Dedup))+e.clock.shift.Load()).UTC()
 	s.OldestSegment = e.wal.oldestCreated()
 	s.Born = time.Unix(0, e.born).UTC()

@@ -178,6 +178,9 @@ func (w *writer) replayed() error {
 	if w.e.active.weight < flushWeight {
 		return nil
 	}
+	if err := w.e.space.short(w.e.index, w.e.active.weight); err != nil {
+		return err
+	}
 	l, state := w.e.freeze()
 	if l == nil {
 		return nil

@@ -81,23 +81,46 @@ func newSpace(o *Options) *space {
 }
 
 // reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
-// what compaction makes of it.
-func reserveOf(o *Options) uint64 { return min(4*uint64(memtableSize(o)), o.MinFree/2) }
+// what a compaction of the first level with the one below writes before it deletes anything. A small MinFree has room for the first two alone.
+func reserveOf(o *Options) uint64 {
+	table := uint64(memtableSize(o))
+	return min(12*table, max(o.MinFree/2, min(2*table+flushWeight, o.MinFree)))
+}
+
+// openNeed is what must be free to open the index: the reserve, and at least as much as Badger writes at once then, a new memory table and a table of each
+// that it finds.
+func openNeed(o *Options) uint64 {
+	reserve := reserveOf(o)
+	if reserve == 0 {
+		return 0
+	}
+	return max(reserve, uint64(len(memFiles(filepath.Join(o.Dir, nameIndex)))+1)*uint64(memtableSize(o))+flushWeight)
+}
+
+// memFiles are Badger's write-ahead files, of the memory table that is written to and of those that become tables.
+func memFiles(dir string) []string {
+	names, _ := filepath.Glob(filepath.Join(dir, "*.mem")) // the pattern is well-formed
+	return names
+}
 
 // checkSpace is asked before anything in the directory is changed. The ballast of the last run counts as free.
 func checkSpace(o *Options) error {
-	reserve := reserveOf(o)
-	if reserve == 0 {
+	need := openNeed(o)
+	if need == 0 {
 		return nil
 	}
 	free, err := o.reserveFree(o.Dir)
 	if err != nil {
 		return err
 	}
-	if free+ballastSize(o.Dir) < reserve {
-		return fmt.Errorf("%d bytes are free on the volume, %d are needed at least to open the journal: %w", free, reserve, unix.ENOSPC)
+	if free+ballastSize(o.Dir) < need {
+		return tooFull(free, need)
 	}
 	return nil
+}
+
+func tooFull(free, need uint64) error {
+	return fmt.Errorf("%d bytes are free on the volume, %d are needed at least to open the journal: %w", free, need, unix.ENOSPC)
 }
 
 // ballastSize is what the ballast in a journal's directory occupies.
@@ -119,9 +142,9 @@ func ballastIn(dir string) []string {
 const ballastSuffix = ".zero"
 
 // begin takes over what the last run left, and gives it back to the volume where it is needed to open the index.
-func (s *space) begin() {
+func (s *space) begin(need uint64) {
 	s.ballast = ballastIn(s.dir)
-	for s.scarce() && len(s.ballast) > 0 {
+	for s.below(need) && len(s.ballast) > 0 {
 		path := s.takeBallast()
 		s.log.Warn("the volume is nearly full: a ballast file is given up to open the journal", "file", path)
 		if err := os.Remove(path); err != nil {
@@ -130,13 +153,38 @@ func (s *space) begin() {
 	}
 }
 
-// scarce says whether there is less than the reserve.
-func (s *space) scarce() bool {
-	if s.reserve == 0 {
+// scarce says whether there is less than the reserve; low, whether there is less than MinFree.
+func (s *space) scarce() bool { return s.below(s.reserve) }
+
+func (s *space) low() bool { return s.below(s.minFree) }
+
+func (s *space) below(need uint64) bool {
+	if need == 0 {
 		return false
 	}
 	free, err := s.free(s.dir)
-	return err == nil && free < s.reserve // unknown: what is written will tell
+	return err == nil && free < need // unknown: what is written will tell
+}
+
+// overlay is how much the overlay may weigh: whatever has gathered in it can be written where MinFree is free.
+func (s *space) overlay() int {
+	if s.reserve == 0 {
+		return overlayWeight
+	}
+	return int(min(overlayWeight, flushWeight+max(s.minFree-s.reserve, flushWeight)))
+}
+
+// short is unix.ENOSPC where a layer of a weight cannot be written to the index now, and otherwise sees to it that the file which it is written to has its blocks.
+func (s *space) short(ix *index, weight int) error {
+	if s.reserve == 0 {
+		return nil
+	}
+	mems := memFiles(ix.dir.Name())
+	need := s.reserve + uint64(max(0, weight-flushWeight)) + uint64(max(0, len(mems)-1))*uint64(ix.memtable)
+	if free, err := s.free(s.dir); err == nil && free < need {
+		return tooFull(free, need)
+	}
+	return ix.allocate(mems)
 }
 
 // takeBallast gives the caller one of the ballast's files; "" if none is left.
@@ -208,8 +256,8 @@ func (s *space) refill() error {
 func (s *space) refusing() bool { return s.logPaused.Load() || s.overfull.Load() }
 
 // roomForIndex says whether the index may be written now, and logs when that changes.
-func (s *space) roomForIndex() bool {
-	scarce := s.scarce()
+func (s *space) roomForIndex(ix *index, weight int) bool {
+	scarce := errors.Is(s.short(ix, weight), unix.ENOSPC) // any other error will be the flush's
 	if s.indexPaused.Swap(scarce) == scarce {
 		return !scarce
 	}
@@ -243,13 +291,12 @@ func (s *space) logGoesOn() {
 	}
 }
 
-// allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping.
-func (ix *index) allocate() error {
-	names, err := filepath.Glob(filepath.Join(ix.dir.Name(), "*.mem"))
-	if err != nil {
-		return err
+// allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping. With unix.ENOSPC there are not enough.
+func (ix *index) allocate(mems []string) error {
+	if !ix.bare {
+		return nil
 	}
-	for _, path := range names {
+	for _, path := range mems {
 		if path <= ix.allocated {
 			continue
 		}
@@ -261,7 +308,7 @@ func (ix *index) allocate() error {
 			return err
 		}
 		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, ix.memtable+flushWeight)
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSPC) {
+		if errors.Is(err, unix.EOPNOTSUPP) {
 			err = nil // then the reserve alone must do
 		}
 		if err = errors.Join(err, f.Close()); err != nil {
@@ -269,5 +316,6 @@ func (ix *index) allocate() error {
 		}
 		ix.allocated = path
 	}
+	ix.bare = false
 	return nil
 }

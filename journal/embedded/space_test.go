@@ -30,7 +30,9 @@ func TestFullVolumeStopsNewEventsOnly(t *testing.T) {
 	for i := 0; i < len(rs); i += 2 {
 		deliver(t, e, journal.Synced, rs[i])
 	}
-	time.Sleep(2 * flushInterval)
+	for end := time.Now().Add(30 * time.Second); !e.space.indexPaused.Load() && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if !e.space.indexPaused.Load() || e.Err() != nil {
 		t.Fatalf("the index is written although the volume is full, or the journal has failed: %v", e.Err())
 	}
@@ -41,6 +43,10 @@ func TestFullVolumeStopsNewEventsOnly(t *testing.T) {
 		t.Fatalf("open on a full volume: %v", err)
 	}
 	free.Store(1 << 30)
+	if _, err := Open(o); !errors.Is(err, journal.ErrLocked) {
+		t.Fatalf("open beside an index that was left: %v", err)
+	}
+	o.Dir = copyDir(t, o.Dir) // as the next process finds it
 	e = start(t, o)
 	for _, r := range everything(t, e) {
 		if r.State != event.Delivered {

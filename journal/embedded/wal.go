@@ -367,6 +367,17 @@ func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
 	return b, nil
 }
 
+// uncache drops what the page cache holds of a part of a segment, as far as it is on the disk.
+func (w *wal) uncache(number uint64, offset int64, size uint32) {
+	f, err := os.Open(segmentPath(w.dir, number))
+	if err != nil {
+		return // the next read meets that, too
+	}
+	defer f.Close()
+	from := offset &^ (pageSize - 1)
+	_ = unix.Fadvise(int(f.Fd()), from, (offset+int64(size)-from+pageSize-1)&^(pageSize-1), unix.FADV_DONTNEED)
+}
+
 // keep keeps f, nil for none, in place of what was kept for the segment's number.
 func (w *wal) keep(number uint64, f *keptFile) {
 	if old := w.kept[number%uint64(len(w.kept))].Swap(f); old != nil {
