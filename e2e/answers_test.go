@@ -94,7 +94,7 @@ func (g *gatewayProcess) becomes(source, id, want string) map[string]any {
 	g.t.Helper()
 	var m map[string]any
 	got := ""
-	for end := time.Now().Add(8 * time.Second); got != want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); got != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			g.t.Fatalf("%s of %s is %q, want %q", id, source, got, want)
 		}

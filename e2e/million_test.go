@@ -32,10 +32,8 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 	g.kill()
 	fill(t, filepath.Join(g.dir, "data"), *stored)
 	g.launch()
-	median := func(name string, n int, bar time.Duration, f func(i int) error) {
-		t.Helper()
+	middle := func(name string, n int, f func(i int) error) (mid, slowest time.Duration) {
 		var took []time.Duration
-		before := g.cpu()
 		for i := range n {
 			began := time.Now()
 			if err := f(i); err != nil {
@@ -44,12 +42,24 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 			took = append(took, time.Since(began))
 		}
 		slices.Sort(took)
-		mid := took[len(took)/2]
-		t.Logf("%-34s median %8s, slowest %8s, %8s of the gateway's processor", name, mid.Round(10*time.Microsecond), took[len(took)-1].Round(10*time.Microsecond),
-			((g.cpu() - before) / time.Duration(n)).Round(10*time.Microsecond))
-		if mid > bar && !testing.Short() { // -short goes with the race detector, which is in the client, too
-			t.Errorf("%s: median %s, want at most %s", name, mid, bar)
+		return took[len(took)/2], took[len(took)-1]
+	}
+	median := func(name string, n int, bar time.Duration, f func(i int) error) {
+		t.Helper()
+		before := g.cpu()
+		mid, slowest := middle(name, n, f)
+		spent := (g.cpu() - before) / time.Duration(n)
+		t.Logf("%-34s median %8s, slowest %8s, %8s of the gateway's processor", name, mid.Round(10*time.Microsecond), slowest.Round(10*time.Microsecond), spent.Round(10*time.Microsecond))
+		if mid <= bar || testing.Short() { // -short goes with the race detector, which is in the client, too
+			return
 		}
+		// Where others use the machine, a call that does nothing is slow as well: then what the gateway spends on it tells.
+		nothing, _ := middle("nothing", n, func(int) error { g.call("GET", "/livez", ""); return nil })
+		if nothing > time.Millisecond && spent <= bar/2 {
+			t.Logf("%s: not judged by the clock: a call that does nothing takes %s", name, nothing)
+			return
+		}
+		t.Errorf("%s: median %s, want at most %s", name, mid, bar)
 	}
 	c, ctx := g.api(), t.Context()
 	var ours []string

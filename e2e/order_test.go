@@ -148,10 +148,10 @@ func TestWhatOrderShows(t *testing.T) {
 	blocks := source("times", deliver+"ordering: {policy: reject_stale, compare: timestamp, ties: reject}") + source("ties", deliver+"ordering: {policy: reject_stale}") +
 		source("words", deliver+"ordering: {policy: reject_stale, compare: lexicographic}") +
 		source("typed", deliver+`ordering: {policy: reject_stale, types: ["*.updated"]}`) +
-		source("gap", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 2s}") + source("dead", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 1s, on_gap: dead_letter}") +
+		source("gap", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 6s}") + source("dead", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 1s, on_gap: dead_letter}") +
 		source("jump", deliver+"ordering: {policy: reject_stale, max_jump: 1000}") + source("far", deliver+"ordering: {policy: reject_stale}") +
 		source("pending", store("limits: {pending: 2}")) + source("resources", store("ordering: {policy: serial}\n    limits: {resources: 2}")) +
-		source("held", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 10m, max_held: 2}\n    limits: {held: 3}") + source("rate", deliver+"limits: {rate: 1}")
+		source("held", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 10m, max_held: 2}\n    limits: {held: 3}") + source("rate", deliver+"limits: {rate: 0.2}")
 	nobody := freeAddr(t)
 	text := strings.Replace(sources(addr, blocks), "upstreams: {", fmt.Sprintf("upstreams: {nobody: {url: \"http://%s\", breaker: {failures: 1, probe: 100ms, max_probe: 200ms}}, ", nobody), 1)
 	g := prepareGateway(t, text, "info")

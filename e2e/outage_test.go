@@ -106,11 +106,16 @@ func judgeDrain(t *testing.T, c *hooktest.Consumer, n, rate int) {
 		}
 	}
 	at = at[50:] // those before the outage
-	took := at[len(at)-1].Sub(at[0])
-	if got := float64(len(at)-1) / took.Seconds(); got < 0.9*float64(rate) || got > 1.1*float64(rate) {
-		t.Errorf("%d requests in %s: %.0f a second, %d are configured", len(at), took, got, rate)
+	took, half := at[len(at)-1].Sub(at[0]), (len(at)-1)/2
+	best := took // of the half that came quickest: on a busy machine others may take the time that all of them need
+	for i := range len(at) - half {
+		best = min(best, at[i+half].Sub(at[i]))
+	}
+	got, quickest := float64(len(at)-1)/took.Seconds(), float64(half)/best.Seconds()
+	if got > 1.1*float64(rate) || quickest < 0.9*float64(rate) {
+		t.Errorf("%d requests in %s: %.0f a second, half of them %.0f, %d are configured", len(at), took, got, quickest, rate)
 	} else {
-		t.Logf("%d requests in %s: %.1f a second, %d are configured", len(at), took.Round(time.Millisecond), got, rate)
+		t.Logf("%d requests in %s: %.1f a second, half of them %.1f, %d are configured", len(at), took.Round(time.Millisecond), got, quickest, rate)
 	}
 }
 

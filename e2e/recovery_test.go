@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -346,32 +347,53 @@ func TestManyWaitersCostLittle(t *testing.T) {
 	ready.Wait()
 	g.await("all of them wait", time.Minute, func() bool { return g.connections() >= *waiters })
 	extra := g.rss() - before
-	var worst time.Duration
+	var worst, slow time.Duration // slow is what a call that does nothing takes at the worst, meanwhile: the machine is shared
 	var late int
+	probing, probed := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(probed)
+		for {
+			began := time.Now()
+			if resp, err := g.client.Get("http://" + g.admin + "/livez"); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+			slow = max(slow, time.Since(began))
+			select {
+			case <-probing:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
 	sent := map[string]time.Time{}
 	for i := range *waiters {
 		id := "w" + strconv.Itoa(i)
 		g.send("s", id, "r"+id, "1", "delivered")
 		sent[id] = time.Now()
 	}
+	var took []time.Duration
 	for range *waiters {
 		w := <-heard
 		at, ok := sent[w.id]
 		if !ok {
 			t.Fatal(w.id)
 		}
-		d := w.at.Sub(at)
-		worst = max(worst, d)
-		if d > 100*time.Millisecond {
+		took = append(took, w.at.Sub(at))
+	}
+	close(probing)
+	<-probed
+	for _, d := range took {
+		if worst = max(worst, d); d > 100*time.Millisecond+2*slow {
 			late++
 		}
 	}
-	t.Logf("%d waiters: %.1f MiB extra, the slowest was woken %s after its event", *waiters, float64(extra)/(1<<20), worst.Round(time.Millisecond))
+	t.Logf("%d waiters: %.1f MiB extra, the slowest was woken %s after its event; a call that does nothing took up to %s", *waiters, float64(extra)/(1<<20), worst.Round(time.Millisecond), slow.Round(time.Millisecond))
 	if extra > 40<<20 {
 		t.Errorf("%d MiB extra", extra>>20)
 	}
-	if late > *waiters/100 { // the machine is shared
-		t.Errorf("%d were woken later than 100 ms", late)
+	if late > *waiters/100 {
+		t.Errorf("%d were woken later than 100 ms, and twice what a call takes", late)
 	}
 }
 

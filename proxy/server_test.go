@@ -213,10 +213,10 @@ func TestRequestAsReceived(t *testing.T) {
 
 // On real sockets; TestBubble is exact about the times.
 func TestTimeouts(t *testing.T) {
-	addr := newServer(t, proxy.ServerConfig{HeadTimeout: 200 * time.Millisecond, IdleTimeout: 300 * time.Millisecond}, handlerFunc(echo))
+	addr := newServer(t, proxy.ServerConfig{HeadTimeout: time.Second, IdleTimeout: time.Second}, handlerFunc(echo))
 	within := func(t *testing.T, begin time.Time, least time.Duration) {
 		t.Helper()
-		if d := time.Since(begin); d < least || d > 5*time.Second { // a busy machine takes its time, the defaults would take longer
+		if d := time.Since(begin); d < least || d > 15*time.Second { // a busy machine takes its time, the defaults would take longer
 			t.Errorf("after %s, want %s or not much more", d, least)
 		}
 	}
@@ -225,7 +225,7 @@ func TestTimeouts(t *testing.T) {
 		begin := time.Now()
 		c := dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\n")
 		c.want(408, "*")
-		within(t, begin, 150*time.Millisecond)
+		within(t, begin, 900*time.Millisecond)
 		_ = c.CloseWrite()
 		c.wantEnd()
 	})
@@ -254,7 +254,7 @@ func TestTimeouts(t *testing.T) {
 		used.want(200, "*")
 		used.wantEnd()
 		fresh.wantEnd()
-		within(t, begin, 250*time.Millisecond)
+		within(t, begin, 900*time.Millisecond)
 	})
 }
 
@@ -297,7 +297,7 @@ func TestLingerIsBounded(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if d := time.Since(begin); d > 3*time.Second || total > 16<<20 {
+	if d := time.Since(begin); d > 10*time.Second || total > 16<<20 {
 		t.Errorf("a sender that never stops was listened to for %s and %d bytes", d, total)
 	}
 }
@@ -316,10 +316,10 @@ func TestSurplusIsNoReset(t *testing.T) {
 
 // An empty line behind a body is no request that fails to come: the connection is idle.
 func TestEmptyLineIsIdle(t *testing.T) {
-	addr := newServer(t, proxy.ServerConfig{HeadTimeout: 100 * time.Millisecond}, handlerFunc(echo))
+	addr := newServer(t, proxy.ServerConfig{HeadTimeout: 500 * time.Millisecond}, handlerFunc(echo))
 	c := dial(t, addr).send(post + "\r\n")
 	c.want(200, "POST /a 2")
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(time.Second)
 	c.send(post).want(200, "POST /a 2")
 }
 
@@ -352,8 +352,16 @@ func TestConnectionBounds(t *testing.T) {
 		a.want(200, "*")
 		dial(t, addr).want(429, "*")
 		a.Close()
-		time.Sleep(50 * time.Millisecond)
-		dial(t, addr).send(post).want(200, "*")
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // until the server has noticed
+			c := dial(t, addr)
+			_, _ = io.WriteString(c, post)
+			if resp, err := http.ReadResponse(c.br, nil); err == nil && resp.StatusCode == 200 {
+				break
+			}
+			if c.Close(); time.Now().After(end) {
+				t.Fatal("the connection that is gone is still counted")
+			}
+		}
 	})
 	t.Run("bytes in flight", func(t *testing.T) {
 		release, in := make(chan struct{}), make(chan struct{}, 9)
@@ -466,11 +474,11 @@ func TestShutdown(t *testing.T) {
 		t.Error("the answer keeps the connection open")
 	}
 	idle.wantEnd()
-	if d := time.Since(begin); d > 2*time.Second {
+	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("an idle connection closed after %s", d)
 	}
 	silent.wantEnd()
-	if d := time.Since(begin); d > 2*time.Second {
+	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("a silent connection closed after %s", d)
 	}
 	if c, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
