@@ -69,7 +69,7 @@ func peer(r *http.Request) string {
 // Failed logins of one address: a burst, then one in a while. A token that is right is never refused, so that nobody can lock others out.
 const (
 	loginBurst = 100 // a client that goes on with an old token still hears 401 for a while
-	loginEvery = 600 * time.Millisecond
+	loginEvery = 6 * time.Second
 	loginPeers = 1024 // addresses remembered
 )
 

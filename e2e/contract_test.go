@@ -205,7 +205,7 @@ func TestEveryAnswerIsAsDescribed(t *testing.T) {
 	}
 	p.call(202, "POST", "/v1/drain", ``)
 	p.call(503, "GET", "/readyz", "")
-	for range 20 {
+	for range 200 {
 		req, _ := http.NewRequest("GET", "http://"+g.admin+"/v1/whoami", nil)
 		req.Header.Set("Authorization", "Bearer wrong")
 		if resp, err := g.client.Do(req); err == nil {
