@@ -333,3 +333,24 @@ func TestDuplicatesOfOneThatReachesItsDeadlineReadItsAnswer(t *testing.T) {
 		g.becomes(path, id, "delivered/")
 	}
 }
+
+// In store mode the answer does not wait for the consumer: who comes beside the first is a duplicate of a durable event.
+func TestSendersOfOneIDAtOnceInStoreMode(t *testing.T) {
+	_, addr := consumer(t)
+	g := startGateway(t, sources(addr, source("free", "delivery: {mode: store, upstream: app}")+
+		source("early", "delivery: {mode: store, upstream: app}\n    ordering: {policy: in_sequence, start: 1, max_wait: 10m}")))
+	for path, first := range map[string]string{"free": "202 accepted", "early": "202 held"} {
+		outcomes := map[string]int{}
+		answers := make(chan answer, 16)
+		for range cap(answers) {
+			go func() { answers <- g.ask("/"+path, custom("evt_"+path, "r", "5")) }()
+		}
+		for range cap(answers) {
+			a := <-answers
+			outcomes[fmt.Sprint(a.status, " ", a.outcome())]++
+		}
+		if outcomes[first] != 1 || outcomes["200 duplicate"] != cap(answers)-1 {
+			t.Errorf("%s: %v", path, outcomes)
+		}
+	}
+}

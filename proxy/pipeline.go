@@ -392,9 +392,13 @@ func (p *Pipeline) broken(v *visit, err error) reply {
 	return unavailable(0)
 }
 
-// asTheFirst answers a duplicate of a request that was under way with that one's answer.
+// asTheFirst answers a duplicate of a request that was under way with that one's answer. Of a store only whether the event is durable was waited
+// for: where it is, this is a duplicate like any later one.
 func (p *Pipeline) asTheFirst(v *visit, first *kept) reply {
 	r := first.reply.as("duplicate")
+	if v.src.DeliveryConfig.Mode == "store" && r.status/100 == 2 {
+		r = reply{status: v.src.statuses.Duplicate, outcome: "duplicate", own: &v.src.Own.Duplicate, id: r.id}
+	}
 	if first.sum == v.sub.Record.BodySHA256 {
 		p.journal.Note(first.reply.id, 1, 0)
 		return r
