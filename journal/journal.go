@@ -229,6 +229,6 @@ type Stats struct {
 	LastRev       uint64    // of the commits that reads see, none has a higher revision
 }
 
-// Observer hears of every record after it was written, in commit order per event, from one goroutine. It must not block,
+// Observer hears of every record after it was written, in commit order per event, one call at a time. It must not block,
 // nor keep now: the record is valid during the call only. old is zero for a new event.
 type Observer func(old event.State, oldReason event.Reason, now *event.Record)

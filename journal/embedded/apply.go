@@ -232,11 +232,7 @@ func (e *Engine) weight() int {
 
 // awaitRoom holds the writer back while the overlay is too heavy.
 func (e *Engine) awaitRoom() {
-	for limit := e.space.overlay(); ; {
-		if e.weight() < limit {
-			e.space.overfull.Store(false)
-			return
-		}
+	for limit := e.space.overlay(); e.weight() >= limit; {
 		e.space.overfull.Store(e.space.indexPaused.Load())
 		e.applier.kickNow()
 		select {
@@ -248,4 +244,5 @@ func (e *Engine) awaitRoom() {
 			return
 		}
 	}
+	e.space.overfull.Store(false)
 }

@@ -28,6 +28,7 @@ type Engine struct {
 	pool       sync.Pool
 
 	queue   queue
+	writer  *writer // made by Run; used by whoever leads the queue
 	syncs   syncs
 	applier applier
 	filters filters
@@ -90,8 +91,8 @@ func (e *Engine) Run(ctx context.Context) error {
 
 	stopPrepare, stopSync, stopApply := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var writing, preparing, syncing, applying, filtering sync.WaitGroup
-	w := newWriter(e)
-	writing.Go(w.loop)
+	e.writer = newWriter(e)
+	writing.Go(e.writer.loop)
 	preparing.Go(func() { e.wal.prepare(stopPrepare) })
 	syncing.Go(func() { e.syncLoop(stopSync) })
 	applying.Go(func() { e.applyLoop(stopApply) })

@@ -11,7 +11,7 @@ import (
 )
 
 // An op is one call that waits for the writer. The caller prepares it (everything that can be encoded without knowing what
-// others write), the writer decides it, and the writer or the syncer releases it.
+// others write), the writer decides it, and whoever writes or syncs for it releases it.
 type op struct {
 	durability journal.Durability
 	accepts    []acceptItem
@@ -22,7 +22,10 @@ type op struct {
 
 	wait uint64 // the frame that must be on disk (or, for Written, written) before the release
 	err  error
-	done chan struct{} // one value at the release
+	done chan struct{} // capacity 2: a value where the caller is to lead the next fsync (lead is set then), and one at the release
+
+	leads bool // the caller can lead an fsync; guarded by syncs.mu once the op is queued
+	lead  bool // it is to; written before the value in done
 
 	buf []byte // bodies of the items
 }
@@ -44,36 +47,41 @@ type commitItem struct {
 	outcome *journal.Outcome // holds the record as it was given until it is decided
 }
 
-// queue holds the ops that the writer has not taken yet.
+// queue holds the ops that nobody has taken yet, and the writer's lead. Who pushes an op while nobody leads decides it itself: then no goroutine has to be
+// woken for it. What comes in meanwhile is up to the writer's goroutine.
 type queue struct {
 	mu    sync.Mutex
 	ops   []*op
 	spare []*op
-	err   error // set once: no more ops
-	wake  chan struct{}
+	err   error         // set once: no more ops
+	led   bool          // somebody leads. From the beginning, so that nothing is decided before Run
+	turn  chan struct{} // capacity 1: the lead, for the writer's goroutine
 }
 
-// push adds an op; it returns the error that the queue was closed with.
-func (q *queue) push(o *op) error {
+// push adds an op; lead says that the caller leads now (see writer.once). The error is the one that the queue was closed with.
+func (q *queue) push(o *op) (lead bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.err != nil {
-		return q.err
+		return false, q.err
 	}
 	q.ops = append(q.ops, o)
-	q.signal()
-	return nil
+	lead = !q.led
+	q.led = true
+	return lead, nil
 }
 
-// signal wakes the writer.
-func (q *queue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
+// nudge has the writer's goroutine look for something to do, if nobody leads.
+func (q *queue) nudge() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.led {
+		q.led = true
+		q.turn <- struct{}{}
 	}
 }
 
-// take gives everything queued, in order; the slice is valid until the next take. open is false once the queue is closed.
+// take gives everything queued, in order; the slice is valid until the next take. open is false once the queue is closed. The caller leads.
 func (q *queue) take() (ops []*op, open bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -83,20 +91,31 @@ func (q *queue) take() (ops []*op, open bool) {
 	return ops, q.err == nil
 }
 
-func (q *queue) close(err error) {
+// resign gives up the lead; false: there is something to do, and the caller still leads.
+func (q *queue) resign(more func() bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if len(q.ops) > 0 || q.err != nil || more() {
+		return false
+	}
+	q.led = false
+	return true
+}
+
+func (q *queue) close(err error) {
+	q.mu.Lock()
 	if q.err == nil {
 		q.err = err
 	}
-	q.signal()
+	q.mu.Unlock()
+	q.nudge()
 }
 
 // newOp takes an op from the pool.
 func (e *Engine) newOp(d journal.Durability) *op {
 	o, _ := e.pool.Get().(*op)
 	if o == nil {
-		o = &op{done: make(chan struct{}, 1)}
+		o = &op{done: make(chan struct{}, 2)}
 	}
 	o.durability = d
 	return o
@@ -121,20 +140,32 @@ func (e *Engine) submit(ctx context.Context, o *op) (abandoned bool, err error) 
 	if err := ctx.Err(); err != nil {
 		return true, err
 	}
-	if err := e.queue.push(o); err != nil {
+	o.leads = true
+	lead, err := e.queue.push(o)
+	if err != nil {
 		return true, err
 	}
-	select {
-	case <-o.done:
-		return false, o.err
-	case <-ctx.Done():
-		return true, ctx.Err()
+	if lead && e.writer.once(o) {
+		e.leadSync()
+	}
+	for {
+		select {
+		case <-o.done:
+			if !o.lead {
+				return false, o.err
+			}
+			o.lead = false
+			e.leadSync()
+		case <-ctx.Done():
+			e.syncs.leave(o)
+			return true, ctx.Err()
+		}
 	}
 }
 
 // call runs fn in the writer and waits for its group to reach d.
 func (e *Engine) call(ctx context.Context, d journal.Durability, fn func(*writer) error) error {
-	_, err := e.submit(ctx, &op{durability: d, run: fn, done: make(chan struct{}, 1)})
+	_, err := e.submit(ctx, &op{durability: d, run: fn, done: make(chan struct{}, 2)})
 	return err
 }
 

@@ -50,8 +50,8 @@ func newEngine(o Options, lock *os.File) *Engine {
 	e.wal = newWAL(&e.opts)
 	e.wal.spare, e.wal.goesOn = e.space.takeBallast, e.space.logGoesOn
 	e.wal.await = func() bool { return e.space.await(e.closing) }
-	e.queue.wake = make(chan struct{}, 1)
-	e.syncs.wake = make(chan struct{}, 1)
+	e.queue.led, e.queue.turn = true, make(chan struct{}, 1)
+	e.syncs.turn, e.syncs.wake = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.applier = applier{armed: make(chan struct{}, 1), kick: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	e.filters.jobs, e.filters.done = make(chan filterJob, 1), make(chan *keyFilter, 1)
 	return e

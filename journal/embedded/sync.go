@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,22 +9,24 @@ import (
 	"github.com/hooktender/hooktender/journal"
 )
 
-// syncs is where ops wait for the disk. The syncer takes what has been written so far, syncs once and releases everybody
-// whose frames it covered; meanwhile the writer goes on. The next fsync begins when the last one has returned and somebody
-// waits; where many share one, it waits for as many again (see gather), so that an idle journal adds no latency and a busy one
-// spends its time on events.
+// syncs is where ops wait for the disk. One goroutine at a time leads: it takes what has been written so far, syncs once and releases everybody
+// whose frames that covered; meanwhile others write. Who finds nobody leading leads itself, and then the next of those who wait, so that few goroutines
+// have to be woken and an idle journal adds no latency. Where many share an fsync the syncer's goroutine leads: it waits for as many again (see gather), so
+// that a busy journal spends its time on events.
 type syncs struct {
 	synced atomic.Uint64 // frames up to here are on disk
 
-	mu      sync.Mutex
-	written uint64 // frames up to here are written
-	waiting []*op
-	shared  int   // ops that the last fsync released
-	behind  bool  // somebody waits for frames that are published and not counted as written yet
-	err     error // no op waits any more
+	mu       sync.Mutex
+	written  uint64 // frames up to here are written
+	waiting  []*op
+	shared   int   // ops that the last fsync released
+	err      error // no op waits any more
+	led      bool  // somebody leads; always while ops wait for what is written
+	stopping bool  // the syncer's goroutine is the next to lead
 
+	turn   chan struct{} // capacity 1: the lead, for the syncer's goroutine
+	wake   chan struct{} // capacity 1: there may be enough for gather
 	ledger sync.Mutex
-	wake   chan struct{}
 
 	count, nanos atomic.Int64
 }
@@ -36,37 +39,99 @@ func (o *op) release(err error) {
 	o.done <- struct{}{}
 }
 
-// release ends the ops of a written group, or hands them to the syncer.
-func (e *Engine) release(ops []*op) {
+// release ends the ops of a written group, or has them wait for an fsync. It says whether the caller, whose op is own or nil, is to lead that.
+func (e *Engine) release(ops []*op, own *op) (lead bool) {
 	s := &e.syncs
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.written = max(s.written, e.wal.lsn)
-	wake := s.behind
-	s.behind = false
+	mine := own == nil
 	synced := s.synced.Load()
 	for _, o := range ops {
 		switch {
-		case s.err != nil: // the syncer failed meanwhile: no success after that
+		case s.err != nil: // an fsync failed meanwhile: no success after that
 			o.err = nil
 			o.release(s.err)
 		case o.err == nil && o.durability == journal.Synced && e.opts.Sync && o.wait > synced:
 			s.waiting = append(s.waiting, o)
-			wake = true
+			mine = mine || o == own
 		default:
 			o.release(nil)
 		}
 	}
-	s.mu.Unlock()
-	if wake {
-		s.signal()
+	switch {
+	case s.led:
+		signal(s.wake)
+	case !s.due():
+	case mine:
+		s.led = true
+		return true
+	default: // the caller has what it wants
+		s.led = true
+		s.appoint()
+	}
+	return false
+}
+
+// due says whether somebody waits for what is written. The applier may be early: it waits for what is published and not counted as written yet.
+func (s *syncs) due() bool {
+	return slices.ContainsFunc(s.waiting, func(o *op) bool { return o.wait <= s.written })
+}
+
+// appoint gives the lead to one of those who wait, or, where many do, to the syncer's goroutine; or gives it up. mu is held, by who leads.
+func (s *syncs) appoint() {
+	switch {
+	case s.stopping:
+	case !s.due():
+		s.led = false
+		return
+	case s.shared < gatherFrom:
+		for _, o := range s.waiting {
+			if o.leads && o.wait <= s.written {
+				o.leads, o.lead = false, true
+				o.done <- struct{}{}
+				return
+			}
+		}
+	}
+	s.turn <- struct{}{}
+}
+
+// pass gives the lead to the syncer's goroutine.
+func (s *syncs) pass() { s.turn <- struct{}{} }
+
+// leave takes the caller of an op, which has gone, out of those who may lead; if it has the lead already, the syncer's goroutine gets it.
+func (s *syncs) leave(o *op) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.leads = false
+	if o.lead {
+		o.lead = false
+		s.pass()
 	}
 }
 
-func (s *syncs) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+// leadSync syncs once for a caller that leads, unless many wait, and appoints the next.
+func (e *Engine) leadSync() {
+	s := &e.syncs
+	s.mu.Lock()
+	many := s.shared >= gatherFrom
+	s.mu.Unlock()
+	if many {
+		s.pass()
+		return
 	}
+	done := false
+	defer func() {
+		if !done { // it panics
+			_ = e.fail(errPanicked)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.appoint()
+	}()
+	e.syncOnce(false)
+	done = true
 }
 
 // abort releases everybody with err, and whoever comes later.
@@ -80,14 +145,26 @@ func (s *syncs) abort(err error) {
 	s.waiting = nil
 }
 
-// syncLoop syncs while somebody waits, until stop is closed; then once more for what was only written.
+// syncLoop is the syncer's goroutine: it leads when it is its turn, until stop is closed; then once more for what was only written.
 func (e *Engine) syncLoop(stop <-chan struct{}) {
+	s := &e.syncs
 	for {
 		select {
-		case <-e.syncs.wake:
-			e.syncs.gather(stop)
+		case <-s.turn:
+			s.gather(stop)
 			e.syncOnce(false)
+			s.mu.Lock()
+			s.appoint()
+			s.mu.Unlock()
 		case <-stop:
+			s.mu.Lock()
+			s.stopping = true
+			led := s.led
+			s.led = true
+			s.mu.Unlock()
+			if led {
+				<-s.turn
+			}
 			e.syncOnce(true)
 			return
 		}
@@ -130,7 +207,6 @@ func (e *Engine) syncOnce(all bool) {
 	s.mu.Lock()
 	target := s.written
 	if s.err != nil || target <= s.synced.Load() || !all && len(s.waiting) == 0 {
-		s.behind = len(s.waiting) > 0 // release says when to look again
 		s.mu.Unlock()
 		return
 	}
@@ -182,9 +258,6 @@ func (e *Engine) reached(lsn uint64) error {
 	s.shared = len(s.waiting) - len(rest)
 	clear(s.waiting[len(rest):])
 	s.waiting = rest
-	if len(rest) > 0 {
-		s.signal()
-	}
 	return nil
 }
 
@@ -203,7 +276,13 @@ func (e *Engine) awaitSynced(lsn uint64) error {
 		o.release(nil)
 	default:
 		s.waiting = append(s.waiting, o)
-		s.signal()
+		switch {
+		case s.led:
+			signal(s.wake)
+		case s.due(): // else release sees to it
+			s.led = true
+			s.pass()
+		}
 	}
 	s.mu.Unlock()
 	<-o.done

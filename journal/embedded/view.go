@@ -164,7 +164,7 @@ func (e *Engine) Note(id event.ID, duplicates, conflicts uint32) {
 	}
 	e.notes[id] = n
 	e.mu.Unlock()
-	e.queue.signal()
+	e.queue.nudge()
 }
 
 func (e *Engine) hasNotes() bool {

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -10,9 +11,9 @@ import (
 	"github.com/hooktender/hooktender/journal"
 )
 
-// The writer is the one goroutine that decides claims and revisions, so that there are no conflicts to resolve. It takes
-// everything that is queued as one group, appends a frame per change to the log, writes the group at once and only then
-// publishes it to the overlay, tells the observer and releases the ops, those that want the disk by way of the syncer.
+// The writer decides claims and revisions, and only one goroutine at a time is it: the one that leads the queue. So there are no conflicts to
+// resolve. It takes everything that is queued as one group, appends a frame per change to the log, writes the group at once and only then
+// publishes it to the overlay, tells the observer and releases the ops; those that want the disk wait for an fsync first.
 type writer struct {
 	e     *Engine
 	stage *layer
@@ -20,6 +21,7 @@ type writer struct {
 	nextSeq event.Seq
 	horizon int64
 	now     int64 // Unix nanoseconds; the same for a whole group
+	alone   int   // groups of one op since the last of more
 
 	counted  []counted
 	forgot   []forgotten
@@ -50,25 +52,63 @@ type observed struct {
 	record *event.Record
 }
 
-// loop runs until the queue is closed and empty.
+// loop is the writer's goroutine. It leads where callers cannot go on: until the queue is empty; it runs until that is closed.
 func (w *writer) loop() {
 	for {
-		// Let every caller that is ready queue its op too: one write for all of them. Where nobody is, this costs nothing.
-		runtime.Gosched()
+		w.e.awaitRoom()
+		w.gather()
 		ops, open := w.e.queue.take()
 		notes := w.e.takeNotes()
-		if len(ops) > 0 || len(notes) > 0 {
-			w.group(ops, notes)
-			continue
-		}
-		if !open {
+		switch {
+		case len(ops) > 0 || len(notes) > 0:
+			if w.group(ops, notes, nil) {
+				w.e.syncs.pass()
+			}
+		case !open:
 			return
+		case w.e.queue.resign(w.e.hasNotes):
+			<-w.e.queue.turn
 		}
-		<-w.e.queue.wake
 	}
 }
 
-func (w *writer) group(ops []*op, notes map[event.ID]noteCount) {
+// gather lets every caller that is ready queue its op too: one write for all of them. It would wake an idle processor each time, so where several ops in a row
+// have come alone it is only tried now and then.
+func (w *writer) gather() {
+	if w.alone%gatherAgain == 0 || w.alone < gatherAgain {
+		runtime.Gosched()
+	}
+}
+
+const gatherAgain = 8
+
+// once decides what is queued for a caller whose push gave it the lead, its own op included, and passes the lead on to the writer's goroutine if there is more
+// to do. It says whether the caller is to lead the next fsync.
+func (w *writer) once(own *op) (lead bool) {
+	done := false
+	defer func() {
+		if !done { // it panics: nobody knows what the group has left behind
+			_ = w.e.fail(errPanicked)
+		}
+		if !done || !w.e.queue.resign(w.busy) {
+			w.e.queue.turn <- struct{}{}
+		}
+	}()
+	w.gather()
+	ops, _ := w.e.queue.take()
+	lead = w.group(ops, w.e.takeNotes(), own)
+	done = true
+	return lead
+}
+
+var errPanicked = errors.New("a panic while the log was written")
+
+// busy says whether there is something to do that no caller should wait for.
+func (w *writer) busy() bool { return w.e.hasNotes() || w.e.weight() >= w.e.space.overlay() }
+
+// group decides a group and releases its ops; own is the caller's who leads, nil in the writer's goroutine. It says whether the lead of the fsyncs is the
+// caller's now.
+func (w *writer) group(ops []*op, notes map[event.ID]noteCount, own *op) (lead bool) {
 	err := w.e.failure()
 	if err == nil {
 		if err = w.decide(ops, notes); err != nil {
@@ -79,15 +119,18 @@ func (w *writer) group(ops []*op, notes map[event.ID]noteCount) {
 		for _, o := range ops {
 			o.release(err)
 		}
-		return
+		return false
 	}
-	w.e.release(ops)
-	w.e.awaitRoom()
+	return w.e.release(ops, own)
 }
 
 // decide does the work of a group up to its publication.
 func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
 	w.now = w.e.clock.read()
+	w.alone++
+	if len(ops) > 1 {
+		w.alone = 0
+	}
 	for id, n := range notes {
 		if err := w.note(id, n); err != nil {
 			return err
