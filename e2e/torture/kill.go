@@ -235,15 +235,15 @@ func backlog(b *bench) (result, error) {
 	if n, err := sc.g.pending(); err != nil || n < b.cycles*9/10 {
 		return result{}, errors.Join(err, fmt.Errorf("only %d of %d events are pending", n, b.cycles))
 	}
-	var ready times
+	var ready, spent times
 	for range 5 {
 		sc.interrupt(func() {})
 		took, err := sc.g.launch()
 		if err != nil {
 			return result{}, err
 		}
-		ready = append(ready, took)
+		ready, spent = append(ready, took), append(spent, sc.g.cpu())
 	}
 	r, err := sc.judge()
-	return result{r, fmt.Sprintf("ready with %d pending: %s", b.cycles, ready)}, err
+	return result{r, fmt.Sprintf("ready with %d pending: %s; processor time until then: %s", b.cycles, ready, spent)}, err
 }
