@@ -16,7 +16,7 @@ const (
 	lookEach = time.Second
 	calm     = 1 << 20 // fewer bytes allocated between two looks are none
 	// After so many calm looks what is free goes back to the system: when the work is over, and when the index has let go of what its compactions used.
-	rested, settled = 10, 40
+	rested, settled = 30, 90
 )
 
 // Keep works until ctx ends. journal is the budget of the journal's index in bytes. While there is work, the garbage collector is made to collect before the process holds
