@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	beside   = 48 << 20 // what the process may use beside its journal before the garbage collector works harder
-	headroom = 24 << 20 // and at least this much more than what lives
-	outside  = 16 << 20 // in the heap, and what is outside of it
-	lookEach = time.Second
-	calm     = 1 << 20 // fewer bytes allocated between two looks are none
+	beside   = 48 << 20        // what the process may use beside its journal before the garbage collector works harder
+	headroom = 24 << 20        // and at least this much more than what lives
+	outside  = 16 << 20        // in the heap, and what is outside of it
+	lookEach = time.Second / 4 // what lives may grow by a hundred MiB in two seconds, at a start with very many pending events
+	calm     = 256 << 10       // fewer bytes allocated between two looks are none
 	// After so many calm looks what is free goes back to the system: when the work is over, and when the index has let go of what its compactions used.
-	rested, settled = 30, 90
+	rested, settled = 120, 360
 )
 
 // Keep works until ctx ends. journal is the budget of the journal's index in bytes. While there is work, the garbage collector is made to collect before the process holds
-// journal + 48 MiB, or, where more than that lives, what lives and as much again as there is to look through: most of what lives are the index's buffers, which cost a
+// journal + 48 MiB, or, where more than that lives, what lives and twice as much again as there is to look through: most of what lives are the index's buffers, which cost a
 // collection nothing. It is no bound on what lives. An idle process gives back what it does not need. GOMEMLIMIT takes the place of the bound.
 func Keep(ctx context.Context, journal int64) {
 	k := newKeeper(journal)
@@ -59,7 +59,7 @@ func (k *keeper) look() {
 	metrics.Read(k.read[:])
 	live, scan, allocated := k.read[0].Value.Uint64(), k.read[1].Value.Uint64(), k.read[2].Value.Uint64()
 	if k.bound > 0 {
-		debug.SetMemoryLimit(max(k.bound, int64(live+max(scan, headroom))+outside))
+		debug.SetMemoryLimit(max(k.bound, int64(live+max(2*scan, headroom))+outside))
 	}
 	fresh := allocated - k.allocated
 	if k.allocated = allocated; fresh >= calm {
