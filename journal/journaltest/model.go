@@ -233,11 +233,13 @@ func copyPayload(p *event.Payload) *event.Payload {
 	if p == nil {
 		return nil
 	}
-	c := *p
-	c.Target, c.Host, c.Head, c.Body = slices.Clone(p.Target), slices.Clone(p.Host), slices.Clone(p.Head), slices.Clone(p.Body)
-	if c.Body == nil {
-		c.Body = []byte{}
+	room := make([]byte, 0, len(p.Target)+len(p.Host)+len(p.Head)+len(p.Body))
+	put := func(b []byte) []byte {
+		room = append(room, b...)
+		return room[len(room)-len(b) : len(room) : len(room)]
 	}
+	c := *p
+	c.Target, c.Host, c.Head, c.Body = put(p.Target), put(p.Host), put(p.Head), put(p.Body)
 	return &c
 }
 
