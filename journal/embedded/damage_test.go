@@ -309,6 +309,76 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 	}
 }
 
+// TestUnfinishedTables: a kill in the middle of a compaction leaves tables that the manifest does not name. What is in them is elsewhere too, so they go, and nothing is rebuilt;
+// a table whose name the manifest has lost, and which holds what is nowhere else, is not taken for one.
+func TestUnfinishedTables(t *testing.T) {
+	src := t.TempDir()
+	e, _ := write(t, Options{Dir: src, Sync: true}, 300, journal.Synced)
+	all := everything(t, e)
+	e.Close()
+	for name, c := range map[string]struct {
+		spoil   func(t *testing.T, dir, table string)
+		rebuilt bool
+	}{
+		"the copy of a table": {func(t *testing.T, dir, table string) {
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"), mustRead(t, table), 0o600))
+		}, false},
+		"one that was put aside before": {func(t *testing.T, dir, table string) {
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"+unnamedSuffix), mustRead(t, table), 0o600))
+		}, false},
+		"one that is not finished": {func(t *testing.T, dir, table string) {
+			b := mustRead(t, table)
+			clear(b[len(b)/2:])
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"), b, 0o600))
+		}, false},
+		"one that is not begun": {func(t *testing.T, dir, _ string) {
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"), nil, 0o600))
+		}, false},
+		"half a table": {func(t *testing.T, dir, table string) {
+			b := mustRead(t, table)
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"), b[:len(b)/2], 0o600))
+		}, true},
+		"the manifest has lost its end": {func(t *testing.T, dir, _ string) {
+			path := filepath.Join(dir, "MANIFEST")
+			must(t, os.Truncate(path, int64(len(mustRead(t, path))-3)))
+		}, true},
+		"of another journal": {func(t *testing.T, dir, _ string) {
+			o := Options{Dir: t.TempDir(), Log: quiet}
+			e := start(t, o)
+			for i := range 10 {
+				accept(t, e, journal.Written, sample(5000+i))
+			}
+			e.Close()
+			others, _ := filepath.Glob(filepath.Join(o.Dir, nameIndex, "*.sst"))
+			must(t, os.WriteFile(filepath.Join(dir, "000077.sst"), mustRead(t, others[0]), 0o600))
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{Dir: copyDir(t, src), Sync: true}
+			dir := filepath.Join(o.Dir, nameIndex)
+			tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+			if len(tables) == 0 {
+				t.Fatal("no table: this is not the case to test")
+			}
+			c.spoil(t, dir, tables[len(tables)-1])
+			e := start(t, o)
+			if d := cmp.Diff(all, everything(t, e)); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			if _, err := os.Stat(dir + ".old"); (err == nil) != c.rebuilt {
+				t.Errorf("rebuilt: %t, want %t", err == nil, c.rebuilt)
+			}
+			e.Close()
+			if left, _ := filepath.Glob(filepath.Join(dir, "*"+unnamedSuffix)); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+			if d := cmp.Diff(all, everything(t, start(t, o))); d != "" {
+				t.Errorf("opened again (-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
 // TestLostManifestIsNoticed: without its manifest Badger deletes the only table, and gives its number to the one that it makes of the memtable. Half of the events were
 // missing from lists, and every look-up of them.
 func TestLostManifestIsNoticed(t *testing.T) {

@@ -134,15 +134,28 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if opts.MemTableSize, err = largestMemtable(dir, opts.MemTableSize); err != nil {
 		return nil, err
 	}
-	manifestEnd, err := checkManifest(dir, before, opts)
+	unnamed, manifestEnd, err := checkManifest(dir, before, opts)
 	if err = errors.Join(checkLost(dir), err); err != nil {
 		return nil, err
+	}
+	found := len(unnamed)
+	for _, n := range unnamed {
+		delete(before, n)
+	}
+	if unnamed, err = removeUnfinished(dir, unnamed); err != nil {
+		return nil, err
+	}
+	if len(unnamed) > 0 && o.keys != nil { // only Badger could say what is in them
+		return nil, fmt.Errorf("%w: its manifest does not name table %d", errIndex, unnamed[0])
 	}
 	check := checkBlocks
 	if o.keys != nil {
 		check = checkEnd
 	}
 	if err := checkTables(dir, before, check); err != nil {
+		return nil, err
+	}
+	if err := putAside(dir, unnamed); err != nil {
 		return nil, err
 	}
 	d, err := os.Open(dir)
@@ -161,6 +174,12 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true}
 	for _, t := range db.Tables() {
 		delete(before, t.ID)
+	}
+	if err := dropUnnamed(db, dir); err != nil {
+		return nil, errors.Join(err, ix.close())
+	}
+	if found > 0 {
+		o.Log.Info("index: tables that a kill has left behind are dropped", "tables", found)
 	}
 	if len(before) > 0 {
 		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), ix.close())

@@ -1,11 +1,13 @@
 package embedded
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +18,7 @@ import (
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
 )
 
 // Badger must be given only what it can open: on some damage it panics in a goroutine of its own, where nobody can
@@ -71,26 +74,147 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 }
 
 // checkManifest compares the tables with Badger's manifest before Badger does, which deletes what the manifest does not name, and may then give its number to a
-// table that it makes of a memtable. It returns errIndex where the manifest does not name them all, and where the manifest ends.
-func checkManifest(dir string, tables map[uint64]bool, o badger.Options) (end int64, err error) {
+// table that it makes of a memtable. It returns those that the manifest does not name, and where the manifest ends.
+func checkManifest(dir string, tables map[uint64]bool, o badger.Options) (unnamed []uint64, end int64, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) && len(tables) == 0 {
-		return manifestHeadSize, nil
+		return nil, manifestHeadSize, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errIndex, err)
+		return nil, 0, fmt.Errorf("%w: %w", errIndex, err)
 	}
 	defer f.Close()
 	m, end, err := badger.ReplayManifestFile(f, 0, o)
 	if err != nil {
-		return 0, fmt.Errorf("%w: its manifest: %w", errIndex, err)
+		return nil, 0, fmt.Errorf("%w: its manifest: %w", errIndex, err)
 	}
 	for n := range tables {
 		if _, ok := m.Tables[n]; !ok {
-			return 0, fmt.Errorf("%w: its manifest does not name table %d", errIndex, n)
+			unnamed = append(unnamed, n)
 		}
 	}
-	return end, nil
+	return unnamed, end, nil
+}
+
+// A kill in the middle of a compaction, or while a memory table becomes one on disk, leaves tables that the manifest does not name yet: all that is in them
+// is in what they were made of, too. A manifest that has lost its end leaves such tables as well, and then what they hold is nowhere else. So those that are not
+// finished, and so were never named, are removed; the others are put aside, where Badger does not see them, and once it is open everything in them must be found in it.
+const unnamedSuffix = ".unnamed"
+
+// removeUnfinished removes those of the tables that the manifest does not name whose end was never written. It gives the rest.
+func removeUnfinished(dir string, unnamed []uint64) (finished []uint64, err error) {
+	for _, n := range unnamed {
+		path := table.NewFilename(n, dir)
+		written, err := endWritten(path)
+		if err == nil && !written {
+			err = os.Remove(path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if written {
+			finished = append(finished, n)
+		}
+	}
+	return finished, nil
+}
+
+// endWritten says whether the last bytes of a table file, the length of its checksum, are not the zeros that it begins with: Badger makes the file in its full size and
+// fills it from the front.
+func endWritten(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	var end [4]byte
+	_, err = f.ReadAt(end[:], max(0, info.Size()-int64(len(end))))
+	if err == io.EOF { // shorter than that
+		err = nil
+	}
+	return end != [4]byte{}, err
+}
+
+// putAside hides tables that the manifest does not name from Badger.
+func putAside(dir string, unnamed []uint64) error {
+	for _, n := range unnamed {
+		path := table.NewFilename(n, dir)
+		if err := os.Rename(path, path+unnamedSuffix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropUnnamed removes the tables that were put aside, now or at an open that did not come so far. It returns errIndex for one that holds what db does not.
+func dropUnnamed(db *badger.DB, dir string) error {
+	paths, err := filepath.Glob(filepath.Join(dir, "*"+unnamedSuffix))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if err := isIn(db, path); err != nil {
+			return fmt.Errorf("%w: its manifest does not name %s: %w", errIndex, filepath.Base(path), err)
+		}
+	}
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isIn says with an error that not every version of every key in a table file is in db.
+func isIn(db *badger.DB, path string) error {
+	data, err := checkBlocks(path, 0, nil)
+	if err != nil {
+		return err
+	}
+	t, err := table.OpenInMemoryTable(data, 0, &table.Options{})
+	if err != nil {
+		return err
+	}
+	txn := db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	found := txn.NewIterator(badger.IteratorOptions{AllVersions: true, InternalAccess: true})
+	defer found.Close()
+	it := t.NewIterator(0)
+	defer it.Close()
+	it.Rewind()
+	if it.Valid() {
+		found.Seek(y.ParseKey(it.Key()))
+	}
+	for ; it.Valid(); it.Next() {
+		if !reach(found, y.ParseKey(it.Key()), y.ParseTs(it.Key())) {
+			return errors.New("it holds what the others do not")
+		}
+	}
+	return nil
+}
+
+// reach moves an iterator over all versions, newest first, on to one of a key. False: it is not there.
+func reach(it *badger.Iterator, key []byte, version uint64) bool {
+	const near = 8
+	for steps := 0; it.Valid(); steps++ {
+		item := it.Item()
+		c := bytes.Compare(item.Key(), key)
+		switch {
+		case c == 0 && item.Version() == version:
+			return true
+		case c > 0, c == 0 && item.Version() < version:
+			return false
+		case c < 0 && steps == near:
+			it.Seek(key)
+		default:
+			it.Next()
+		}
+	}
+	return false
 }
 
 var errTable = errors.New("the end of the table is damaged")
