@@ -133,12 +133,3 @@ func field(path, name string) int64 {
 	}
 	return 0
 }
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}

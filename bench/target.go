@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hooktender/hooktender/hooktest"
 )
 
 // target is one process under load.
@@ -91,7 +93,7 @@ func (f *fleet) startAll() error {
 		return err
 	}
 	f.o.binary = binary
-	if f.sink, err = freeAddr(); err != nil {
+	if f.sink, err = hooktest.FreeAddr(); err != nil {
 		return err
 	}
 	if _, err := f.start(f.sink, nil, f.self, "-role", "sink", "-listen", f.sink); err != nil {
@@ -145,7 +147,7 @@ func list(s string) []string {
 }
 
 func (f *fleet) startPlain(name, binary string, start func(p *processes, binary, addr, sink string) (*exec.Cmd, error)) error {
-	addr, err := freeAddr()
+	addr, err := hooktest.FreeAddr()
 	if err != nil {
 		return err
 	}
@@ -162,16 +164,16 @@ const otherSuffix = ", other"
 
 // startGateway starts hooktender with its journal in dir, which may have been filled.
 func (f *fleet) startGateway(binary, name, dir, mode, sync string) (*target, error) {
-	addr, err := freeAddr()
+	addr, err := hooktest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
-	admin, err := freeAddr()
+	admin, err := hooktest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
 	path := dir + ".yaml"
-	nobody, err := freeAddr()
+	nobody, err := hooktest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

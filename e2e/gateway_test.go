@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -103,12 +102,11 @@ func prepareGateway(t *testing.T, sources, logLevel string) *gatewayProcess {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := hooktest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func (g *gatewayProcess) launch() {
@@ -191,7 +189,7 @@ func source(name, rest string) string {
 func consumer(t *testing.T) (*hooktest.Consumer, string) {
 	t.Helper()
 	c := hooktest.NewConsumer()
-	addr, err := c.Listen("127.0.0.1:0")
+	addr, err := c.Listen("")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,10 +48,16 @@ func (c *Consumer) Plan(f func(s *Seen, nth int) Answer) {
 	c.mu.Unlock()
 }
 
-// Listen serves on addr ("127.0.0.1:0" picks a port; listening again with "" takes the same one) until Close.
+// Listen serves on addr (with "" on the one from before, the first time on one that FreeAddr gives) until Close.
 func (c *Consumer) Listen(addr string) (string, error) {
 	if addr == "" {
 		addr = c.addr
+	}
+	if addr == "" {
+		var err error
+		if addr, err = FreeAddr(); err != nil {
+			return "", err
+		}
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -88,14 +87,14 @@ func run(ctx context.Context, tmp string, consumer *hooktest.Consumer, out, prog
 }
 
 func (d *demo) start(ctx context.Context) error {
-	consumer, err := d.consumer.Listen("127.0.0.1:0")
+	consumer, err := d.consumer.Listen("")
 	if err != nil {
 		return err
 	}
-	if d.public, err = freeAddr(); err != nil {
+	if d.public, err = hooktest.FreeAddr(); err != nil {
 		return err
 	}
-	if d.admin, err = freeAddr(); err != nil {
+	if d.admin, err = hooktest.FreeAddr(); err != nil {
 		return err
 	}
 	secrets := map[string]string{"STRIPE": stripeSecret, "GITHUB": githubSecret, "STANDARD": standardSecret, "ORDERS": ordersSecret}
@@ -128,15 +127,6 @@ sources:
     ordering: {policy: in_sequence, start: 1}
     delivery: {upstream: app, retry: {base: 300ms}}
 `
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
 
 // launch starts the gateway; stop ends it and waits.
 func (d *demo) launch(ctx context.Context) error {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hooktender/hooktender/hooktest"
 )
 
 const secret = "torture-secret-0123456789abcdef"
@@ -37,10 +37,10 @@ func newGateway(b *bench, data, journal, delivery, upstream string) (*gateway, e
 	g := &gateway{binary: b.binary, dir: b.dir, data: data, client: &http.Client{Timeout: 20 * time.Second,
 		Transport: &http.Transport{MaxIdleConnsPerHost: 128, DisableCompression: true}}}
 	var err error
-	if g.public, err = freeAddr(); err != nil {
+	if g.public, err = hooktest.FreeAddr(); err != nil {
 		return nil, err
 	}
-	if g.admin, err = freeAddr(); err != nil {
+	if g.admin, err = hooktest.FreeAddr(); err != nil {
 		return nil, err
 	}
 	source := func(name, ordering string) string {
@@ -58,19 +58,6 @@ func newGateway(b *bench, data, journal, delivery, upstream string) (*gateway, e
 	text := fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {%s, sync: %s}\nupstreams: {app: {url: \"http://%s\", timeout: 5s, max_in_flight: 64, breaker: {failures: 1000000}}}\nsources:\n%s%s",
 		g.public, g.admin, data, journal, b.sync, upstream, source("s", "none"), source("o", "reject_stale"))
 	return g, os.WriteFile(filepath.Join(g.dir, "hooktender.yaml"), []byte(text), 0o600)
-}
-
-// freeAddr is an address that nobody uses and that the system gives to nobody by itself: ports below the ephemeral range, so that a port that is free while the gateway is
-// down stays free.
-func freeAddr() (string, error) {
-	for range 1000 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 11000+rand.IntN(20000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String(), nil
-		}
-	}
-	return "", errors.New("no free port")
 }
 
 // start starts the process and waits for nothing.
