@@ -13,7 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
+
+	"github.com/hooktender/hooktender/hooktest"
 )
 
 // processes are the children of this run; stop ends exactly these.
@@ -94,14 +95,10 @@ type usage struct {
 
 func usageOf(pid int) usage { return usage{cpu: cpuSeconds(pid), written: writtenBytes(pid)} }
 
-// cpuSeconds is the CPU time that a process has used, all threads, to the nanosecond: its CPU clock.
+// cpuSeconds is the CPU time that a process has used; 0 if it has gone.
 func cpuSeconds(pid int) float64 {
-	var ts syscall.Timespec
-	clock := ^pid<<3 | 2 // CPUCLOCK_SCHED of a process
-	if _, _, err := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, uintptr(clock), uintptr(unsafe.Pointer(&ts)), 0); err != 0 {
-		return 0
-	}
-	return float64(ts.Sec) + float64(ts.Nsec)*1e-9
+	used, _ := hooktest.CPU(pid)
+	return used.Seconds()
 }
 
 // writtenBytes is what a process has had written to disk; 0 where the kernel does not say.

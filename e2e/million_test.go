@@ -1,23 +1,21 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"flag"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hooktender/hooktender/client"
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/hooktest"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/journal/embedded"
 )
@@ -97,16 +95,14 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 	median("sources", 30, 20*time.Millisecond, func(int) error { _, err := c.Sources(ctx); return err })
 }
 
-// cpu is the processor time that the gateway has taken so far, to 10 ms: it says more than the clock where others share the machine.
+// cpu is the processor time that the gateway has taken so far.
 func (g *gatewayProcess) cpu() time.Duration {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.cmd.Process.Pid))
+	g.t.Helper()
+	used, err := hooktest.CPU(g.cmd.Process.Pid)
 	if err != nil {
-		g.t.Skip("no /proc here")
+		g.t.Fatal(err)
 	}
-	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
+	return used
 }
 
 // fill writes a journal of n events, received over the last hour: each hundredth a dead letter.

@@ -56,8 +56,8 @@ func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, for
 	one.Replay = Replay{ID: newReplayID(), State: "running", CreatedAt: time.Now(), Actor: actor, Reason: reason, Total: 1, Sent: 1}
 	begun, replay := *one, one.Replay.ID
 	drop := r.singles.remember(one) // before its event can end
-	_, why, _, err := r.replay(ctx, id, replay, force)
-	stored := error(nil)
+	_, why, err := r.replay(ctx, id, replay, force)
+	var stored error
 	if err != nil || why != "" {
 		r.singles.forget(replay)
 		stored = r.dropSingles(ctx, drop)
@@ -80,35 +80,35 @@ func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, for
 }
 
 // replay puts one event into a fresh run of attempts under a replay's id.
-func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force bool) (event.Record, string, string, error) {
+func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force bool) (event.Record, string, error) {
 	for range 8 {
 		rec, _, err := r.journal.Get(ctx, id, false)
 		if err != nil {
-			return rec, "", "", err
+			return rec, "", err
 		}
 		if rec.ReplayID == replay {
-			return rec, "", replay, nil // a job that is resumed: it was started before
+			return rec, "", nil // a job that is resumed: it was started before
 		}
 		s := r.Source(rec.Source)
 		if s == nil {
-			return rec, "", "", ErrUnknownSource
+			return rec, "", ErrUnknownSource
 		}
 		if why := r.whySkip(ctx, &rec, force); why != "" {
-			return rec, why, "", nil
+			return rec, why, nil
 		}
 		waited := rec.State == event.Pending
 		s.again(&rec, replay, force)
 		out, err := r.journal.Commit(ctx, []journal.Transition{{Record: rec}}, journal.Synced)
 		if err != nil {
-			return rec, "", "", err
+			return rec, "", err
 		}
 		if !out[0].Applied {
 			continue
 		}
 		s.launch(&out[0].Record, waited)
-		return out[0].Record, "", replay, nil
+		return out[0].Record, "", nil
 	}
-	return event.Record{}, "", "", ErrBusy
+	return event.Record{}, "", ErrBusy
 }
 
 // again makes of a record the begin of a fresh run of attempts under a replay's id. What had ended keeps what it was, to fall back to.

@@ -99,28 +99,18 @@ func (r *Recovery) storeSingle(ctx context.Context, begun single, drop []string)
 }
 
 func (r *Recovery) dropSingles(ctx context.Context, ids []string) error {
-	for _, id := range ids {
-		if err := r.journal.MetaPut(ctx, singlePrefix+id, nil, journal.Written); err != nil {
-			return err
-		}
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		keys[i] = singlePrefix + id
 	}
-	return nil
+	return r.drop(ctx, keys)
 }
 
 // loadSingles brings back the replays of one event. Of one whose event another replay has taken up since, only that it was sent is known.
 func (r *Recovery) loadSingles(ctx context.Context) error {
-	entries, err := r.journal.MetaList(ctx, singlePrefix)
-	if err != nil {
-		return err
-	}
 	var list []*single
-	for _, e := range entries {
-		v := &single{}
-		if err := json.Unmarshal(e.Value, v); err != nil {
-			r.log.Error("stored replay not readable", "key", e.Key, "error", err)
-			continue
-		}
-		list = append(list, v)
+	if err := eachStored(ctx, r, singlePrefix, func(v single) error { list = append(list, &v); return nil }); err != nil {
+		return err
 	}
 	slices.SortFunc(list, func(a, b *single) int { return a.Replay.CreatedAt.Compare(b.Replay.CreatedAt) })
 	for _, v := range list {

@@ -239,7 +239,7 @@ func (w *runner) sent(rec *event.Record) {
 
 // startOne starts an event that has changed since it was read.
 func (w *runner) startOne(rec *event.Record) error {
-	now, why, _, err := w.r.replay(w.r.ctx, rec.ID, w.j.Replay.ID, w.j.Spec.Force)
+	now, why, err := w.r.replay(w.r.ctx, rec.ID, w.j.Replay.ID, w.j.Spec.Force)
 	switch {
 	case errors.Is(err, journal.ErrNotFound), errors.Is(err, ErrUnknownSource):
 		why = SkipUnknownEvent

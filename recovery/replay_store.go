@@ -138,6 +138,11 @@ func (r *Recovery) forget(j *job) error {
 	for i := range skips {
 		keys = append(keys, partKey(skipsPrefix, id, i))
 	}
+	return r.drop(ctx, keys)
+}
+
+// drop takes values out of the journal.
+func (r *Recovery) drop(ctx context.Context, keys []string) error {
 	for _, k := range keys {
 		if err := r.journal.MetaPut(ctx, k, nil, journal.Written); err != nil {
 			return err
@@ -146,24 +151,34 @@ func (r *Recovery) forget(j *job) error {
 	return nil
 }
 
-// loadReplays brings back the jobs; those that were running start again, and find in the records what they have sent.
-func (r *Recovery) loadReplays(ctx context.Context) error {
-	entries, err := r.journal.MetaList(ctx, headPrefix)
+// eachStored gives f every stored value whose key has a prefix; one that is not readable is logged and left out.
+func eachStored[T any](ctx context.Context, r *Recovery, prefix string, f func(T) error) error {
+	entries, err := r.journal.MetaList(ctx, prefix)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		var st storedJob
-		if err := json.Unmarshal(e.Value, &st); err != nil {
+		var v T
+		if err := json.Unmarshal(e.Value, &v); err != nil {
 			r.log.Error("stored replay not readable", "key", e.Key, "error", err)
 			continue
 		}
+		if err := f(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadReplays brings back the jobs; those that were running start again, and find in the records what they have sent.
+func (r *Recovery) loadReplays(ctx context.Context) error {
+	return eachStored(ctx, r, headPrefix, func(st storedJob) (err error) {
 		j := &job{Replay: st.Replay, Spec: st.Spec, MaxSeq: st.MaxSeq, After: st.After, ids: st.IDs, skips: st.Skips, cancel: make(chan struct{})}
 		r.jobs.mu.Lock()
 		r.jobs.all[j.Replay.ID] = j
 		r.jobs.mu.Unlock()
 		if j.Replay.State != "running" {
-			continue
+			return nil
 		}
 		if j.Spec.IDs, err = loadParts[string](ctx, r.journal, idsPrefix, j.Replay.ID, st.IDs); err != nil {
 			return err
@@ -171,6 +186,6 @@ func (r *Recovery) loadReplays(ctx context.Context) error {
 		j.resumed = true
 		j.Replay.Sent, j.Replay.Replayed, j.Replay.Failed, j.Replay.Skipped, j.Replay.Skips = 0, 0, 0, 0, nil
 		r.begin(func() { r.runJob(j) })
-	}
-	return nil
+		return nil
+	})
 }

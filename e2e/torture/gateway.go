@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -134,18 +133,6 @@ func (g *gateway) kill() {
 		<-g.gone
 		g.client.CloseIdleConnections()
 	}
-}
-
-// cpu is the processor time that the process has taken so far, to 10 ms: where others share the machine it says more than the clock.
-func (g *gateway) cpu() time.Duration {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", g.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
 // terminate is SIGTERM, by pid; the process must end with 0.

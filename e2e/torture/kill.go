@@ -242,7 +242,11 @@ func backlog(b *bench) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		ready, spent = append(ready, took), append(spent, sc.g.cpu())
+		used, err := hooktest.CPU(sc.g.cmd.Process.Pid)
+		if err != nil {
+			return result{}, err
+		}
+		ready, spent = append(ready, took), append(spent, used)
 	}
 	r, err := sc.judge()
 	return result{r, fmt.Sprintf("ready with %d pending: %s; processor time until then: %s", b.cycles, ready, spent)}, err

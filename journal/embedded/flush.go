@@ -15,8 +15,10 @@ import (
 // flush writes a layer and the state as of its last frame, under a version of its own. The entry that says how far the log was applied comes
 // last: a flush that a crash cut short is taken back at the next open (see versions), and the log replayed. It returns when the disk has it.
 func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
-	if err := ix.allocate(memFiles(ix.dir.Name())); err != nil && !errors.Is(err, unix.ENOSPC) {
-		return err
+	if ix.bare { // nobody has looked for space
+		if err := ix.allocate(memFiles(ix.dir.Name())); err != nil && !errors.Is(err, unix.ENOSPC) {
+			return err
+		}
 	}
 	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
 	ix.arena = ix.arena[:0]

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 
@@ -105,14 +104,14 @@ const minMemtable = 8 << 20 // with less Badger does not take our values
 
 // largestMemtable is size, or what a memory table in dir was made with: Badger ends the process where one that a crash left does not fit into its tables.
 func largestMemtable(dir string, size int64) (int64, error) {
-	names, err := filepath.Glob(filepath.Join(dir, "*.mem"))
-	for _, path := range names {
-		info, statErr := os.Stat(path)
-		if err = errors.Join(err, statErr); err == nil {
-			size = max(size, min(info.Size()/2, 64<<20)) // as Badger makes the file; they were never larger
+	for _, path := range memFiles(dir) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0, err
 		}
+		size = max(size, min(info.Size()/2, 64<<20)) // as Badger makes the file; they were never larger
 	}
-	return size, err
+	return size, nil
 }
 
 // openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,

@@ -184,6 +184,9 @@ func (s *space) short(ix *index, weight int) error {
 	if free, err := s.free(s.dir); err == nil && free < need {
 		return tooFull(free, need)
 	}
+	if !ix.bare {
+		return nil
+	}
 	return ix.allocate(mems)
 }
 
@@ -293,9 +296,6 @@ func (s *space) logGoesOn() {
 
 // allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping. With unix.ENOSPC there are not enough.
 func (ix *index) allocate(mems []string) error {
-	if !ix.bare {
-		return nil
-	}
 	for _, path := range mems {
 		if path <= ix.allocated {
 			continue

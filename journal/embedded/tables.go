@@ -122,17 +122,13 @@ func removeUnfinished(dir string, unnamed []uint64) (finished []uint64, err erro
 // endWritten says whether the last bytes of a table file, the length of its checksum, are not the zeros that it begins with: Badger makes the file in its full size and
 // fills it from the front.
 func endWritten(path string) (bool, error) {
-	f, err := os.Open(path)
+	f, size, err := openSized(path)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
 	var end [4]byte
-	_, err = f.ReadAt(end[:], max(0, info.Size()-int64(len(end))))
+	_, err = f.ReadAt(end[:], max(0, size-int64(len(end))))
 	if err == io.EOF { // shorter than that
 		err = nil
 	}
@@ -221,20 +217,16 @@ var errTable = errors.New("the end of the table is damaged")
 
 // checkEnd checks the end of an encrypted table, whose blocks only Badger can read: an index, its length, a checksum message, its length (big-endian).
 func checkEnd(path string, _ uint64, buf []byte) ([]byte, error) {
-	f, err := os.Open(path)
+	f, size, err := openSized(path)
 	if err != nil {
 		return buf, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
+	sum, end, err := readBefore(f, size, 64)
 	if err != nil {
 		return buf, err
 	}
-	sum, end, err := readBefore(f, info.Size(), 64)
-	if err != nil {
-		return buf, err
-	}
-	index, _, err := readBefore(f, end, info.Size())
+	index, _, err := readBefore(f, end, size)
 	if err != nil {
 		return buf, err
 	}
@@ -294,18 +286,27 @@ func checkBlocks(path string, n uint64, buf []byte) (data []byte, err error) {
 
 // readInto reads a file whole.
 func readInto(path string, buf []byte) ([]byte, error) {
-	f, err := os.Open(path)
+	f, size, err := openSized(path)
 	if err != nil {
 		return buf, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return buf, err
-	}
-	buf = slices.Grow(buf[:0], int(info.Size()))[:info.Size()]
+	buf = slices.Grow(buf[:0], int(size))[:size]
 	_, err = io.ReadFull(f, buf)
 	return buf, err
+}
+
+// openSized opens a file, and says how many bytes it has.
+func openSized(path string) (*os.File, int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 // readBefore reads the bytes in front of a length that ends at end.
