@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/hooktender/hooktender/socket"
 )
 
 // A link is one connection to the upstream with what has been read from it and not used yet. One exchange at a time owns it.
@@ -108,15 +110,9 @@ func (l *link) clean() bool {
 
 // look reads without waiting. The byte may be lost: a link that has one to read is closed.
 func (l *link) look(fd uintptr) {
-	for {
-		n, err := syscall.Read(int(fd), l.one[:])
-		if err == syscall.EINTR {
-			continue
-		}
-		l.stale = err != syscall.EAGAIN
-		l.surplus = n > 0 && !l.tls // there it may be a ticket, or a farewell
-		return
-	}
+	n, err := socket.Read(fd, l.one[:])
+	l.stale = err != syscall.EAGAIN
+	l.surplus = n > 0 && !l.tls // there it may be a ticket, or a farewell
 }
 
 // turns says whether the link can take turns: it is a plain socket.
@@ -143,34 +139,23 @@ func (l *link) takeTurn(fd uintptr) bool {
 		if l.look(fd); l.stale {
 			return true
 		}
-		for l.sent == 0 {
-			n, err := syscall.Write(int(fd), l.out)
-			if err == syscall.EINTR {
-				continue
-			}
-			if err != nil && err != syscall.EAGAIN {
-				l.err = os.NewSyscallError("write", err)
-			}
-			l.sent = max(n, 0)
-			return l.sent < len(l.out) // the answer takes its time
+		var err error
+		if l.sent, err = socket.Write(fd, l.out); err != nil && err != syscall.EAGAIN {
+			l.err = os.NewSyscallError("write", err)
 		}
+		return l.sent < len(l.out) // the answer takes its time
 	}
-	for {
-		n, err := syscall.Read(int(fd), l.buf)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			return false
-		case err != nil:
-			l.err = os.NewSyscallError("read", err)
-		case n <= 0:
-			l.err = io.EOF
-		default:
-			l.w = n
-		}
-		return true
+	switch n, err := socket.Read(fd, l.buf); {
+	case err == syscall.EAGAIN:
+		return false
+	case err != nil:
+		l.err = os.NewSyscallError("read", err)
+	case n == 0:
+		l.err = io.EOF
+	default:
+		l.w = n
 	}
+	return true
 }
 
 // fill reads more into the buffer, until by.

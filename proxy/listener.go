@@ -209,7 +209,7 @@ func (s *Server) admit(nc net.Conn) *conn {
 func (c *conn) waitOnSocket() {
 	if sc, ok := c.Conn.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			c.raw, c.waitFunc = raw, c.tryRead
+			c.raw, c.waitFunc, c.sendFunc = raw, c.tryRead, c.trySend
 		}
 	}
 }

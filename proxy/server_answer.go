@@ -78,7 +78,13 @@ func (c *conn) send(head, body []byte, now time.Time) error {
 		_ = c.Conn.SetWriteDeadline(c.writeBy)
 	}
 	var err error
-	if len(body) == 0 {
+	if len(body) == 0 && c.raw != nil {
+		c.out, c.sendErr = head, nil
+		if err = c.raw.Write(c.sendFunc); err == nil {
+			err = c.sendErr
+		}
+		c.out = nil
+	} else if len(body) == 0 {
 		_, err = c.rw.Write(head)
 	} else {
 		bufs := net.Buffers{head, body}

@@ -258,6 +258,43 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
+// Answers to a client that does not read fill the socket: what has no room waits, arrives whole once the client reads, and a client that never does
+// is let go.
+func TestAnswersWaitForTheirReader(t *testing.T) {
+	body := bytes.Repeat([]byte("0123456789abcde\n"), 1000)
+	h := handlerFunc(func(_ context.Context, req *event.Request, a *proxy.Answer) { a.Status, a.Body = 200, body })
+	const n = 1000
+	ask := func(t *testing.T, addr string) (c *client, sent chan error) {
+		c, sent = dial(t, addr), make(chan error, 1)
+		go func() {
+			_, err := io.WriteString(c, strings.Repeat(post, n))
+			sent <- err
+		}()
+		return c, sent
+	}
+	t.Run("and go on", func(t *testing.T) {
+		t.Parallel()
+		c, sent := ask(t, newServer(t, proxy.ServerConfig{}, h))
+		time.Sleep(200 * time.Millisecond)
+		for range n {
+			c.want(200, string(body))
+		}
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("not for ever", func(t *testing.T) {
+		t.Parallel()
+		c, sent := ask(t, newServer(t, proxy.ServerConfig{WriteTimeout: 200 * time.Millisecond}, h))
+		defer func() { c.Close(); <-sent }()
+		time.Sleep(2 * time.Second)
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if got, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) || got >= int64(n*len(body)) {
+			t.Errorf("%d bytes, %v", got, err)
+		}
+	})
+}
+
 func (c *client) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
 
 // The sender reads the 413 although it never stops writing: the server lingers (SPEC §12).

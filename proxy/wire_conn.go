@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/socket"
 )
 
 // A conn reads requests from a socket, each strictly and to its end, and writes answers in the bytes that they were given. It owns all
@@ -28,6 +29,9 @@ type conn struct {
 	raw      syscall.RawConn // to wait on the socket without a buffer; nil = it cannot be done
 	waitFunc func(fd uintptr) bool
 	waitErr  error
+	sendFunc func(fd uintptr) bool
+	out      []byte     // of send: what has not been written yet
+	sendErr  error      // … and why it will not be
 	peer     netip.Addr // who speaks to us: the other end of the socket, or whom its PROXY header names
 	counted  netip.Addr // the address on the books; the zero Addr = none
 	trusted  bool       // peer is a trusted proxy
@@ -268,24 +272,36 @@ func (c *conn) wait() error {
 // tryRead reads what is there; false: nothing is.
 func (c *conn) tryRead(fd uintptr) bool {
 	c.acquire()
-	for {
-		n, err := syscall.Read(int(fd), c.buf[:cap(c.buf)])
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err == syscall.EAGAIN:
-			c.release()
-			return false
-		case n > 0:
-			c.buf, c.waitErr = c.buf[:n], nil
-			return true
-		case err == nil:
-			err = io.EOF
-		}
+	n, err := socket.Read(fd, c.buf[:cap(c.buf)])
+	switch {
+	case err == syscall.EAGAIN:
 		c.release()
-		c.waitErr = err
+		return false
+	case n > 0:
+		c.buf, c.waitErr = c.buf[:n], nil
 		return true
+	case err == nil:
+		err = io.EOF
 	}
+	c.release()
+	c.waitErr = err
+	return true
+}
+
+// trySend writes what there is room for; false: some of it must wait.
+func (c *conn) trySend(fd uintptr) bool {
+	for len(c.out) > 0 {
+		n, err := socket.Write(fd, c.out)
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if err != nil {
+			c.sendErr = err
+			return true
+		}
+		c.out = c.out[n:]
+	}
+	return true
 }
 
 // idleUntil says how long to wait for a request: once the server drains, or the connection must make room, briefly, so that what is on

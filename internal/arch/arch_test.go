@@ -16,7 +16,7 @@ const module = "github.com/hooktender/hooktender/"
 
 // floors: a room imports only from floors below its own (docs/architecture.md).
 var floors = map[string]int{
-	"event": 0, "metrics": 0, "packed": 0, "memory": 0,
+	"event": 0, "metrics": 0, "packed": 0, "memory": 0, "socket": 0,
 	"selector": 1, "journal": 1, "journal/embedded": 2, "journal/journaltest": 2, "verify": 2, "admin/api": 1,
 	"provider": 3, "dedup": 3, "ordering": 3, "forward": 3, "recovery": 4,
 	"proxy": 5, "admin": 5, "config": 6, "client": 5,
