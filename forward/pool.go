@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -236,14 +237,13 @@ const restTime = 2 * time.Millisecond
 func (p *pool) take(now time.Time) *link {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i := len(p.idle) - 1; i >= 0; i-- {
-		l := p.idle[i]
-		if now.Sub(l.idleSince) >= restTime {
-			p.idle = slices.Delete(p.idle, i, i+1)
-			return l
-		}
+	n := sort.Search(len(p.idle), func(i int) bool { return now.Sub(p.idle[i].idleSince) < restTime }) // the longest idle are at the bottom
+	if n == 0 {
+		return nil
 	}
-	return nil
+	l := p.idle[n-1]
+	p.idle = slices.Delete(p.idle, n-1, n)
+	return l
 }
 
 func (p *pool) put(l *link, now time.Time) {
