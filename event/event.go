@@ -311,11 +311,20 @@ type Record struct {
 	Type     string
 	Resource string
 	Version  string
-	Verified bool // false only in observe mode
-	Origin   bool // the signature authenticates the origin, not the body
 
-	State      State
-	Reason     Reason
+	// What takes one byte stands together: a record is copied many times on its way.
+	State       State
+	Reason      Reason
+	PriorState  State // state before a forced replay of a terminal event, to fall back to if the replay fails
+	PriorReason Reason
+	LastTrigger Trigger
+	NextTrigger Trigger // why the next attempt will be made
+	Forced      bool    // the current run is a forced replay: it passes gates that would reject it
+	Unknown     bool    // the outcome of some attempt is unknown: later ones are marked as possible redeliveries
+	Verified    bool    // false only in observe mode
+	Origin      bool    // the signature authenticates the origin, not the body
+	HasPayload  bool    // false once retention has dropped it
+
 	ReceivedAt time.Time
 	OccurredAt time.Time
 	SignedAt   time.Time // the signature's own timestamp, for re-signing
@@ -324,30 +333,23 @@ type Record struct {
 	SettledAt   time.Time // when the present terminal or failed state began; retention counts from here
 
 	Attempts      int // wire requests, incl. the one that runs
-	LastTrigger   Trigger
 	LastAttemptAt time.Time
 	LastStatus    int
 	LastErrKind   string
 	LastErrText   string
 	NextAt        time.Time // next retry, or release of a held event
-	Unknown       bool      // the outcome of some attempt is unknown: later ones are marked as possible redeliveries
 
 	Charged     int           // attempts that count towards max_attempts in the current run of deliveries
 	FirstTryAt  time.Time     // begin of the current run, for max_elapsed
 	OutageAtTry time.Duration // the upstream's accumulated outage time when the run began; it does not count towards max_elapsed
-	NextTrigger Trigger       // why the next attempt will be made
-	Forced      bool          // the current run is a forced replay: it passes gates that would reject it
 	Gap         string        // missing versions given up when it was released ("5", "5-7", comma-separated)
 	OrderNote   string        // observe mode: what ordering would have done
 	ReplayID    string        // replay that (last) started it; "" if none
-	PriorState  State         // state before a forced replay of a terminal event, to fall back to if the replay fails
-	PriorReason Reason
 	HeldSince   time.Time
 	Duplicates  uint32
 	Conflicts   uint32
 	BodyBytes   int
 	BodySHA256  [32]byte
-	HasPayload  bool // false once retention has dropped it
 	Resolution  *Resolution
 }
 

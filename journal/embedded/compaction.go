@@ -25,6 +25,7 @@ import (
 type compactions struct {
 	dir   *os.File
 	fault func(error) // may be nil
+	each  func()      // called for each table that was begun, by who made it; may be nil
 
 	mu      sync.Mutex
 	built   map[int]int // by compactor: tables begun
@@ -54,6 +55,9 @@ func (c *compactions) hear(format string, args []any) {
 	built, done, failed := strings.HasPrefix(format, saysBuilt), strings.HasPrefix(format, saysDone), strings.HasPrefix(format, saysFailed)
 	if c == nil || !built && !done && !failed || len(args) < 2 {
 		return
+	}
+	if built && c.each != nil {
+		c.each()
 	}
 	id, _ := args[0].(int)
 	c.mu.Lock()

@@ -161,7 +161,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, err
 	}
-	audit := &compactions{dir: d, fault: o.indexFault, built: map[int]int{}, at: manifestEnd}
+	audit := &compactions{dir: d, fault: o.indexFault, each: o.tableBuilt, built: map[int]int{}, at: manifestEnd}
 	if err := beginOpening(dir); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -49,6 +49,7 @@ type Options struct {
 	bootHook   bool        // boot was given
 	ownClock   bool        // Now is not the machine's clock: nobody sets it
 	indexFault func(error) // hears of a failing disk that Badger only logs
+	tableBuilt func()      // is called by a compaction that has built a table, which waits for it
 
 	// Hooks of this package's tests.
 	boot     func() bootTime                            // in place of the machine's boot clock; Now may jump then

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,14 +20,18 @@ type resident struct {
 	budget int64
 	left   int64 // resident after the last trim: what else is mapped
 	off    bool  // the kernel does not know how
+
+	mu sync.Mutex
 }
 
 func newResident(o *Options) *resident {
 	return &resident{dir: filepath.Join(o.Dir, nameIndex), budget: max(o.Memory/2, 32<<20)}
 }
 
-// trim gives pages back where too many are resident. Looking costs one read of /proc/self/statm.
+// trim gives pages back where too many are resident. Looking costs one read of /proc/self/statm. Any goroutine may call it; who finds another at it waits.
 func (r *resident) trim() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.off || fileResident() <= max(r.budget, r.left+r.budget/4) {
 		return
 	}

@@ -142,11 +142,11 @@ func (m *Model) Kill() {
 
 // apply writes a change. The caller holds mu.
 func (m *Model) apply(change func(*state)) {
-	m.disk.mu.Lock()
 	if !m.disk.forgets {
+		m.disk.mu.Lock()
 		m.disk.log = append(m.disk.log, change)
+		m.disk.mu.Unlock()
 	}
-	m.disk.mu.Unlock()
 	change(m.st)
 }
 
@@ -158,7 +158,7 @@ func (m *Model) tell(old event.State, oldReason event.Reason, rec *event.Record)
 
 // done lets the observer hear, then waits for the disk if asked.
 func (m *Model) done(ctx context.Context, d journal.Durability) error {
-	for m.hearing.TryLock() {
+	for m.o.Observer != nil && m.hearing.TryLock() {
 		m.mu.Lock()
 		list := m.heard
 		m.heard = nil
@@ -172,7 +172,9 @@ func (m *Model) done(ctx context.Context, d journal.Durability) error {
 		}
 	}
 	m.o.Before("written")
-	if d == journal.Synced {
+	if d == journal.Synced && m.disk.forgets {
+		m.o.Before("sync")
+	} else if d == journal.Synced {
 		m.disk.mu.Lock()
 		upTo := len(m.disk.log)
 		m.disk.mu.Unlock()
@@ -245,6 +247,10 @@ func copyPayload(p *event.Payload) *event.Payload {
 
 // Accept is journal.Journal's.
 func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Durability) ([]journal.Verdict, error) {
+	out, changes := make([]journal.Verdict, len(evs)), make([]change, len(evs))
+	for i := range evs {
+		changes[i].copy(&journal.Transition{Record: evs[i].Record, Payload: evs[i].Payload, Cursor: evs[i].Cursor})
+	}
 	if err := m.enter(ctx, "accept"); err != nil {
 		return nil, err
 	}
@@ -256,21 +262,15 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			}
 		}
 	}
-	out := make([]journal.Verdict, len(evs))
 	for i := range evs {
 		if k := m.duplicateOf(evs[i].Keys); k >= 0 {
 			out[i] = journal.Verdict{Key: k, Record: m.known(evs[i].Keys[k]).record()}
 			continue
 		}
-		rec, payload := &event.Record{}, copyPayload(evs[i].Payload)
-		*rec = evs[i].Record
+		rec, payload, cursor := changes[i].rec, changes[i].payload, changes[i].cursor
 		rec.Seq, rec.Rev, rec.HasPayload = m.st.seq+1, m.st.rev+1, payload != nil
 		rec.ID = event.MakeID(rec.ReceivedAt, rec.Seq, uint16(rec.Seq*40503))
-		keys, cursor := append(slices.Clone(evs[i].Keys), evs[i].Aliases...), evs[i].Cursor
-		if cursor != nil {
-			c := *cursor
-			cursor = &c
-		}
+		keys := append(slices.Clone(evs[i].Keys), evs[i].Aliases...)
 		m.apply(func(st *state) {
 			st.seq, st.rev = rec.Seq, rec.Rev
 			x := &item{rec: rec, payload: payload, keys: keys}
@@ -287,9 +287,14 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			st.delivered(rec, 0)
 		})
 		m.tell(0, 0, rec)
-		out[i] = journal.Verdict{Accepted: true, Key: -1, Record: *rec}
+		out[i].Accepted, out[i].Key = true, -1
 	}
 	m.mu.Unlock()
+	for i := range out {
+		if out[i].Accepted {
+			out[i].Record = *changes[i].rec
+		}
+	}
 	return out, m.done(ctx, d)
 }
 
@@ -335,48 +340,68 @@ func (st *state) put(rec *event.Record, payload *event.Payload, at *event.Attemp
 	}
 }
 
+// change is a transition that the model may keep: made before the lock is taken, as most of the work is.
+type change struct {
+	rec     *event.Record
+	payload *event.Payload
+	attempt *event.Attempt
+	cursor  *event.ResourceState
+}
+
+func (c *change) copy(t *journal.Transition) {
+	rec := t.Record
+	c.rec, c.payload, c.cursor = &rec, copyPayload(t.Payload), clone(t.Cursor)
+	if c.attempt = clone(t.Attempt); c.attempt != nil {
+		c.attempt.Excerpt = slices.Clone(c.attempt.Excerpt)
+	}
+}
+
+func clone[T any](x *T) *T {
+	if x == nil {
+		return nil
+	}
+	c := *x
+	return &c
+}
+
 // Commit is journal.Journal's.
 func (m *Model) Commit(ctx context.Context, ts []journal.Transition, d journal.Durability) ([]journal.Outcome, error) {
 	what := "commit"
 	if len(ts) == 0 {
 		what = ""
 	}
+	out, changes := make([]journal.Outcome, len(ts)), make([]change, len(ts))
+	for i := range ts {
+		changes[i].copy(&ts[i])
+	}
 	if err := m.enter(ctx, what); err != nil {
 		return nil, err
 	}
-	out := make([]journal.Outcome, len(ts))
 	for i := range ts {
-		t := &ts[i]
-		x := m.st.records[t.Record.ID.Seq()]
-		if x == nil || x.rec.ID != t.Record.ID {
+		c := &changes[i]
+		rec, payload, at, cursor := c.rec, c.payload, c.attempt, c.cursor
+		x := m.st.records[rec.ID.Seq()]
+		if x == nil || x.rec.ID != rec.ID {
 			continue
 		}
-		if x.rec.Rev != t.Record.Rev {
+		if x.rec.Rev != rec.Rev {
 			out[i].Record = *x.rec
 			continue
 		}
-		rec, payload := &event.Record{}, copyPayload(t.Payload)
-		*rec = t.Record
 		rec.Seq, rec.Rev = x.rec.Seq, m.st.rev+1
 		rec.Duplicates, rec.Conflicts = max(rec.Duplicates, x.rec.Duplicates), max(rec.Conflicts, x.rec.Conflicts)
 		rec.HasPayload = payload != nil || x.payload != nil
-		var at *event.Attempt
-		if t.Attempt != nil {
-			a := *t.Attempt
-			a.Excerpt = slices.Clone(a.Excerpt)
-			at = &a
-		}
-		var cursor *event.ResourceState
-		if t.Cursor != nil {
-			c := *t.Cursor
-			cursor = &c
-		}
 		old, oldReason := x.rec.State, x.rec.Reason
 		m.apply(func(st *state) { st.put(rec, payload, at, cursor) })
 		m.tell(old, oldReason, rec)
-		out[i] = journal.Outcome{Applied: true, Record: *rec}
+		out[i].Applied = true
 	}
 	m.mu.Unlock()
+	for i := range out {
+		if out[i].Applied {
+			out[i].Record = *changes[i].rec
+		}
+	}
 	return out, m.done(ctx, d)
 }
 
@@ -426,17 +451,21 @@ func (m *Model) Get(ctx context.Context, id event.ID, withPayload bool) (event.R
 	if err := m.enter(ctx, ""); err != nil {
 		return event.Record{}, nil, err
 	}
-	defer m.mu.Unlock()
-	x := m.st.records[id.Seq()]
+	var rec *event.Record // nobody changes it, nor the payload: they can be copied without the lock
+	var payload *event.Payload
+	if x := m.st.records[id.Seq()]; x != nil {
+		rec, payload = x.rec, x.payload
+	}
+	m.mu.Unlock()
 	switch {
-	case x == nil || x.rec.ID != id:
+	case rec == nil || rec.ID != id:
 		return event.Record{}, nil, journal.ErrNotFound
 	case !withPayload:
-		return *x.rec, nil, nil
-	case x.payload == nil:
-		return *x.rec, nil, journal.ErrNoPayload
+		return *rec, nil, nil
+	case payload == nil:
+		return *rec, nil, journal.ErrNoPayload
 	}
-	return *x.rec, copyPayload(x.payload), nil
+	return *rec, copyPayload(payload), nil
 }
 
 // Attempts is journal.Journal's.
