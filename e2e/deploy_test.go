@@ -82,6 +82,7 @@ func TestBehindProxies(t *testing.T) {
 // A pod goes: `hooktender drain` as preStop makes it not ready, refuses what is new, pushes the queue to the app that still lives, and ends when
 // nothing is pending; SIGTERM then ends the process with 0. An app that is gone already costs no attempts.
 func TestDrainBeforeStop(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c, addr := consumer(t)
 	p := planned(c)
 	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app, retry: {base: 15s, factor: 1, jitter: none, max_attempts: 2}}")))
