@@ -31,8 +31,9 @@ func Compose(dst []byte, call *Call, prefix, host string) []byte {
 }
 
 func appendTravelling(dst []byte, head, extra event.Head) []byte {
-	nominated := nominations(head)
 	replaced := replacedBy(extra)
+	var nominated nominationList
+	begin := len(dst)
 	for rest := []byte(head); len(rest) > 0; {
 		line := rest
 		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
@@ -44,33 +45,53 @@ func appendTravelling(dst []byte, head, extra event.Head) []byte {
 			continue
 		}
 		name := line[:colon]
-		if staysHere(name) || nominated.n > 0 && nominated.has(name) || replaced.has(name) {
-			continue
+		switch {
+		case nominated.n == 0 && isConnection(name): // seldom: begin again, what it nominates may have passed
+			nominated, rest, dst = nominations(head), head, dst[:begin]
+		case staysHere(name) || nominated.n > 0 && nominated.has(name) || replaced.has(name):
+		default:
+			dst = append(dst, line...)
 		}
-		dst = append(dst, line...)
 	}
 	return dst
 }
 
-// staysHere says whether a line of a request must not travel on, whatever its Connection line says.
-func staysHere(name []byte) bool {
-	if len(name) == 0 || mayStay&(1<<(name[0]&31)) == 0 {
-		return false
-	}
-	var buf [20]byte
-	if len(name) >= len(buf) {
-		return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
-	}
-	switch string(lower(buf[:0], name)) {
-	case "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-		"transfer-encoding", "upgrade", "http2-settings", "expect", "range", "host", "content-length", "forwarded", "x-real-ip":
-		return true
-	}
-	return hasPrefix(name, "hooktender-") || hasPrefix(name, "x-forwarded-")
+func isConnection(name []byte) bool {
+	return len(name) == len("Connection") && event.EqualFold(name, "Connection")
 }
 
-// mayStay has a bit for each letter that a name of staysHere begins with, whatever its case.
-const mayStay = 1<<('c'&31) | 1<<('k'&31) | 1<<('p'&31) | 1<<('t'&31) | 1<<('u'&31) | 1<<('h'&31) | 1<<('e'&31) | 1<<('r'&31) | 1<<('f'&31) | 1<<('x'&31)
+// staysHere says whether a line of a request must not travel on, whatever its Connection line says.
+func staysHere(name []byte) bool {
+	if len(name) == 0 {
+		return false
+	}
+	switch name[0] | 0x20 {
+	case 'h':
+		return hasPrefix(name, "hooktender-") || is(name, "host") || is(name, "http2-settings")
+	case 'x':
+		return hasPrefix(name, "x-forwarded-") || is(name, "x-real-ip")
+	case 'c':
+		return is(name, "content-length") || is(name, "connection")
+	case 't':
+		return is(name, "te") || is(name, "trailer") || is(name, "transfer-encoding")
+	case 'p':
+		return is(name, "proxy-connection") || is(name, "proxy-authenticate") || is(name, "proxy-authorization")
+	case 'k':
+		return is(name, "keep-alive")
+	case 'u':
+		return is(name, "upgrade")
+	case 'e':
+		return is(name, "expect")
+	case 'r':
+		return is(name, "range")
+	case 'f':
+		return is(name, "forwarded")
+	}
+	return false
+}
+
+// is compares like lower; text is in lower case.
+func is(name []byte, text string) bool { return len(name) == len(text) && hasPrefix(name, text) }
 
 // answerStaysHere is staysHere for an answer; Date is written by the server that answers.
 func answerStaysHere(name []byte) bool {
@@ -116,7 +137,7 @@ type nominationList struct {
 func nominations(head event.Head) (l nominationList) {
 	for name, value := range head.All() {
 		switch {
-		case len(name) != len("Connection") || !event.EqualFold(name, "Connection"):
+		case !isConnection(name):
 		case l.n < len(l.lines):
 			l.lines[l.n] = value
 			l.n++
@@ -208,9 +229,15 @@ type replacementSet struct {
 }
 
 func replacedBy(extra event.Head) (s replacementSet) {
-	for name := range extra.All() {
+	for rest := []byte(extra); len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line = rest[:i+1]
+		}
+		rest = rest[len(line):]
+		name := line[:max(0, bytes.IndexByte(line, ':'))]
 		switch {
-		case staysHere(name):
+		case len(name) == 0 || staysHere(name):
 		case s.n < len(s.names)-1:
 			s.add(name)
 			if event.EqualFold(name, "Traceparent") {
