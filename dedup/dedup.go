@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -24,6 +24,7 @@ type Index struct {
 	window atomic.Int64 // time.Duration
 	count  func(tier string, hit bool)
 	shard  [shards]shard
+	spare  sync.Pool // of *Claim
 }
 
 // Log is the part of a journal that Index reads.
@@ -33,7 +34,7 @@ type Log interface {
 
 type shard struct {
 	mu     sync.Mutex
-	known  *lru.Cache[event.Key, known]
+	known  *simplelru.LRU[event.Key, known] // under mu like the claims
 	claims map[event.Key]*Claim
 }
 
@@ -54,7 +55,7 @@ func New(cfg Config, log Log, window time.Duration, observe func(tier string, hi
 		x.count = func(string, bool) {}
 	}
 	for i := range x.shard {
-		c, err := lru.New[event.Key, known](perShard(cfg))
+		c, err := simplelru.NewLRU[event.Key, known](perShard(cfg), nil)
 		if err != nil {
 			return nil, fmt.Errorf("dedup cache: %w", err)
 		}
@@ -92,7 +93,11 @@ type Claim struct {
 // Claim takes all keys for this request. If another request that is under way holds one of them, it gives that one to wait for
 // instead, and nothing is held.
 func (x *Index) Claim(keys []event.Key) (mine, other *Claim) {
-	c := &Claim{index: x, keys: keys}
+	c, _ := x.spare.Get().(*Claim)
+	if c == nil {
+		c = &Claim{index: x}
+	}
+	c.keys = keys
 	for i, k := range keys {
 		s := x.at(k)
 		s.mu.Lock()
@@ -120,15 +125,17 @@ func (c *Claim) drop(keys []event.Key) {
 	}
 }
 
-// Release ends the claim; those who wait get value. Call it once, after the fate is in the journal or nothing is left of it.
+// Release ends the claim; those who wait get value. Call it once, after the fate is in the journal or nothing is left of it; the claim is not used
+// any more then.
 func (c *Claim) Release(value any) {
 	c.value = value
-	c.drop(c.keys) // from here on nobody new can find the claim
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.drop(c.keys) // from here on nobody new can find the claim, and who has found it has made done
 	if c.done != nil {
 		close(c.done)
+		return
 	}
+	c.keys, c.value = nil, nil
+	c.index.spare.Put(c)
 }
 
 // awaited makes the channel that Release closes. The caller holds the lock of a shard that lists the claim.

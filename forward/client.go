@@ -105,7 +105,8 @@ func (c *Client) Name() string { return c.name }
 // Do is one whole exchange: it blocks until there is a Result, for at most the upstream's timeout. ctx is for hard shutdown: its end
 // breaks the exchange off.
 func (c *Client) Do(ctx context.Context, call *Call) Result {
-	x := c.Begin(ctx, call)
+	var x Exchange
+	x.Begin(ctx, c, call)
 	x.Wait(time.Time{})
 	return x.Result()
 }

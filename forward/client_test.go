@@ -114,7 +114,8 @@ func TestHandOver(t *testing.T) {
 				v.say("%s", answer[at:])
 				v.read()
 			})
-			x := newClient(t, url, 5*time.Second).Begin(t.Context(), call("1", "body"))
+			var x forward.Exchange
+			x.Begin(t.Context(), newClient(t, url, 5*time.Second), call("1", "body"))
 			for range 3 {
 				if x.Wait(time.Now().Add(15 * time.Millisecond)) {
 					t.Fatalf("over already: %+v", x.Result())
@@ -151,7 +152,8 @@ func TestHandOverWhileWriting(t *testing.T) {
 	want := bytes.Clone(body)
 	c := call("1", "")
 	c.Body = body
-	x := newClient(t, url, 10*time.Second).Begin(t.Context(), c)
+	var x forward.Exchange
+	x.Begin(t.Context(), newClient(t, url, 10*time.Second), c)
 	if x.Wait(time.Now().Add(100 * time.Millisecond)) {
 		t.Fatalf("over already: %+v", x.Result())
 	}
@@ -281,7 +283,8 @@ func TestBubble(t *testing.T) {
 			t.Errorf("%d connections after the idle timeout", open.Load())
 		}
 		begin := time.Now()
-		x := client.Begin(t.Context(), call("slow", "body"))
+		var x forward.Exchange
+		x.Begin(t.Context(), client, call("slow", "body"))
 		if x.Wait(begin.Add(8 * time.Second)) {
 			t.Error("over before its time")
 		}

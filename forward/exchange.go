@@ -19,7 +19,8 @@ const smallRequest = 16 << 10
 // sendBufs holds buffers for requests.
 var sendBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// An Exchange is one request and the wait for its answer. One goroutine at a time may use it; another may go on where one left off.
+// An Exchange is one request and the wait for its answer. One goroutine at a time may use it; another may go on where one left off. It must not be
+// copied, and begins with Begin.
 type Exchange struct {
 	client   *Client
 	ctx      context.Context
@@ -40,13 +41,12 @@ type Exchange struct {
 }
 
 // Begin prepares an exchange; Wait, to be called next, sends the request. The end of ctx breaks the exchange off (hard shutdown).
-func (c *Client) Begin(ctx context.Context, call *Call) *Exchange {
-	x := &Exchange{client: c, ctx: ctx, started: c.now()}
+func (x *Exchange) Begin(ctx context.Context, c *Client, call *Call) {
+	*x = Exchange{client: c, ctx: ctx, started: c.now()}
 	x.deadline = x.started.Add(c.timeout)
 	x.parser.begin(call.Method == "HEAD")
 	x.compose(call)
 	x.link = c.idleLink(ctx, x.started)
-	return x
 }
 
 func (x *Exchange) compose(call *Call) {

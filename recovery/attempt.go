@@ -32,7 +32,8 @@ type flight struct {
 
 	// Room for what calls of other rooms take by reference, so that an attempt is one allocation.
 	request forward.Call
-	head    [704]byte // of request.Extra
+	wire    forward.Exchange // of request
+	head    [704]byte        // of request.Extra
 	tried   event.Attempt
 	commit  [1]journal.Transition
 	kept    event.Payload // of keep
@@ -99,9 +100,9 @@ func (j *errand) run() {
 		}
 	}
 	if j.flight != nil || f.begin(j) {
-		x := f.client.Begin(s.r.ctx, f.call())
-		x.Wait(time.Time{})
-		f.finish(x.Result())
+		f.wire.Begin(s.r.ctx, f.client, f.call())
+		f.wire.Wait(time.Time{})
+		f.finish(new(forward.Result))
 	}
 	s.r.put(f)
 }
@@ -270,19 +271,30 @@ type given struct{ idempotencyKey, requestID, traceparent bool }
 
 func givenBy(head event.Head) (g given) {
 	traces := 0
-	for name, value := range head.All() {
-		switch {
-		case len(name) == len("Traceparent") && event.EqualFold(name, "Traceparent"):
+	for rest := []byte(head); len(rest) > 0; {
+		line := rest
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			line = rest[:i+1]
+		}
+		rest = rest[len(line):]
+		if value, ok := valueOf(line, "Traceparent"); ok {
 			traces++
 			g.traceparent = traces == 1 && isTraceparent(value)
-		case len(value) == 0:
-		case len(name) == len("Idempotency-Key") && event.EqualFold(name, "Idempotency-Key"):
-			g.idempotencyKey = true
-		case len(name) == len("X-Request-Id") && event.EqualFold(name, "X-Request-Id"):
-			g.requestID = true
+		} else if value, ok := valueOf(line, "Idempotency-Key"); ok {
+			g.idempotencyKey = g.idempotencyKey || len(value) > 0
+		} else if value, ok := valueOf(line, "X-Request-Id"); ok {
+			g.requestID = g.requestID || len(value) > 0
 		}
 	}
 	return g
+}
+
+// valueOf gives the value of a header line, if that is its name. Few lines have their colon where this one has it.
+func valueOf(line []byte, name string) ([]byte, bool) {
+	if len(line) <= len(name) || line[len(name)] != ':' || !event.EqualFold(line[:len(name)], name) {
+		return nil, false
+	}
+	return event.TrimSpace(bytes.TrimRight(line[len(name)+1:], "\r\n")), true
 }
 
 // isTraceparent checks the value of a traceparent (W3C Trace Context §3.2): version, trace, parent and flags in lower-case hex; a
@@ -309,14 +321,15 @@ func appendTraceparent(b []byte, rec *event.Record) []byte {
 	return append(b, "-01"...)
 }
 
-// finish takes the result of the attempt: slot, record, lane, schedule, and the sender who waits.
-func (f *flight) finish(res forward.Result) Handled {
-	r := f.src.r
-	isOpen := f.slot.done(res.Outcome, res.Status)
-	at := f.attempt(&res)
+// finish takes the result of the attempt into res: slot, record, lane, schedule, and the sender who waits.
+func (f *flight) finish(res *forward.Result) Handled {
+	r, now := f.src.r, time.Now()
+	*res = f.wire.Result()
+	isOpen := f.slot.done(res.Outcome, res.Status, now)
+	at := f.attempt(res)
 	rec := &f.commit[0].Record
 	*rec = f.rec
-	f.next(rec, &res, isOpen, time.Now())
+	f.next(rec, res, isOpen, now)
 	defer f.holdCursor()()
 	f.commit[0].Attempt, f.commit[0].Cursor = at, f.cursor(rec)
 	d := journal.Synced
@@ -339,7 +352,7 @@ func (f *flight) finish(res forward.Result) Handled {
 		r.measure.Attempt(f.cfg.up.name, at.Outcome, at.Duration)
 	}
 	f.land(&f.rec)
-	return f.tell(Handled{Outcome: handledAs(&f.rec), Fate: f.rec.Fate(), Result: &res})
+	return f.tell(Handled{Outcome: handledAs(&f.rec), Fate: f.rec.Fate(), Result: res})
 }
 
 // keepAttempt stores the attempt beside a record that somebody else changed.

@@ -46,10 +46,11 @@ type Submission struct {
 	known  event.Fate        // of a refused claim: the event that has the key
 	key    int               // … and which of the keys it is
 	accept [1]journal.Accept // room for the call
+	result forward.Result    // room for Handled.Result
 }
 
 // Deliver takes over an event: its place in the order, its record, and, where the mode says so, its first attempt, for which the sender waits.
-// sub is changed; neither it nor the payload, which may alias the request, is used once Deliver has returned. An error means that nothing is known to be stored; journal.ErrFull
+// sub is changed, and holds the Result; neither it nor the payload, which may alias the request, is used once Deliver has returned. An error means that nothing is known to be stored; journal.ErrFull
 // and journal.ErrFailed are answered 503.
 func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) {
 	c := s.cfg.Load()
@@ -185,8 +186,9 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	if c.Delivery.Mode == "hybrid" && c.up.isOpen() {
 		return s.queueUp(ctx, c, sub, Accepted) // its sender is not kept waiting for a probe
 	}
-	deadline := time.Now().Add(s.patience(c))
-	sl, why := c.up.acquire(ctx, deadline)
+	now := time.Now()
+	deadline := now.Add(s.patience(c))
+	sl, why := c.up.acquire(ctx, now, deadline)
 	if why != granted {
 		if c.Delivery.Mode == "proxy" {
 			h := Handled{Outcome: Unavailable}
@@ -213,12 +215,12 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		return sub.duplicate(), err
 	}
 	s.r.logEvent(&f.rec)
-	x := f.client.Begin(s.r.ctx, f.call())
+	f.wire.Begin(s.r.ctx, f.client, f.call())
 	if f.waiting {
 		deadline = time.Time{}
 	}
-	if x.Wait(deadline) {
-		h := f.finish(x.Result())
+	if f.wire.Wait(deadline) {
+		h := f.finish(&sub.result)
 		s.r.put(f)
 		return h, nil
 	}
@@ -226,8 +228,8 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	f.payload = nil
 	fate := f.rec.Fate()
 	s.r.work.Go(func() {
-		x.Wait(time.Time{})
-		f.finish(x.Result())
+		f.wire.Wait(time.Time{})
+		f.finish(new(forward.Result))
 	})
 	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
 		return Handled{}, err

@@ -131,9 +131,8 @@ func (u *upstream) spare() (slot, bool) {
 	return s, why == granted
 }
 
-// acquire waits until then for a slot; it gives busy if there was none in time, and down at once if the breaker is open.
-func (u *upstream) acquire(ctx context.Context, until time.Time) (slot, refusal) {
-	now := time.Now()
+// acquire waits from now until then for a slot; it gives busy if there was none in time, and down at once if the breaker is open.
+func (u *upstream) acquire(ctx context.Context, now, until time.Time) (slot, refusal) {
 	u.mu.Lock()
 	if len(u.waiters) == 0 {
 		if s, why := u.try(now); why != busy {
@@ -213,8 +212,8 @@ func (s slot) cancel() {
 }
 
 // done gives back a slot after an attempt, and says whether the breaker is open now.
-func (s slot) done(o event.Outcome, status int) (isOpen bool) {
-	u, now := s.up, time.Now()
+func (s slot) done(o event.Outcome, status int, now time.Time) (isOpen bool) {
+	u := s.up
 	u.mu.Lock()
 	u.inflight--
 	changed := u.breaker.report(o, status, s.probe, now)
