@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,8 @@ func TestTableThatACompactionLosesIsNoticed(t *testing.T) {
 	faults := make(chan error, 100)
 	o, err := Options{Dir: dir, Memory: minMemory, Log: quiet}.withDefaults()
 	must(t, err)
-	o.indexFault = func(err error) { faults <- err }
+	var built atomic.Int64
+	o.indexFault, o.tableBuilt = func(err error) { faults <- err }, func() { built.Add(1) }
 	ix, err := openIndex(dir, &o)
 	must(t, err)
 	key, value := make([]byte, 9), make([]byte, 32<<10)
@@ -64,6 +66,9 @@ func TestTableThatACompactionLosesIsNoticed(t *testing.T) {
 	fill(func(uint64) {})
 	compacted()
 	time.Sleep(20 * time.Millisecond) // a table is gone before the compaction is done
+	if built.Load() == 0 {
+		t.Error("nobody was told of the tables that the compaction has built")
+	}
 	select {
 	case err := <-faults:
 		t.Fatal(err)
