@@ -193,19 +193,17 @@ func (sc *jsonScanner) first(node int) bool {
 // space passes over white space; mostly there is none, and that is seen without a call.
 func (sc *jsonScanner) space() {
 	if sc.at < len(sc.doc) && sc.doc[sc.at] <= ' ' {
-		sc.spaces()
+		sc.at = skipSpaces(sc.doc, sc.at)
 	}
 }
 
-func (sc *jsonScanner) spaces() {
-	for sc.at < len(sc.doc) {
-		switch sc.doc[sc.at] {
-		case ' ', '\t', '\n', '\r':
-			sc.at++
-		default:
-			return
-		}
+// to goes on to where something ends; false, and no step, if it was none.
+func (sc *jsonScanner) to(end int) bool {
+	if end == 0 {
+		return false
 	}
+	sc.at = end
+	return true
 }
 
 // peek is the next byte, 0 at the end (a NUL byte is no JSON anywhere a peek decides).
@@ -218,28 +216,30 @@ func (sc *jsonScanner) peek() byte {
 
 // value reads one value and records it for the leaves of node.
 func (sc *jsonScanner) value(node, depth int) bool {
-	if node < 0 {
-		return sc.skip(depth)
-	}
 	start := sc.at
+	if node < 0 {
+		return sc.to(skipValue(sc.doc, start, depth))
+	}
 	v := JSONValue{}
 	ok := false
-	switch c := sc.peek(); {
-	case c == '{':
+	switch c := sc.peek(); c {
+	case '{':
 		v.Kind, ok = Composite, depth <= MaxDepth && sc.object(node, depth)
-	case c == '[':
+	case '[':
 		v.Kind, ok = Composite, depth <= MaxDepth && sc.array(node, depth)
-	case c == '"':
+	case '"':
 		v.Kind = String
 		v.raw, v.escaped, ok = sc.str()
-	case c == 't':
-		v.Kind, ok = Bool, sc.word("true")
-	case c == 'f':
-		v.Kind, ok = Bool, sc.word("false")
-	case c == 'n':
-		v.Kind, ok = Null, sc.word("null")
-	case c == '-' || c >= '0' && c <= '9':
-		v.Kind, ok = Number, sc.number()
+	default:
+		switch c {
+		case 't', 'f':
+			v.Kind = Bool
+		case 'n':
+			v.Kind = Null
+		default:
+			v.Kind = Number
+		}
+		ok = sc.to(skipScalar(sc.doc, start))
 	}
 	if !ok {
 		return false
@@ -249,49 +249,6 @@ func (sc *jsonScanner) value(node, depth int) bool {
 	}
 	for _, leaf := range sc.set.nodes[node].leaves {
 		sc.out[leaf] = v
-	}
-	return true
-}
-
-func (sc *jsonScanner) word(w string) bool {
-	if len(sc.doc)-sc.at < len(w) || string(sc.doc[sc.at:sc.at+len(w)]) != w {
-		return false
-	}
-	sc.at += len(w)
-	return true
-}
-
-func (sc *jsonScanner) digits() bool {
-	at := sc.at
-	for at < len(sc.doc) && sc.doc[at]-'0' <= 9 {
-		at++
-	}
-	some := at > sc.at
-	sc.at = at
-	return some
-}
-
-func (sc *jsonScanner) number() bool {
-	if sc.peek() == '-' {
-		sc.at++
-	}
-	if sc.peek() == '0' {
-		sc.at++
-	} else if !sc.digits() {
-		return false
-	}
-	if sc.peek() == '.' {
-		sc.at++
-		if !sc.digits() {
-			return false
-		}
-	}
-	if c := sc.peek(); c == 'e' || c == 'E' {
-		sc.at++
-		if c := sc.peek(); c == '+' || c == '-' {
-			sc.at++
-		}
-		return sc.digits()
 	}
 	return true
 }
@@ -333,92 +290,6 @@ func (sc *jsonScanner) object(node, depth int) bool {
 			return false
 		}
 	}
-}
-
-// skip reads one value of which nothing is wanted: most of a document. It judges as value does, without its calls.
-func (sc *jsonScanner) skip(depth int) bool {
-	var objects uint64 // a bit for each container that is open here, the innermost lowest: is it an object?
-	open := 0
-	for {
-		switch c := sc.peek(); c {
-		case '{', '[':
-			if depth+open > MaxDepth {
-				return false
-			}
-			open++
-			objects <<= 1
-			sc.at++
-			sc.space()
-			if c == '{' {
-				if objects |= 1; sc.peek() != '}' {
-					if !sc.skipKey() {
-						return false
-					}
-					continue
-				}
-			} else if sc.peek() != ']' {
-				continue
-			}
-		case '"':
-			if _, ok := sc.skipString(); !ok {
-				return false
-			}
-		case 't':
-			if !sc.word("true") {
-				return false
-			}
-		case 'f':
-			if !sc.word("false") {
-				return false
-			}
-		case 'n':
-			if !sc.word("null") {
-				return false
-			}
-		default:
-			if c != '-' && (c < '0' || c > '9') || !sc.number() {
-				return false
-			}
-		}
-		for { // behind a value, or at the end of an empty container
-			if open == 0 {
-				return true
-			}
-			sc.space()
-			c := sc.peek()
-			if c == ',' {
-				break
-			}
-			if c != ']' && c != '}' || (c == '}') != (objects&1 == 1) {
-				return false
-			}
-			sc.at++
-			open--
-			objects >>= 1
-		}
-		sc.at++
-		sc.space()
-		if objects&1 == 1 && !sc.skipKey() {
-			return false
-		}
-	}
-}
-
-// skipKey reads a member's name and the colon.
-func (sc *jsonScanner) skipKey() bool {
-	if sc.peek() != '"' {
-		return false
-	}
-	if _, ok := sc.skipString(); !ok {
-		return false
-	}
-	sc.space()
-	if sc.peek() != ':' {
-		return false
-	}
-	sc.at++
-	sc.space()
-	return true
 }
 
 // enter finds the wanted child that a member's name leads to. A second member of that name makes all below it ambiguous.
@@ -487,17 +358,172 @@ var plain = func() (t [256]bool) {
 // str reads a string; raw is what is between the quotes.
 func (sc *jsonScanner) str() (raw []byte, escaped, ok bool) {
 	start := sc.at + 1
-	if escaped, ok = sc.skipString(); !ok {
+	end, escaped := skipString(sc.doc, start)
+	if !sc.to(end) {
 		return nil, false, false
 	}
 	return sc.doc[start : sc.at-1 : sc.at-1], escaped, true
 }
 
-// skipString passes over a string and says whether it holds escapes. Control characters, invalid UTF-8, unknown escapes and lone
-// surrogates are refused. Plain bytes are looked at eight at a time (a carry can only mark a byte behind one that is marked rightly).
-func (sc *jsonScanner) skipString() (escaped, ok bool) {
+// The functions below pass over a piece of doc that begins at at, and say where it ends; 0 means that it is none. They keep what they know in
+// registers: most of a document goes by here.
+
+func skipSpaces(doc []byte, at int) int {
+	for at < len(doc) && (doc[at] == ' ' || doc[at] == '\t' || doc[at] == '\n' || doc[at] == '\r') {
+		at++
+	}
+	return at
+}
+
+// skipValue passes over one value of which nothing is wanted. It judges as value does, without its calls.
+func skipValue(doc []byte, at, depth int) int {
+	var objects uint64 // a bit for each container that is open here, the innermost lowest: is it an object?
+	open := 0
+	for at < len(doc) {
+		switch c := doc[at]; c {
+		case '"':
+			at, _ = skipString(doc, at+1)
+		case '{', '[':
+			if depth+open > MaxDepth {
+				return 0
+			}
+			open++
+			objects <<= 1
+			if c == '{' {
+				objects |= 1
+			}
+			if at = skipSpaces(doc, at+1); at == len(doc) {
+				return 0
+			}
+			if doc[at] == c+2 { // the closing one: it is empty
+				break
+			}
+			if c == '{' {
+				at = skipKey(doc, at)
+			}
+			if at == 0 {
+				return 0
+			}
+			continue
+		default:
+			at = skipScalar(doc, at)
+		}
+		if at == 0 {
+			return 0
+		}
+		for { // behind a value, or at the end of an empty container
+			if open == 0 {
+				return at
+			}
+			if at < len(doc) && doc[at] <= ' ' {
+				at = skipSpaces(doc, at)
+			}
+			if at == len(doc) {
+				return 0
+			}
+			c := doc[at]
+			at++
+			if c == ',' {
+				break
+			}
+			if c != ']' && c != '}' || (c == '}') != (objects&1 == 1) {
+				return 0
+			}
+			open--
+			objects >>= 1
+		}
+		if at < len(doc) && doc[at] <= ' ' {
+			at = skipSpaces(doc, at)
+		}
+		if objects&1 == 1 {
+			if at = skipKey(doc, at); at == 0 {
+				return 0
+			}
+		}
+	}
+	return 0
+}
+
+// skipKey passes over a member's name and the colon, and white space behind it.
+func skipKey(doc []byte, at int) int {
+	if at == len(doc) || doc[at] != '"' {
+		return 0
+	}
+	if at, _ = skipString(doc, at+1); at == 0 {
+		return 0
+	}
+	if at < len(doc) && doc[at] <= ' ' {
+		at = skipSpaces(doc, at)
+	}
+	if at == len(doc) || doc[at] != ':' {
+		return 0
+	}
+	if at++; at < len(doc) && doc[at] <= ' ' {
+		at = skipSpaces(doc, at)
+	}
+	return at
+}
+
+// skipScalar passes over a number, true, false or null.
+func skipScalar(doc []byte, at int) int {
+	if at == len(doc) {
+		return 0
+	}
+	word := ""
+	switch doc[at] {
+	case 't':
+		word = "true"
+	case 'f':
+		word = "false"
+	case 'n':
+		word = "null"
+	default:
+		return skipNumber(doc, at)
+	}
+	if len(doc)-at < len(word) || string(doc[at:at+len(word)]) != word {
+		return 0
+	}
+	return at + len(word)
+}
+
+func skipNumber(doc []byte, at int) int {
+	if doc[at] == '-' {
+		at++
+	}
+	from := at
+	if at = skipDigits(doc, at); at == from || at > from+1 && doc[from] == '0' {
+		return 0
+	}
+	if at < len(doc) && doc[at] == '.' {
+		from = at + 1
+		if at = skipDigits(doc, from); at == from {
+			return 0
+		}
+	}
+	if at < len(doc) && doc[at]|0x20 == 'e' {
+		if at++; at < len(doc) && (doc[at] == '+' || doc[at] == '-') {
+			at++
+		}
+		from = at
+		if at = skipDigits(doc, from); at == from {
+			return 0
+		}
+	}
+	return at
+}
+
+// skipDigits passes over digits, perhaps none.
+func skipDigits(doc []byte, at int) int {
+	for at < len(doc) && doc[at]-'0' <= 9 {
+		at++
+	}
+	return at
+}
+
+// skipString passes over a string from behind its first quote, and says whether it holds escapes. Control characters, invalid UTF-8, unknown escapes
+// and lone surrogates are refused. Plain bytes are looked at eight at a time (a carry can only mark a byte behind one that is marked rightly).
+func skipString(doc []byte, at int) (end int, escaped bool) {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	doc, at := sc.doc, sc.at+1
 	for {
 		if len(doc)-at >= 8 {
 			w := binary.LittleEndian.Uint64(doc[at:])
@@ -513,25 +539,24 @@ func (sc *jsonScanner) skipString() (escaped, ok bool) {
 				at++
 			}
 			if at == len(doc) {
-				return false, false
+				return 0, false
 			}
 		}
 		n := 0
 		switch c := doc[at]; {
 		case c == '"':
-			sc.at = at + 1
-			return escaped, true
+			return at + 1, escaped
 		case c == '\\':
 			escaped = true
 			_, n = decodeEscape(doc[at:])
 		case c >= utf8.RuneSelf:
 			var r rune
 			if r, n = utf8.DecodeRune(doc[at:]); r == utf8.RuneError && n == 1 {
-				return false, false
+				return 0, false
 			}
 		}
 		if n == 0 { // a control character, or an escape that is none
-			return false, false
+			return 0, false
 		}
 		at += n
 	}
