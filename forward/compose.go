@@ -31,7 +31,8 @@ func Compose(dst []byte, call *Call, prefix, host string) []byte {
 }
 
 func appendTravelling(dst []byte, head, extra event.Head) []byte {
-	replaced := replacedBy(extra)
+	var replaced replacementSet
+	replaced.fill(extra)
 	var nominated nominationList
 	begin := len(dst)
 	for rest := []byte(head); len(rest) > 0; {
@@ -120,7 +121,7 @@ func hasPrefix(name []byte, prefix string) bool {
 		return false
 	}
 	for i := range len(prefix) {
-		if fold(name[i]) != prefix[i] {
+		if c := name[i]; c != prefix[i] && fold(c) != prefix[i] {
 			return false
 		}
 	}
@@ -228,7 +229,7 @@ type replacementSet struct {
 	more    event.Head
 }
 
-func replacedBy(extra event.Head) (s replacementSet) {
+func (s *replacementSet) fill(extra event.Head) {
 	for rest := []byte(extra); len(rest) > 0; {
 		line := rest
 		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
@@ -247,7 +248,6 @@ func replacedBy(extra event.Head) (s replacementSet) {
 			s.more, s.lengths = extra, ^uint64(0)
 		}
 	}
-	return s
 }
 
 func (s *replacementSet) add(name []byte) {
