@@ -5,6 +5,7 @@ package event
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/binary"
 	"iter"
 	"net/netip"
 )
@@ -153,6 +154,29 @@ func EqualFold(b []byte, s string) bool {
 			continue
 		}
 		if x|0x20 != y|0x20 || x|0x20 < 'a' || x|0x20 > 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+// IsText says whether b may be a field's value: no control character but tabs (RFC 9110 §5.5). It looks at eight bytes at a time; a borrow can only mark a
+// byte above one that is marked rightly.
+func IsText(b []byte) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for ; len(b) >= 8; b = b[8:] {
+		w := binary.LittleEndian.Uint64(b)
+		del := w ^ 0x7f*ones
+		if ((w-' '*ones)&^w|(del-ones)&^del)&highs != 0 && !areText(b[:8]) {
+			return false
+		}
+	}
+	return areText(b)
+}
+
+func areText(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
 			return false
 		}
 	}

@@ -96,15 +96,18 @@ func is(name []byte, text string) bool { return len(name) == len(text) && hasPre
 
 // answerStaysHere is staysHere for an answer; Date is written by the server that answers.
 func answerStaysHere(name []byte) bool {
-	var buf [20]byte
-	if len(name) < len(buf) {
-		switch string(lower(buf[:0], name)) {
-		case "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-			"transfer-encoding", "upgrade", "content-length", "date":
-			return true
-		}
+	if len(name) == 0 {
+		return false
 	}
-	return hasPrefix(name, "hooktender-")
+	switch name[0] | 0x20 {
+	case 'c', 'k', 'p', 't', 'u':
+		return staysHere(name)
+	case 'd':
+		return is(name, "date")
+	case 'h':
+		return hasPrefix(name, "hooktender-")
+	}
+	return false
 }
 
 // lower appends name in lower case, with hyphens for underscores.

@@ -46,7 +46,8 @@ type parser struct {
 	close    bool
 	keep     bool
 	anyTE    bool
-	headFrom int // begin of the header lines in the buffer
+	lists    bool // there is a Connection line
+	headFrom int  // begin of the header lines in the buffer
 
 	fields int   // bytes of out that are Head
 	left   int64 // of the body or the chunk
@@ -191,6 +192,7 @@ func (p *parser) field(line []byte) error {
 		}
 	case len("Connection"):
 		if event.EqualFold(name, "Connection") {
+			p.lists = true
 			for item := range bytes.SplitSeq(value, comma) {
 				item = event.TrimSpace(item)
 				p.close = p.close || event.EqualFold(item, "close")
@@ -216,10 +218,8 @@ func splitField(line []byte) (name, value []byte, err error) {
 }
 
 func checkText(b []byte) error {
-	for _, c := range b {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return malformed("control character")
-		}
+	if !event.IsText(b) {
+		return malformed("control character")
 	}
 	return nil
 }
@@ -255,7 +255,7 @@ func (p *parser) headDone(lines event.Head) error {
 	}
 	p.pos = 0
 	p.out = make([]byte, 0, len(lines)+p.roomFor())
-	p.out = appendAnswerHead(p.out, lines)
+	p.out = p.appendHead(p.out, lines)
 	p.fields = len(p.out)
 	switch {
 	case p.bodyless():
@@ -290,13 +290,17 @@ func (p *parser) roomFor() int {
 	return 512
 }
 
-func appendAnswerHead(dst []byte, lines event.Head) []byte {
-	nominated := nominations(lines)
+// appendHead appends the lines that travel on.
+func (p *parser) appendHead(dst []byte, lines event.Head) []byte {
+	var nominated nominationList
+	if p.lists {
+		nominated = nominations(lines)
+	}
 	for rest := []byte(lines); len(rest) > 0; {
 		line := rest[:bytes.IndexByte(rest, '\n')+1]
 		rest = rest[len(line):]
 		name := line[:bytes.IndexByte(line, ':')]
-		if !answerStaysHere(name) && !nominated.has(name) {
+		if !answerStaysHere(name) && (nominated.n == 0 || !nominated.has(name)) {
 			dst = append(dst, line...)
 		}
 	}

@@ -205,7 +205,7 @@ func (h *wireHead) field(b []byte, from, to int) *wireFault {
 	if colon <= 0 || !allOf(line[:colon], isToken) {
 		return faultFieldName
 	}
-	if !allOf(line[colon+1:], isValue) {
+	if !event.IsText(line[colon+1:]) {
 		return faultFieldValue
 	}
 	at := from + colon + 1
