@@ -19,10 +19,16 @@ func (g *Gateway) observe(old event.State, oldReason event.Reason, rec *event.Re
 // measure counts attempts and replays.
 func (g *Gateway) measure() recovery.Measure {
 	return recovery.Measure{
-		Attempt: func(upstream string, o event.Outcome, d time.Duration) {
-			u := g.metrics.Upstream(upstream)
-			u.Attempts(o.String()).Inc()
-			u.Duration.Observe(d)
+		Upstream: func(name string) func(o event.Outcome, d time.Duration) {
+			u := g.metrics.Upstream(name)
+			var by [event.OutcomeNotSent + 1]*metrics.Counter
+			for o := range by {
+				by[o] = u.Attempts(event.Outcome(o).String())
+			}
+			return func(o event.Outcome, d time.Duration) {
+				by[o].Inc()
+				u.Duration.Observe(d)
+			}
 		},
 		Replay: func(result string) { g.metrics.Replays(result).Inc() },
 	}

@@ -348,8 +348,8 @@ func (f *flight) finish(res *forward.Result) Handled {
 	}
 	f.rec = out[0].Record
 	r.logAttempt(&f.rec, at)
-	if r.measure.Attempt != nil {
-		r.measure.Attempt(f.cfg.up.name, at.Outcome, at.Duration)
+	if tell := f.cfg.up.measure; tell != nil {
+		tell(at.Outcome, at.Duration)
 	}
 	f.land(&f.rec)
 	return f.tell(Handled{Outcome: handledAs(&f.rec), Fate: f.rec.Fate(), Result: res})

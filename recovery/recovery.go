@@ -33,8 +33,8 @@ type Options struct {
 
 // Measure is told what happens, for metrics. Members may be nil; they must not block.
 type Measure struct {
-	Attempt func(upstream string, o event.Outcome, d time.Duration)
-	Replay  func(result string)
+	Upstream func(name string) func(o event.Outcome, d time.Duration) // gives who is told of its attempts
+	Replay   func(result string)
 }
 
 // SourceConfig is what recovery needs to know of one source.
@@ -148,6 +148,9 @@ func (r *Recovery) applyUpstream(name string, cfg forward.Config) (*upstream, er
 		return nil, err
 	}
 	if r.upstreams[name] == nil {
+		if r.measure.Upstream != nil {
+			u.measure = r.measure.Upstream(name)
+		}
 		r.upstreams[name] = u
 		r.begin(func() { u.run(r.ctx) })
 	}

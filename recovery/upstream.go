@@ -19,6 +19,8 @@ type upstream struct {
 	name string
 	kick chan struct{} // capacity 1: something changed, look again
 
+	measure func(o event.Outcome, d time.Duration) // is told of each attempt; may be nil
+
 	queued atomic.Int64 // due and without a slot
 	memory sync.Mutex   // held by remember
 
