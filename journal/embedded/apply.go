@@ -132,7 +132,7 @@ func (e *Engine) flush(l *layer, state []byte) error {
 	e.mu.Lock()
 	old := e.snap
 	e.snap, e.frozen = snap, nil
-	e.gen++
+	e.gen.Add(1)
 	e.mu.Unlock()
 	old.release()
 	if len(l.items) <= spareItems {

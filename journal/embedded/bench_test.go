@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"runtime"
@@ -53,6 +54,133 @@ func BenchmarkEvent(b *testing.B) {
 	b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
 	b.ReportMetric(float64(s.Items)/float64(max(s.Syncs, 1)), "items/sync")
 }
+
+// BenchmarkCallers is what the gateway asks of the journal at its bound: callers that share a context, each with Accept and then Commit of one event.
+func BenchmarkCallers(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		sync bool
+	}{{"written", false}, {"synced", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			e := start(b, Options{Sync: c.sync})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var callers atomic.Uint64
+			b.ReportAllocs()
+			b.SetParallelism(32)
+			b.ResetTimer()
+			before := cpu()
+			b.RunParallel(func(pb *testing.PB) {
+				x := newLife()
+				for caller, n := callers.Add(1), uint64(1); pb.Next(); n++ {
+					v, err := e.Accept(ctx, x.next(caller, n), journal.Written)
+					if err != nil || !v[0].Accepted {
+						b.Error(err, v)
+						return
+					}
+					if out, err := e.Commit(context.Background(), x.delivered(&v[0].Record), journal.Synced); err != nil || !out[0].Applied {
+						b.Error(err, out)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/event")
+			s := e.Stats()
+			b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
+		})
+	}
+}
+
+// life is what a caller gives the journal, made without allocation.
+type life struct {
+	accept [1]journal.Accept
+	commit [1]journal.Transition
+	try    event.Attempt
+}
+
+func newLife() *life {
+	x := &life{accept: [1]journal.Accept{sample(0)}, try: event.Attempt{N: 1, Trigger: event.TriggerInitial, StartedAt: time.Now(), Duration: time.Millisecond,
+		Outcome: event.OutcomeDelivered, Status: 200, Excerpt: []byte("ok"), Upstream: "app"}}
+	x.commit[0].Attempt = &x.try
+	return x
+}
+
+func (x *life) next(caller, n uint64) []journal.Accept {
+	key := x.accept[0].Keys[0][:]
+	binary.LittleEndian.PutUint64(key, n)
+	binary.LittleEndian.PutUint64(key[8:], caller)
+	sum := sha256.Sum256(key) // keys are hashes
+	copy(key, sum[:])
+	return x.accept[:]
+}
+
+func (x *life) delivered(accepted *event.Record) []journal.Transition {
+	r := &x.commit[0].Record
+	*r = *accepted
+	r.State, r.Reason = event.Delivered, event.NoReason
+	r.DeliveredAt, r.SettledAt, r.Attempts = r.ReceivedAt, r.ReceivedAt, 1
+	return x.commit[:]
+}
+
+// BenchmarkGroup is the work of callers and writer alone, one goroutine for all: groupEvents are accepted as one group and delivered as the next.
+func BenchmarkGroup(b *testing.B) {
+	e, err := Open(Options{Dir: memDir(b), AllowTmpfs: true, Log: quiet})
+	if err != nil {
+		b.Fatal(err)
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go e.wal.prepare(stop)
+	e.writer = newWriter(e)
+	none := newKeyFilter()
+	none.complete.Store(true)
+	e.filters.now.Store(none)
+	x := newLife()
+	var ops [groupEvents]*op
+	var recs [groupEvents]event.Record
+	group := func() {
+		if syncs, _ := e.writer.group(ops[:], nil, nil); syncs {
+			b.Fatal("an fsync is asked for")
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	b.ReportAllocs()
+	n, before := uint64(0), threadCPU()
+	for b.Loop() {
+		for i := range ops {
+			n++
+			ops[i] = e.newOp(journal.Written)
+			if err := e.prepareAccepts(ops[i], x.next(0, n)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		group()
+		for i, o := range ops {
+			<-o.done
+			recs[i] = o.verdicts[0].Record
+			e.free(o)
+			ops[i] = e.newOp(journal.Written)
+			if err := e.prepareCommits(ops[i], x.delivered(&recs[i])); err != nil {
+				b.Fatal(err)
+			}
+		}
+		group()
+		for _, o := range ops {
+			<-o.done
+			if !o.outcomes[0].Applied {
+				b.Fatal("not applied")
+			}
+			e.free(o)
+		}
+		if len(e.active.items) >= flushEvents {
+			e.active.clear()
+		}
+	}
+	b.ReportMetric(float64((threadCPU()-before).Nanoseconds())/float64(n), "cpu-ns/event")
+}
+
+const groupEvents = 32
 
 // BenchmarkAccept and BenchmarkCommit are the two halves, one event at a time and not synced.
 func BenchmarkAccept(b *testing.B) {

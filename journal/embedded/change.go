@@ -1,8 +1,9 @@
 package embedded
 
 import (
-	"bytes"
 	"encoding/binary"
+	"math"
+	"slices"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -10,8 +11,10 @@ import (
 // parts are the sections of a frame's body. The byte slices alias it.
 type parts struct {
 	record    []byte
+	front     front       // of record
+	source    string      // of record
 	keys      []event.Key // claimed, then aliases
-	claimed   int
+	claimed   uint8
 	resource  *event.ResourceState
 	attempts  [][]byte
 	payload   []byte // with its checksum in front
@@ -30,10 +33,10 @@ func parseParts(body []byte) (p parts, ok bool) {
 		var err error
 		switch s {
 		case secRecord:
-			p.record = data
+			return p.setRecord(data)
 		case secKeys:
 			p.keys, err = decodeKeys(data)
-			p.claimed = len(p.keys)
+			p.claimed = uint8(min(len(p.keys), math.MaxUint8))
 		case secAliases:
 			var aliases []event.Key
 			aliases, err = decodeKeys(data)
@@ -75,6 +78,13 @@ func parseParts(body []byte) (p parts, ok bool) {
 	return p, ok
 }
 
+// setRecord takes an encoded record; it reports false for what is none.
+func (p *parts) setRecord(b []byte) bool {
+	v, ok := viewBody(b)
+	p.record, p.front, p.source = b, v.front, string(v.source)
+	return ok
+}
+
 // place is where in the log a frame's body is.
 type place struct {
 	segment uint64
@@ -98,23 +108,24 @@ func (p *parts) pos(pl place) payloadPos {
 // at a rebuild, for the later frames of an event whose first one went with an old segment (its carry frame follows).
 // It reports false if the frame cannot be understood.
 func (f *frame) next(old *item, p *parts, pl place) (*item, bool) {
-	var it item
-	switch f.kind {
-	case kindAccept:
-		it = item{keys: p.keys, claimed: p.claimed, base: pl.segment}
-	case kindCarry:
-		it = item{keys: p.keys, claimed: p.claimed, base: pl.segment, marker: p.marker}
-	case kindCommit:
-		it = item{base: pl.segment}
-		if old != nil {
-			it = *old
+	var it *item
+	switch {
+	case f.kind == kindAccept || f.kind == kindCarry:
+		it = &item{claimed: p.claimed, base: pl.segment, marker: p.marker}
+		if len(p.keys) == 1 {
+			it.setKeys(p.keys)
+		} else {
+			it.keys = slices.Clone(p.keys)
+		}
+	case old != nil:
+		it = old.copy()
+		if f.kind == kindCommit {
 			it.marker, it.removed = false, false
 		}
-	case kindNote:
-		if old == nil {
-			return nil, true
-		}
-		it = *old
+	case f.kind == kindNote:
+		return nil, true
+	default:
+		it = &item{base: pl.segment}
 	}
 	it.id, it.rev, it.dups, it.conflicts, it.lsn = f.id, f.rev, f.dups, f.conflicts, f.lsn
 	if f.kind != kindNote {
@@ -122,25 +133,40 @@ func (f *frame) next(old *item, p *parts, pl place) (*item, bool) {
 		if p.payload != nil {
 			it.payload = p.pos(pl)
 		}
-		for _, a := range p.attempts {
-			it.addAttempt(bytes.Clone(a))
-		}
-		if !it.setBody(bytes.Clone(p.record)) {
+		if p.record == nil {
 			return nil, false
 		}
-		it.shift = p.shift
+		n := len(p.record)
+		for _, a := range p.attempts {
+			n += len(a)
+		}
+		b := append(make([]byte, 0, n), p.record...)
+		it.body, it.front, it.shift = slices.Clip(b), p.front, p.shift
+		for _, a := range p.attempts {
+			b = append(b, a...)
+			it.addAttempt(slices.Clip(b[len(b)-len(a):]))
+		}
 	}
-	return &it, true
+	return it, true
+}
+
+// copy is the item to change; it is on no layer yet.
+func (it *item) copy() *item {
+	c := *it
+	c.setKeys(it.keys)
+	c.home, c.staged = 0, 0
+	return &c
 }
 
 // shrunk is what is left of an event when its record goes before its marker.
 func (it *item) shrunk(lsn uint64) *item {
 	f := it.fate()
 	m := &item{
-		id: it.id, rev: it.rev, marker: true, claimed: it.claimed, keys: it.keys, base: it.base, lsn: lsn,
+		id: it.id, rev: it.rev, marker: true, claimed: it.claimed, base: it.base, lsn: lsn,
 		attempt: it.attempt, // tells the flush which attempts to delete; not stored
 		shift:   it.shift,
 	}
+	m.setKeys(it.keys)
 	m.setBody(appendRecord(nil, &event.Record{
 		State: f.State, Reason: f.Reason, ReceivedAt: f.ReceivedAt, SettledAt: fromNanos(it.settled), BodySHA256: f.BodySHA256,
 	}))
@@ -149,7 +175,7 @@ func (it *item) shrunk(lsn uint64) *item {
 
 // gone is the overlay's note that an event is forgotten.
 func (it *item) gone(lsn uint64) *item {
-	g := *it
+	g := it.copy()
 	g.removed, g.lsn = true, lsn
-	return &g
+	return g
 }

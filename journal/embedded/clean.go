@@ -164,7 +164,7 @@ func (w *writer) carry(id event.ID, home uint64) error {
 		return err
 	}
 	f := frame{kind: kindCarry, id: it.id, rev: it.rev, dups: it.dups, conflicts: it.conflicts}
-	p := parts{keys: it.keys, claimed: it.claimed, record: it.body, marker: it.marker}
+	p := parts{keys: it.keys, claimed: it.claimed, record: it.body, front: it.front, marker: it.marker}
 	b := appendSection(nil, secRecord, it.body)
 	b = appendKeySection(b, secKeys, it.keys[:it.claimed])
 	b = appendKeySection(b, secAliases, it.keys[it.claimed:])

@@ -166,8 +166,7 @@ func (w *writer) shift(f *frame, p *parts, old *item) {
 	switch f.kind {
 	case kindAccept:
 		if now != 0 || c.jumped.Load() != 0 {
-			v, _ := viewBody(p.record)
-			p.shift.received = c.shiftOf(v.received, w.now)
+			p.shift.received = c.shiftOf(p.front.received, w.now)
 			p.shift.settled = p.shift.received
 		}
 	case kindCarry:
@@ -176,10 +175,9 @@ func (w *writer) shift(f *frame, p *parts, old *item) {
 		if now == 0 && c.jumped.Load() == 0 && old.shift == (shifts{}) {
 			return
 		}
-		v, _ := viewBody(p.record)
 		p.shift = old.shift
-		if v.settled != old.settled {
-			p.shift.settled = c.shiftOf(v.settled, w.now)
+		if p.front.settled != old.settled {
+			p.shift.settled = c.shiftOf(p.front.settled, w.now)
 		}
 	}
 }

@@ -17,22 +17,32 @@ const codecVersion = 1
 // errCodec: bytes that no encoder of this version wrote.
 var errCodec = errors.New("malformed encoding")
 
-func appendString(b []byte, s string) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
+func appendString(b []byte, s string) []byte { return append(appendUvarint(b, uint64(len(s))), s...) }
+
+func appendBytes(b, s []byte) []byte { return append(appendUvarint(b, uint64(len(s))), s...) }
+
+// appendUvarint is binary.AppendUvarint without its loop for what is mostly written: lengths, and both parts of a time.
+func appendUvarint(b []byte, v uint64) []byte {
+	if v < 1<<7 {
+		return append(b, byte(v))
+	}
+	return appendLong(b, v)
 }
 
-func appendBytes(b, s []byte) []byte {
-	b = binary.AppendUvarint(b, uint64(len(s)))
-	return append(b, s...)
+func appendLong(b []byte, v uint64) []byte {
+	if v>>28 != 0 && v>>35 == 0 {
+		return append(b, byte(v)|0x80, byte(v>>7)|0x80, byte(v>>14)|0x80, byte(v>>21)|0x80, byte(v>>28))
+	}
+	return binary.AppendUvarint(b, v)
 }
+
+func appendVarint(b []byte, v int64) []byte { return appendUvarint(b, uint64(v<<1)^uint64(v>>63)) }
 
 func appendTime(b []byte, t time.Time) []byte {
 	if t.IsZero() {
 		return append(b, 0)
 	}
-	b = binary.AppendUvarint(b, uint64(t.Nanosecond())+1)
-	return binary.AppendVarint(b, t.Unix())
+	return appendVarint(appendUvarint(b, uint64(t.Nanosecond())+1), t.Unix())
 }
 
 func appendBool(b []byte, v bool) []byte {
@@ -147,11 +157,11 @@ func (d *decoder) version() {
 // appendAttempt writes an attempt; its number comes first, so that attemptN can read it alone.
 func appendAttempt(b []byte, a *event.Attempt) []byte {
 	b = append(b, codecVersion)
-	b = binary.AppendUvarint(b, uint64(max(a.N, 0)))
+	b = appendUvarint(b, uint64(max(a.N, 0)))
 	b = append(b, byte(a.Trigger), byte(a.Outcome))
 	b = appendTime(b, a.StartedAt)
-	b = binary.AppendVarint(b, int64(a.Duration))
-	b = binary.AppendVarint(b, int64(a.Status))
+	b = appendVarint(b, int64(a.Duration))
+	b = appendVarint(b, int64(a.Status))
 	b = appendString(b, a.ErrKind)
 	b = appendString(b, a.ErrText)
 	b = appendString(b, a.Upstream)

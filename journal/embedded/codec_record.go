@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -51,45 +50,46 @@ func appendRecord(b []byte, r *event.Record) []byte {
 	b = append(b, codecVersion, byte(r.State), byte(r.Reason))
 	b = appendTime(b, r.ReceivedAt)
 	b = appendTime(b, r.SettledAt)
-	for _, s := range [...]string{r.Source, r.Type, r.Resource, r.EventID, r.ReplayID} {
-		b = appendString(b, s)
-	}
-	w := fieldWriter{b}
-	w.string(tagProvider, r.Provider)
-	w.string(tagAccount, r.Account)
-	w.string(tagVersion, r.Version)
-	w.byte(tagFlags, recordFlags(r))
-	w.time(tagOccurredAt, r.OccurredAt)
-	w.time(tagSignedAt, r.SignedAt)
-	w.time(tagDeliveredAt, r.DeliveredAt)
-	w.int(tagAttempts, int64(r.Attempts))
-	w.byte(tagLastTrigger, byte(r.LastTrigger))
-	w.time(tagLastAttemptAt, r.LastAttemptAt)
-	w.int(tagLastStatus, int64(r.LastStatus))
-	w.string(tagLastErrKind, r.LastErrKind)
-	w.string(tagLastErrText, r.LastErrText)
-	w.time(tagNextAt, r.NextAt)
-	w.int(tagCharged, int64(r.Charged))
-	w.time(tagFirstTryAt, r.FirstTryAt)
-	w.int(tagOutageAtTry, int64(r.OutageAtTry))
-	w.byte(tagNextTrigger, byte(r.NextTrigger))
-	w.string(tagGap, r.Gap)
-	w.string(tagOrderNote, r.OrderNote)
-	w.byte(tagPriorState, byte(r.PriorState))
-	w.byte(tagPriorReason, byte(r.PriorReason))
-	w.time(tagHeldSince, r.HeldSince)
+	b = appendString(b, r.Source)
+	b = appendString(b, r.Type)
+	b = appendString(b, r.Resource)
+	b = appendString(b, r.EventID)
+	b = appendString(b, r.ReplayID)
+	b = fieldString(b, tagProvider, r.Provider)
+	b = fieldString(b, tagAccount, r.Account)
+	b = fieldString(b, tagVersion, r.Version)
+	b = fieldByte(b, tagFlags, recordFlags(r))
+	b = fieldTime(b, tagOccurredAt, r.OccurredAt)
+	b = fieldTime(b, tagSignedAt, r.SignedAt)
+	b = fieldTime(b, tagDeliveredAt, r.DeliveredAt)
+	b = fieldInt(b, tagAttempts, int64(r.Attempts))
+	b = fieldByte(b, tagLastTrigger, byte(r.LastTrigger))
+	b = fieldTime(b, tagLastAttemptAt, r.LastAttemptAt)
+	b = fieldInt(b, tagLastStatus, int64(r.LastStatus))
+	b = fieldString(b, tagLastErrKind, r.LastErrKind)
+	b = fieldString(b, tagLastErrText, r.LastErrText)
+	b = fieldTime(b, tagNextAt, r.NextAt)
+	b = fieldInt(b, tagCharged, int64(r.Charged))
+	b = fieldTime(b, tagFirstTryAt, r.FirstTryAt)
+	b = fieldInt(b, tagOutageAtTry, int64(r.OutageAtTry))
+	b = fieldByte(b, tagNextTrigger, byte(r.NextTrigger))
+	b = fieldString(b, tagGap, r.Gap)
+	b = fieldString(b, tagOrderNote, r.OrderNote)
+	b = fieldByte(b, tagPriorState, byte(r.PriorState))
+	b = fieldByte(b, tagPriorReason, byte(r.PriorReason))
+	b = fieldTime(b, tagHeldSince, r.HeldSince)
 	if r.BodyBytes != 0 || r.BodySHA256 != [32]byte{} {
-		w.b = append(w.b, tagBody)
-		w.b = append(w.b, r.BodySHA256[:]...)
-		w.b = binary.AppendVarint(w.b, int64(r.BodyBytes))
+		b = append(b, tagBody)
+		b = append(b, r.BodySHA256[:]...)
+		b = appendVarint(b, int64(r.BodyBytes))
 	}
 	if res := r.Resolution; res != nil {
-		w.b = append(w.b, tagResolution)
-		w.b = appendString(w.b, res.By)
-		w.b = appendTime(w.b, res.At)
-		w.b = appendString(w.b, res.Reason)
+		b = append(b, tagResolution)
+		b = appendString(b, res.By)
+		b = appendTime(b, res.At)
+		b = appendString(b, res.Reason)
 	}
-	return w.b
+	return b
 }
 
 func recordFlags(r *event.Record) (f byte) {
@@ -104,31 +104,34 @@ func recordFlags(r *event.Record) (f byte) {
 	return f
 }
 
-// A fieldWriter appends tagged fields and leaves out empty ones.
-type fieldWriter struct{ b []byte }
+// The field functions append a tagged field, and nothing where it is empty, which most are.
 
-func (w *fieldWriter) string(tag byte, s string) {
-	if s != "" {
-		w.b = appendString(append(w.b, tag), s)
+func fieldString(b []byte, tag byte, s string) []byte {
+	if s == "" {
+		return b
 	}
+	return appendString(append(b, tag), s)
 }
 
-func (w *fieldWriter) time(tag byte, t time.Time) {
-	if !t.IsZero() {
-		w.b = appendTime(append(w.b, tag), t)
+func fieldTime(b []byte, tag byte, t time.Time) []byte {
+	if t.IsZero() {
+		return b
 	}
+	return appendTime(append(b, tag), t)
 }
 
-func (w *fieldWriter) int(tag byte, v int64) {
-	if v != 0 {
-		w.b = binary.AppendVarint(append(w.b, tag), v)
+func fieldInt(b []byte, tag byte, v int64) []byte {
+	if v == 0 {
+		return b
 	}
+	return appendVarint(append(b, tag), v)
 }
 
-func (w *fieldWriter) byte(tag, v byte) {
-	if v != 0 {
-		w.b = append(w.b, tag, v)
+func fieldByte(b []byte, tag, v byte) []byte {
+	if v == 0 {
+		return b
 	}
+	return append(b, tag, v)
 }
 
 // decodeRecord reads a body; all strings of the record share one allocation.
@@ -220,11 +223,20 @@ func (d *decoder) recordFieldRare(tag byte, r *event.Record) {
 
 // A bodyView is the front of a record's body, read without allocation: what lists filter by. The slices alias the body.
 type bodyView struct {
-	state                                    event.State
-	reason                                   event.Reason
-	received, settled                        int64 // Unix nanoseconds, 0 = no time
+	front
 	source, typ, resource, eventID, replayID []byte
 	identity                                 []byte // the bytes of these five, as encoded
+}
+
+// front is what items keep of their record beside its bytes.
+type front struct {
+	state             event.State
+	reason            event.Reason
+	received, settled int64 // Unix nanoseconds as the wall clock showed them, 0 = no time
+}
+
+func frontOf(r *event.Record) front {
+	return front{r.State, r.Reason, nanos(r.ReceivedAt), nanos(r.SettledAt)}
 }
 
 func viewBody(b []byte) (v bodyView, ok bool) {

@@ -43,7 +43,7 @@ type Engine struct {
 	spare      *layer                         // an empty one for the next freeze; may be nil
 	snap       *snapshot                      // nil once closed
 	reading    sync.WaitGroup                 // views in use; added to with mu held and snap set
-	gen        uint64                         // of snap
+	gen        atomic.Uint64                  // of snap; changed with mu held, after snap
 	recent     [64]atomic.Pointer[recentItem] // what readers found in the index lately, by number
 	counts     counters
 	horizon    int64

@@ -24,25 +24,35 @@ type item struct {
 	dups       uint32
 	conflicts  uint32
 	hasPayload bool
-	marker     bool // the record is gone, only the claim is left; body then holds just what a Fate needs
-	removed    bool // forgotten; stays in the overlay until the index has forgotten it too
-	claimed    int  // so many of keys were claimed, the rest are aliases
-	keys       []event.Key
-	payload    payloadPos
-	base       uint64   // segment that holds the event whole: its accept or carry frame
-	body       []byte   // appendRecord
-	attempt    []byte   // the last attempt, appendAttempt; nil = none
-	older      [][]byte // earlier attempts that may not be in the index yet
-
-	state    event.State
-	reason   event.Reason
-	received int64 // Unix nanoseconds, as the wall clock showed them
-	settled  int64
-	shift    shifts
+	marker     bool  // the record is gone, only the claim is left; body then holds just what a Fate needs
+	removed    bool  // forgotten; stays in the overlay until the index has forgotten it too
+	claimed    uint8 // so many of keys were claimed, the rest are aliases
+	staged     int32 // the writer's own note, which changes once the item is published: its place on the stage, from 1; 0 = not there; superseded
+	front
+	keys    []event.Key // set by setKeys
+	key     [1]event.Key
+	payload payloadPos
+	base    uint64   // segment that holds the event whole: its accept or carry frame
+	body    []byte   // appendRecord
+	attempt []byte   // the last attempt, appendAttempt; nil = none
+	older   [][]byte // earlier attempts that may not be in the index yet
+	shift   shifts
 
 	lsn  uint64  // frame that made it; 0 = read from the index, hence long on disk
 	was  indexed // what the index will hold when the layer with this item is flushed
-	prev *item   // on a stage: the published item that this one was made from
+	home uint64  // filling of the layer that it was published to; 0 = none
+}
+
+// superseded: a newer item was made from it.
+const superseded = -1
+
+// setKeys sets the keys; one alone, the usual case, needs no memory of its own.
+func (it *item) setKeys(keys []event.Key) {
+	if len(keys) == 1 {
+		it.key[0] = keys[0]
+		keys = it.key[:]
+	}
+	it.keys = keys
 }
 
 // shifts are what must be taken from the times received and settled to have them in the journal's own time, see clock.
@@ -67,7 +77,7 @@ func (it *item) setBody(body []byte) bool {
 	if !ok {
 		return false
 	}
-	it.body, it.state, it.reason, it.received, it.settled = body, v.state, v.reason, v.received, v.settled
+	it.body, it.front = body, v.front
 	return true
 }
 
@@ -183,21 +193,21 @@ func appendItem(b []byte, it *item) []byte {
 	}
 	b = append(b, codecVersion, flags)
 	b = append(b, it.id[:]...)
-	b = binary.AppendUvarint(b, it.rev)
-	b = binary.AppendUvarint(b, uint64(it.dups))
-	b = binary.AppendUvarint(b, uint64(it.conflicts))
-	b = binary.AppendUvarint(b, it.base)
-	b = binary.AppendUvarint(b, uint64(it.payload.size))
+	b = appendUvarint(b, it.rev)
+	b = appendUvarint(b, uint64(it.dups))
+	b = appendUvarint(b, uint64(it.conflicts))
+	b = appendUvarint(b, it.base)
+	b = appendUvarint(b, uint64(it.payload.size))
 	if it.payload.size > 0 {
-		b = binary.AppendUvarint(b, it.payload.segment)
-		b = binary.AppendUvarint(b, uint64(it.payload.offset))
+		b = appendUvarint(b, it.payload.segment)
+		b = appendUvarint(b, uint64(it.payload.offset))
 		b = binary.LittleEndian.AppendUint32(b, it.payload.sum)
 	}
 	if flags&itemShift != 0 {
-		b = binary.AppendVarint(b, it.shift.received)
-		b = binary.AppendVarint(b, it.shift.settled)
+		b = appendVarint(b, it.shift.received)
+		b = appendVarint(b, it.shift.settled)
 	}
-	b = append(b, byte(it.claimed), byte(len(it.keys)))
+	b = append(b, it.claimed, byte(len(it.keys)))
 	b = appendKeys(b, it.keys)
 	b = appendBytes(b, it.body)
 	if it.marker {
@@ -224,13 +234,14 @@ func decodeItem(b []byte) (*item, error) {
 	if flags&itemShift != 0 {
 		it.shift = shifts{d.varint(), d.varint()}
 	}
-	it.claimed = int(d.u8())
-	var err error
-	if it.keys, err = decodeKeys(d.take(16 * int(d.u8()))); err != nil {
+	it.claimed = d.u8()
+	keys, err := decodeKeys(d.take(16 * int(d.u8())))
+	if err != nil {
 		return nil, err
 	}
+	it.setKeys(keys)
 	ok := it.setBody(d.bytes())
-	if d.bad || !ok || it.claimed > len(it.keys) {
+	if d.bad || !ok || int(it.claimed) > len(it.keys) {
 		return nil, errCodec
 	}
 	if len(d.buf) > 0 {
@@ -253,7 +264,7 @@ func decodePending(b []byte) (r event.Record, ok bool, err error) {
 		return r, false, err
 	}
 	d := decoder{buf: b[2:]}
-	it := item{hasPayload: b[1]&itemPayload != 0, state: r.State, reason: r.Reason}
+	it := item{hasPayload: b[1]&itemPayload != 0, front: front{state: r.State, reason: r.Reason}}
 	copy(it.id[:], d.take(16))
 	it.rev, it.dups, it.conflicts = d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
 	it.fill(&r, 0) // what is pending keeps its payload

@@ -27,7 +27,8 @@ type op struct {
 	leads bool // the caller can lead an fsync; guarded by syncs.mu once the op is queued
 	lead  bool // it is to; written before the value in done
 
-	buf []byte // bodies of the items
+	buf  []byte      // bodies of the items
+	keys []event.Key // of the items
 }
 
 type acceptItem struct {
@@ -42,8 +43,9 @@ type acceptItem struct {
 type commitItem struct {
 	frame   frame
 	parts   parts
-	found   *item // the event in the index as of gen, if the overlay did not have it
+	found   *item // the event as of gen, in the overlay or, if that did not have it, in the index
 	gen     uint64
+	attempt [1][]byte        // of parts
 	outcome *journal.Outcome // holds the record as it was given until it is decided
 }
 
@@ -131,7 +133,7 @@ func (e *Engine) free(o *op) {
 	if cap(o.buf) > keepBuf {
 		o.buf = nil
 	}
-	*o = op{done: o.done, accepts: o.accepts[:0], commits: o.commits[:0], buf: o.buf[:0]}
+	*o = op{done: o.done, accepts: o.accepts[:0], commits: o.commits[:0], buf: o.buf[:0], keys: o.keys[:0]}
 	e.pool.Put(o)
 }
 
@@ -145,21 +147,38 @@ func (e *Engine) submit(ctx context.Context, o *op) (abandoned bool, err error) 
 	if err != nil {
 		return true, err
 	}
-	if lead && e.writer.once(o) {
+	if lead {
+		syncs, done := e.writer.once(o)
+		if done {
+			return false, o.err
+		}
+		if syncs {
+			e.leadSync()
+		}
+	}
+	for o.await(ctx) {
+		if !o.lead {
+			return false, o.err
+		}
+		o.lead = false
 		e.leadSync()
 	}
-	for {
-		select {
-		case <-o.done:
-			if !o.lead {
-				return false, o.err
-			}
-			o.lead = false
-			e.leadSync()
-		case <-ctx.Done():
-			e.syncs.leave(o)
-			return true, ctx.Err()
-		}
+	e.syncs.leave(o)
+	return true, ctx.Err()
+}
+
+// await waits for a value in done; false: ctx has ended.
+func (o *op) await(ctx context.Context) bool {
+	gone := ctx.Done()
+	if gone == nil { // one channel costs a third of two
+		<-o.done
+		return true
+	}
+	select {
+	case <-o.done:
+		return true
+	case <-gone:
+		return false
 	}
 }
 
@@ -225,12 +244,12 @@ func appendKeySection(b []byte, s section, keys []event.Key) []byte {
 }
 
 // cut fills the frame and the parts from the finished buffer.
-func (p *bodyPlan) cut(buf []byte, f *frame, x *parts) {
+func (p *bodyPlan) cut(buf []byte, r *event.Record, f *frame, x *parts) {
 	f.body = buf[p.from:p.to:p.to]
 	f.bodySum = checksum(f.body)
-	x.record = buf[p.recordFrom:p.recordTo]
+	x.record, x.front, x.source = buf[p.recordFrom:p.recordTo], frontOf(r), r.Source
 	if p.attemptTo > 0 {
-		x.attempts = append(x.attempts[:0], buf[p.attemptFrom:p.attemptTo])
+		x.attempts = append(x.attempts, buf[p.attemptFrom:p.attemptTo])
 	}
 	if p.payloadTo > 0 {
 		x.payload, x.payloadAt = buf[p.payloadFrom:p.payloadTo], p.payloadFrom-p.from

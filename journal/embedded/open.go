@@ -59,7 +59,7 @@ func newEngine(o Options, lock *os.File) *Engine {
 }
 
 func newWriter(e *Engine) *writer {
-	return &writer{e: e, stage: newLayer(), nextSeq: e.nextSeq, horizon: e.horizon}
+	return &writer{e: e, stage: newStage(), nextSeq: e.nextSeq, horizon: e.horizon}
 }
 
 // recover reads what is there: check first, change only what a crash left unfinished, then replay.

@@ -297,11 +297,12 @@ func (w *writer) expire(found *item, now int64) (done bool, err error) {
 		dups: old.dups, conflicts: old.conflicts,
 	}
 	var x parts
-	p.cut(body, &f, &x)
-	if err := w.emit(&f, &x, old); err != nil {
+	p.cut(body, &r, &f, &x)
+	it, err := w.change(&f, &x, old)
+	if err != nil {
 		return false, err
 	}
-	w.stage.items[old.id.Seq()].fill(&r, w.horizon)
+	it.fill(&r, w.horizon)
 	w.observed = append(w.observed, observed{from, &r})
 	return true, nil
 }

@@ -39,8 +39,21 @@ func (o *op) release(err error) {
 	o.done <- struct{}{}
 }
 
-// release ends the ops of a written group, or has them wait for an fsync. It says whether the caller, whose op is own or nil, is to lead that.
-func (e *Engine) release(ops []*op, own *op) (lead bool) {
+// end is release by the caller of own, who needs no channel to know that own has ended: then it says so.
+func (o *op) end(err error, own *op) (done bool) {
+	if o != own {
+		o.release(err)
+		return false
+	}
+	if o.err == nil {
+		o.err = err
+	}
+	return true
+}
+
+// release ends the ops of a written group, or has them wait for an fsync. It says whether the caller, whose op is own or nil, is to lead that, and whether
+// own has ended.
+func (e *Engine) release(ops []*op, own *op) (syncs, done bool) {
 	s := &e.syncs
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,12 +64,12 @@ func (e *Engine) release(ops []*op, own *op) (lead bool) {
 		switch {
 		case s.err != nil: // an fsync failed meanwhile: no success after that
 			o.err = nil
-			o.release(s.err)
+			done = o.end(s.err, own) || done
 		case o.err == nil && o.durability == journal.Synced && e.opts.Sync && o.wait > synced:
 			s.waiting = append(s.waiting, o)
 			mine = mine || o == own
 		default:
-			o.release(nil)
+			done = o.end(nil, own) || done
 		}
 	}
 	switch {
@@ -65,12 +78,12 @@ func (e *Engine) release(ops []*op, own *op) (lead bool) {
 	case !s.due():
 	case mine:
 		s.led = true
-		return true
+		return true, done
 	default: // the caller has what it wants
 		s.led = true
 		s.appoint()
 	}
-	return false
+	return false, done
 }
 
 // due says whether somebody waits for what is written. The applier may be early: it waits for what is published and not counted as written yet.

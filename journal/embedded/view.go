@@ -26,19 +26,12 @@ func (e *Engine) viewLocked() (view, error) {
 	}
 	e.snap.refs.Add(1)
 	e.reading.Add(1)
-	return view{e: e, snap: e.snap, gen: e.gen}, nil
+	return view{e: e, snap: e.snap, gen: e.gen.Load()}, nil
 }
 
 func (v *view) release() {
 	v.snap.release()
 	v.e.reading.Done()
-}
-
-// generation is the number of the index's present state; it grows with every flush.
-func (e *Engine) generation() uint64 {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.gen
 }
 
 // indexedOwner is the event under a key in the index alone.
@@ -64,7 +57,7 @@ func (e *Engine) overlayItem(seq event.Seq) (it *item, gen uint64) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil })
-	return it, e.gen
+	return it, e.gen.Load()
 }
 
 // overlayOwner is the event under a key if the overlay knows the key, else 0, and the generation of the index beneath.
@@ -72,7 +65,7 @@ func (e *Engine) overlayOwner(k event.Key) (seq event.Seq, gen uint64) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	e.layers(func(l *layer) bool { seq = l.keys[k]; return seq != 0 })
-	return seq, e.gen
+	return seq, e.gen.Load()
 }
 
 // item is an event's item, removed ones included; nil if there is none.

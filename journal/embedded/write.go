@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -50,20 +51,21 @@ func (e *Engine) prepareAccepts(o *op, evs []journal.Accept) error {
 		plans = append(plans, p)
 	}
 	o.verdicts = make([]journal.Verdict, len(evs))
-	gen := e.generation() // before the look-ups: what they do not see, the index may learn with the next
+	gen := e.gen.Load()                                     // before the look-ups: what they do not see, the index may learn with the next
+	o.accepts = slices.Grow(o.accepts, len(evs))[:len(evs)] // all zero
 	for i := range evs {
-		ev := &evs[i]
-		o.accepts = append(o.accepts, acceptItem{received: nanos(ev.Record.ReceivedAt), gen: gen})
-		a := &o.accepts[i]
-		a.verdict = &o.verdicts[i]
+		ev, a := &evs[i], &o.accepts[i]
+		a.received, a.gen, a.verdict = nanos(ev.Record.ReceivedAt), gen, &o.verdicts[i]
 		copyRecord(&a.verdict.Record, &ev.Record)
-		a.parts.keys = append(append(make([]event.Key, 0, len(ev.Keys)+len(ev.Aliases)), ev.Keys...), ev.Aliases...)
-		a.parts.claimed = len(ev.Keys)
+		at := len(o.keys)
+		o.keys = append(append(o.keys, ev.Keys...), ev.Aliases...)
+		a.parts.keys = o.keys[at:len(o.keys):len(o.keys)]
+		a.parts.claimed = uint8(len(ev.Keys))
 		if ev.Cursor != nil {
 			c := *ev.Cursor
 			a.parts.resource = &c
 		}
-		plans[i].cut(o.buf, &a.frame, &a.parts)
+		plans[i].cut(o.buf, &ev.Record, &a.frame, &a.parts)
 		for k, key := range ev.Keys {
 			var err error
 			if a.owners[k], err = e.indexedOwner(key); err != nil {
@@ -116,16 +118,16 @@ func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
 	if len(ts) > 0 {
 		o.outcomes = make([]journal.Outcome, len(ts))
 	}
+	o.commits = slices.Grow(o.commits, len(ts))[:len(ts)] // all zero
 	for i := range ts {
-		t := &ts[i]
-		o.commits = append(o.commits, commitItem{outcome: &o.outcomes[i]})
-		c := &o.commits[i]
+		t, c := &ts[i], &o.commits[i]
+		c.outcome, c.parts.attempts = &o.outcomes[i], c.attempt[:0]
 		copyRecord(&c.outcome.Record, &t.Record)
 		if t.Cursor != nil {
 			x := *t.Cursor
 			c.parts.resource = &x
 		}
-		plans[i].cut(o.buf, &c.frame, &c.parts)
+		plans[i].cut(o.buf, &t.Record, &c.frame, &c.parts)
 		if err := e.prefetch(c); err != nil {
 			return err
 		}
@@ -133,11 +135,12 @@ func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
 	return nil
 }
 
-// prefetch reads the event of a transition from the index if the overlay does not have it, so that the writer need not.
+// prefetch finds the event of a transition, so that the writer need not if nothing has changed by then.
 func (e *Engine) prefetch(c *commitItem) error {
 	seq := c.outcome.Record.ID.Seq()
 	e.mu.RLock()
-	if e.layers(func(l *layer) bool { return l.items[seq] != nil }) {
+	if e.layers(func(l *layer) bool { c.found = l.items[seq]; return c.found != nil }) {
+		c.gen = e.gen.Load()
 		e.mu.RUnlock()
 		return nil
 	}

@@ -16,18 +16,22 @@ import (
 // publishes it to the overlay, tells the observer and releases the ops; those that want the disk wait for an fsync first.
 type writer struct {
 	e     *Engine
-	stage *layer
+	stage *stage
 
 	nextSeq event.Seq
 	horizon int64
 	now     int64 // Unix nanoseconds; the same for a whole group
 	alone   int   // groups of one op since the last of more
 
+	source  string       // of the last event
+	counter *sourceCount // of source; nil = not known yet
+
 	counted  []counted
 	forgot   []forgotten
 	observed []observed
 
 	full        bool // free space is below the bound
+	freeLooked  bool // in this group
 	freeAt      time.Time
 	freeWritten int64
 	freeNear    bool
@@ -61,7 +65,7 @@ func (w *writer) loop() {
 		notes := w.e.takeNotes()
 		switch {
 		case len(ops) > 0 || len(notes) > 0:
-			if w.group(ops, notes, nil) {
+			if syncs, _ := w.group(ops, notes, nil); syncs {
 				w.e.syncs.pass()
 			}
 		case !open:
@@ -83,22 +87,22 @@ func (w *writer) gather() {
 const gatherAgain = 8
 
 // once decides what is queued for a caller whose push gave it the lead, its own op included, and passes the lead on to the writer's goroutine if there is more
-// to do. It says whether the caller is to lead the next fsync.
-func (w *writer) once(own *op) (lead bool) {
-	done := false
+// to do. It says whether the caller is to lead the next fsync, and whether its own op has ended already.
+func (w *writer) once(own *op) (syncs, done bool) {
+	decided := false
 	defer func() {
-		if !done { // it panics: nobody knows what the group has left behind
+		if !decided { // it panics: nobody knows what the group has left behind
 			_ = w.e.fail(errPanicked)
 		}
-		if !done || !w.e.queue.resign(w.busy) {
+		if !decided || !w.e.queue.resign(w.busy) {
 			w.e.queue.turn <- struct{}{}
 		}
 	}()
 	w.gather()
 	ops, _ := w.e.queue.take()
-	lead = w.group(ops, w.e.takeNotes(), own)
-	done = true
-	return lead
+	syncs, done = w.group(ops, w.e.takeNotes(), own)
+	decided = true
+	return syncs, done
 }
 
 var errPanicked = errors.New("a panic while the log was written")
@@ -107,8 +111,8 @@ var errPanicked = errors.New("a panic while the log was written")
 func (w *writer) busy() bool { return w.e.hasNotes() || w.e.weight() >= w.e.space.overlay() }
 
 // group decides a group and releases its ops; own is the caller's who leads, nil in the writer's goroutine. It says whether the lead of the fsyncs is the
-// caller's now.
-func (w *writer) group(ops []*op, notes map[event.ID]noteCount, own *op) (lead bool) {
+// caller's now, and whether own has ended.
+func (w *writer) group(ops []*op, notes map[event.ID]noteCount, own *op) (syncs, done bool) {
 	err := w.e.failure()
 	if err == nil {
 		if err = w.decide(ops, notes); err != nil {
@@ -117,16 +121,16 @@ func (w *writer) group(ops []*op, notes map[event.ID]noteCount, own *op) (lead b
 	}
 	if err != nil {
 		for _, o := range ops {
-			o.release(err)
+			done = o.end(err, own) || done
 		}
-		return false
+		return false, done
 	}
 	return w.e.release(ops, own)
 }
 
 // decide does the work of a group up to its publication.
 func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
-	w.now = w.e.clock.read()
+	w.now, w.freeLooked = w.e.clock.read(), false
 	w.alone++
 	if len(ops) > 1 {
 		w.alone = 0
@@ -255,11 +259,12 @@ func (w *writer) store(a *acceptItem) error {
 	a.frame.kind = kindAccept
 	a.frame.id = event.MakeID(fromNanos(a.received), seq, w.e.opts.Salt())
 	a.frame.dups, a.frame.conflicts = r.Duplicates, r.Conflicts
-	if err := w.emit(&a.frame, &a.parts, nil); err != nil {
+	it, err := w.change(&a.frame, &a.parts, nil)
+	if err != nil {
 		return err
 	}
 	a.verdict.Accepted, a.verdict.Key = true, -1
-	w.stage.items[seq].fill(r, w.horizon)
+	it.fill(r, w.horizon)
 	w.observed = append(w.observed, observed{record: r})
 	return nil
 }
@@ -291,11 +296,12 @@ func (w *writer) commit(o *op, c *commitItem) error {
 	if old.payloadKept(w.horizon) {
 		c.frame.flags |= flagPayload
 	}
-	if err := w.emit(&c.frame, &c.parts, old); err != nil {
+	it, err := w.change(&c.frame, &c.parts, old)
+	if err != nil {
 		return err
 	}
 	c.outcome.Applied = true
-	w.stage.items[old.id.Seq()].fill(r, w.horizon)
+	it.fill(r, w.horizon)
 	w.observed = append(w.observed, observed{from, r})
 	o.wait = w.e.wal.lsn
 	return nil
@@ -312,10 +318,28 @@ func (w *writer) note(id event.ID, n noteCount) error {
 
 // emit appends a frame to the log and stages what it changes; old is the event's item before, if the frame is about one.
 func (w *writer) emit(f *frame, p *parts, old *item) error {
+	at, err := w.log(f, p, old)
+	if err != nil {
+		return err
+	}
+	return w.apply(f, p, at, old)
+}
+
+// change is emit for a frame about one event; it gives the event's item afterwards.
+func (w *writer) change(f *frame, p *parts, old *item) (*item, error) {
+	at, err := w.log(f, p, old)
+	if err != nil {
+		return nil, err
+	}
+	return w.applyEvent(f, p, at, old)
+}
+
+// log appends a frame and says where.
+func (w *writer) log(f *frame, p *parts, old *item) (place, error) {
 	l := w.e.wal
 	if !l.fits(len(f.body) + shiftSize) {
 		if err := w.rotate(); err != nil {
-			return err
+			return place{}, err
 		}
 	}
 	if w.shift(f, p, old); p.shift != (shifts{}) {
@@ -327,10 +351,7 @@ func (w *writer) emit(f *frame, p *parts, old *item) error {
 		f.rev = f.lsn // so revisions grow over all events, and the stream of changes can be resumed after one
 	}
 	at := l.reserve()
-	if err := l.append(f); err != nil {
-		return err
-	}
-	return w.apply(f, p, at, old)
+	return at, l.append(f)
 }
 
 // rotate begins a new segment.
@@ -353,7 +374,8 @@ func (w *writer) rotate() error {
 func (w *writer) apply(f *frame, p *parts, at place, old *item) error {
 	switch f.kind {
 	case kindAccept, kindCommit, kindNote, kindCarry:
-		return w.applyEvent(f, p, at, old)
+		_, err := w.applyEvent(f, p, at, old)
+		return err
 	case kindShrink, kindRemove:
 		return w.applyForget(f, p)
 	case kindMeta:
@@ -369,31 +391,34 @@ func (w *writer) apply(f *frame, p *parts, at place, old *item) error {
 	return nil
 }
 
-func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) error {
+// applyEvent gives the event's item after the frame; nil where nothing is known of the event.
+func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, error) {
 	it, ok := f.next(old, p, at)
 	if !ok {
-		return errCodec
+		return nil, errCodec
 	}
 	if it == nil {
-		return nil
+		return nil, nil
 	}
 	w.stage.put(it, old, f.kind == kindAccept || f.kind == kindCarry)
 	if p.resource != nil {
 		w.stage.resources[p.resource.ResourceKey] = resource{*p.resource, at.segment}
 	}
 	if f.kind == kindAccept || f.kind == kindCommit {
-		w.count(f, it)
+		w.count(f, it, p.source)
 	}
 	w.nextSeq = max(w.nextSeq, f.id.Seq()+1)
-	return nil
+	return it, nil
 }
 
 // count notes what a frame does to the counters. Nobody else changes them, so they can be read here without the lock.
-func (w *writer) count(f *frame, it *item) {
-	v, _ := viewBody(it.body)
-	c := counted{from: stateReason{f.prevState, f.prevReason}, item: it, of: w.e.counts[string(v.source)]}
+func (w *writer) count(f *frame, it *item, source string) {
+	if w.counter == nil || w.source != source {
+		w.source, w.counter = source, w.e.counts[source]
+	}
+	c := counted{from: stateReason{f.prevState, f.prevReason}, item: it, of: w.counter}
 	if c.of == nil {
-		c.source = string(v.source)
+		c.source = source
 	}
 	w.counted = append(w.counted, c)
 }
@@ -464,7 +489,7 @@ func (w *writer) publishStage(last position) (weight int, first bool) {
 
 // item is the newest state of an event, staged or published.
 func (w *writer) item(seq event.Seq) (*item, error) {
-	if it := w.stage.items[seq]; it != nil {
+	if it := w.stage.item(seq); it != nil {
 		return it, nil
 	}
 	it, err := w.e.item(seq)
@@ -476,7 +501,7 @@ func (w *writer) item(seq event.Seq) (*item, error) {
 
 // owner is the event under a key; indexed is what the caller found in the index as of gen.
 func (w *writer) owner(k event.Key, indexed event.Seq, gen uint64) (event.Seq, error) {
-	if seq, ok := w.stage.keys[k]; ok {
+	if seq := w.stage.owner(k); seq != 0 {
 		return seq, nil
 	}
 	seq, now := w.e.overlayOwner(k)
@@ -495,15 +520,18 @@ func (w *writer) owner(k event.Key, indexed event.Seq, gen uint64) (event.Seq, e
 
 // current is the event of a transition, with as few reads of the index as possible.
 func (w *writer) current(c *commitItem) (*item, error) {
+	if c.found != nil && c.found.home != 0 && c.found.staged != superseded && c.gen == w.e.gen.Load() { // it still is where every change of it begins
+		return c.found, nil
+	}
 	seq := c.outcome.Record.ID.Seq()
-	if it := w.stage.items[seq]; it != nil {
+	if it := w.stage.item(seq); it != nil {
 		return it, nil
 	}
 	it, gen := w.e.overlayItem(seq)
 	if it != nil {
 		return it, nil
 	}
-	if c.found != nil && c.gen == gen {
+	if c.found != nil && c.found.home == 0 && c.gen == gen {
 		return c.found, nil
 	}
 	return w.item(seq)
@@ -511,10 +539,11 @@ func (w *writer) current(c *commitItem) (*item, error) {
 
 // checkFree looks up the free space if it is time to.
 func (w *writer) checkFree() {
-	if w.e.opts.MinFree == 0 {
+	if w.e.opts.MinFree == 0 || w.freeLooked && w.e.wal.written-w.freeWritten < freeBytes {
 		return
 	}
 	now := time.Now()
+	w.freeLooked = true
 	interval := freeInterval
 	if w.freeNear { // others may fill the volume quickly
 		interval = freeIntervalNear
