@@ -118,14 +118,18 @@ func decodeBlock(number uint64, v []byte) (*block, error) {
 // blockCache keeps the blocks that are being filled. Only the goroutine that flushes uses it.
 type blockCache struct {
 	blocks map[uint64]*block
+	last   *block // that was asked for: mostly it is the next one too
 }
 
 // keepBlocks bounds the cache between flushes.
 const keepBlocks = 32
 
 func (c *blockCache) get(s *snapshot, number uint64) (*block, error) {
-	if b := c.blocks[number]; b != nil {
-		return b, nil
+	if c.last != nil && c.last.number == number {
+		return c.last, nil
+	}
+	if c.last = c.blocks[number]; c.last != nil {
+		return c.last, nil
 	}
 	if c.blocks == nil {
 		c.blocks = map[uint64]*block{}
@@ -140,12 +144,13 @@ func (c *blockCache) get(s *snapshot, number uint64) (*block, error) {
 			return nil, err
 		}
 	}
-	c.blocks[number] = b
+	c.blocks[number], c.last = b, b
 	return b, nil
 }
 
 // trim drops the lower blocks beyond the bound; all must have been written.
 func (c *blockCache) trim() {
+	c.last = nil
 	for len(c.blocks) > keepBlocks {
 		lowest := uint64(math.MaxUint64)
 		for n := range c.blocks {

@@ -20,13 +20,13 @@ func (e *Engine) Checkpoint(ctx context.Context, source string) (journal.Checkpo
 	var last, lastDelivered event.Seq
 	if c := e.counts[source]; c != nil {
 		last, lastDelivered = c.last, c.lastDelivered
-		for k, n := range c.n {
-			r := event.Record{State: k.state, Reason: k.reason}
+		for _, x := range c.n {
+			r := event.Record{State: x.state, Reason: x.reason}
 			switch {
-			case k.state == event.Pending:
-				cp.Pending += n
+			case x.state == event.Pending:
+				cp.Pending += x.n
 			case r.DeadLetter():
-				cp.Failed += n
+				cp.Failed += x.n
 			}
 		}
 	}

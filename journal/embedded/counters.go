@@ -3,6 +3,7 @@ package embedded
 import (
 	"cmp"
 	"encoding/binary"
+	"slices"
 	"sort"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 type counters map[string]*sourceCount
 
 type sourceCount struct {
-	n             map[stateReason]int64
+	n             []stateCount
 	last          event.Seq // newest event
 	lastDelivered event.Seq // the event that was delivered (or replayed) last
 }
@@ -25,11 +26,17 @@ type stateReason struct {
 	reason event.Reason
 }
 
+// stateCount is a number of records, not 0. A source has few of them at a time.
+type stateCount struct {
+	stateReason
+	n int64
+}
+
 func (c counters) of(source string) *sourceCount {
 	s := c[source]
 	if s == nil {
-		s = &sourceCount{n: map[stateReason]int64{}}
-		c[source] = s
+		s = &sourceCount{}
+		c[strings.Clone(source)] = s // it may be cut from a longer text
 	}
 	return s
 }
@@ -40,14 +47,24 @@ func (s *sourceCount) move(from, to stateReason, n int64) {
 		return
 	}
 	if from.state != 0 {
-		if s.n[from] -= n; s.n[from] == 0 {
-			delete(s.n, from)
-		}
+		s.add(from, -n)
 	}
 	if to.state != 0 {
-		if s.n[to] += n; s.n[to] == 0 {
-			delete(s.n, to)
+		s.add(to, n)
+	}
+}
+
+func (s *sourceCount) add(k stateReason, n int64) {
+	for i := range s.n {
+		if c := &s.n[i]; c.stateReason == k {
+			if c.n += n; c.n == 0 {
+				s.n = slices.Delete(s.n, i, i+1)
+			}
+			return
 		}
+	}
+	if n != 0 {
+		s.n = append(s.n, stateCount{k, n})
 	}
 }
 
@@ -73,8 +90,8 @@ func (c counters) forget(source string, k stateReason, n int64) {
 func (c counters) list() []journal.Count {
 	var out []journal.Count
 	for source, s := range c {
-		for k, n := range s.n {
-			out = append(out, journal.Count{Source: source, State: k.state, Reason: k.reason, N: n})
+		for _, x := range s.n {
+			out = append(out, journal.Count{Source: source, State: x.state, Reason: x.reason, N: x.n})
 		}
 	}
 	sort.Slice(out, func(i, j int) bool {
@@ -104,9 +121,9 @@ func (s *checkpointState) encode(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(c.last))
 		b = binary.AppendUvarint(b, uint64(c.lastDelivered))
 		b = binary.AppendUvarint(b, uint64(len(c.n)))
-		for k, n := range c.n {
-			b = append(b, byte(k.state), byte(k.reason))
-			b = binary.AppendVarint(b, n)
+		for _, x := range c.n {
+			b = append(b, byte(x.state), byte(x.reason))
+			b = binary.AppendVarint(b, x.n)
 		}
 	}
 	return b
@@ -129,7 +146,7 @@ func decodeCheckpoint(b []byte) (s checkpointState, err error) {
 		c.last, c.lastDelivered = event.Seq(d.uvarint()), event.Seq(d.uvarint())
 		for m := d.uvarint(); m > 0 && !d.bad; m-- {
 			k := stateReason{event.State(d.u8()), event.Reason(d.u8())}
-			c.n[k] = d.varint()
+			c.add(k, d.varint())
 		}
 	}
 	return s, d.done()

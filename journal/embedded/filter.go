@@ -63,9 +63,9 @@ func (f *keyFilter) add(k event.Key) {
 	rows := *f.rows.Load()
 	if f.room == 0 {
 		n := firstRowKeys << len(rows)
-		rows = append(rows[:len(rows):len(rows)], make(bloom, n/bloomBlockKeys))
-		f.rows.Store(&rows)
-		f.room = n
+		more := append(rows[:len(rows):len(rows)], make(bloom, n/bloomBlockKeys))
+		f.rows.Store(&more)
+		f.room, rows = n, more
 	}
 	f.room--
 	f.added++

@@ -2,9 +2,9 @@ package embedded
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
-	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +23,32 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
-	for _, seq := range slices.Sorted(maps.Keys(l.items)) {
-		w.item(seq, l.items[seq])
+	type numbered struct {
+		seq event.Seq
+		*item
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(l.keys), compareKeys) {
-		w.key = appendClaimKey(w.key[:0], k)
-		w.set(w.key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(l.keys[k])))
+	items := make([]numbered, 0, len(l.items))
+	for seq, it := range l.items {
+		items = append(items, numbered{seq, it})
+	}
+	slices.SortFunc(items, func(a, b numbered) int { return cmp.Compare(a.seq, b.seq) })
+	for _, x := range items {
+		w.item(x.seq, x.item)
+	}
+	claims := make([]claim, 0, len(l.keys))
+	for k, seq := range l.keys {
+		claims = append(claims, claim{k, seq})
+	}
+	slices.SortFunc(claims, func(a, b claim) int {
+		x, y := binary.BigEndian.Uint64(a.key[:]), binary.BigEndian.Uint64(b.key[:]) // keys are hashes: it is all but decided
+		if x == y {
+			return bytes.Compare(a.key[:], b.key[:])
+		}
+		return cmp.Compare(x, y)
+	})
+	for _, c := range claims {
+		w.key = appendClaimKey(w.key[:0], c.key)
+		w.set(w.key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(c.seq)))
 	}
 	for k, r := range l.resources {
 		v := binary.AppendUvarint(ix.arena[len(ix.arena):], r.segment)
@@ -62,8 +82,6 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	}
 	return w.err
 }
-
-func compareKeys(a, b event.Key) int { return bytes.Compare(a[:], b[:]) }
 
 // A flusher collects one flush; the first error stays.
 type flusher struct {

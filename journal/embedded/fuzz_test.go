@@ -22,7 +22,7 @@ func FuzzDecoders(f *testing.F) {
 	it := &item{id: event.MakeID(time.Now(), 7, 1), keys: a.Keys, claimed: 1, payload: payloadPos{1, 2, 3, 4}}
 	it.setBody(body)
 	f.Add(appendItem(nil, it))
-	f.Add((&checkpointState{counts: counters{"s": {n: map[stateReason]int64{{1, 2}: 3}}}}).encode(nil))
+	f.Add((&checkpointState{counts: counters{"s": {n: []stateCount{{stateReason{1, 2}, 3}}}}}).encode(nil))
 	f.Add(appendSection(appendSection(nil, secSeqs, appendSeqs(nil, []event.Seq{1, 5, 3})), secRecord, body))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := decodeRecord(b); err == nil {
