@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -23,32 +22,23 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
-	type numbered struct {
-		seq event.Seq
-		*item
-	}
-	items := make([]numbered, 0, len(l.items))
+	items, order := make([]*item, 0, len(l.items)), make([]sortKey, 0, max(len(l.items), len(l.keys)))
 	for seq, it := range l.items {
-		items = append(items, numbered{seq, it})
+		order = append(order, sortKey{uint64(seq), 0, uint64(len(items))})
+		items = append(items, it)
 	}
-	slices.SortFunc(items, func(a, b numbered) int { return cmp.Compare(a.seq, b.seq) })
-	for _, x := range items {
-		w.item(x.seq, x.item)
+	slices.SortFunc(order, compareSortKeys)
+	for _, p := range order {
+		w.item(event.Seq(p.hi), items[p.of])
 	}
-	claims := make([]claim, 0, len(l.keys))
+	order = order[:0]
 	for k, seq := range l.keys {
-		claims = append(claims, claim{k, seq})
+		order = append(order, sortKey{binary.BigEndian.Uint64(k[:]), binary.BigEndian.Uint64(k[8:]), uint64(seq)})
 	}
-	slices.SortFunc(claims, func(a, b claim) int {
-		x, y := binary.BigEndian.Uint64(a.key[:]), binary.BigEndian.Uint64(b.key[:]) // keys are hashes: it is all but decided
-		if x == y {
-			return bytes.Compare(a.key[:], b.key[:])
-		}
-		return cmp.Compare(x, y)
-	})
-	for _, c := range claims {
-		w.key = appendClaimKey(w.key[:0], c.key)
-		w.set(w.key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], uint64(c.seq)))
+	slices.SortFunc(order, compareSortKeys)
+	for _, p := range order {
+		w.key = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(append(w.key[:0], prefixKey), p.hi), p.lo)
+		w.set(w.key, binary.BigEndian.AppendUint64(ix.arena[len(ix.arena):], p.of))
 	}
 	for k, r := range l.resources {
 		v := binary.AppendUvarint(ix.arena[len(ix.arena):], r.segment)
@@ -81,6 +71,16 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 		ix.versions.done(w.version)
 	}
 	return w.err
+}
+
+// A sortKey is a key of the index as two numbers, and what is to be written under it.
+type sortKey struct{ hi, lo, of uint64 }
+
+func compareSortKeys(a, b sortKey) int {
+	if a.hi == b.hi {
+		return cmp.Compare(a.lo, b.lo)
+	}
+	return cmp.Compare(a.hi, b.hi)
 }
 
 // A flusher collects one flush; the first error stays.

@@ -280,9 +280,7 @@ func recordKey(seq event.Seq) []byte { return seqKey(prefixRecord, seq) }
 
 func blockKey(block uint64) []byte { return seqKey(prefixBlock, event.Seq(block)) }
 
-func claimKey(k event.Key) []byte { return appendClaimKey(make([]byte, 0, 17), k) }
-
-func appendClaimKey(b []byte, k event.Key) []byte { return append(append(b, prefixKey), k[:]...) }
+func claimKey(k event.Key) []byte { return append(append(make([]byte, 0, 17), prefixKey), k[:]...) }
 
 func attemptKey(seq event.Seq, n uint64) []byte {
 	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 13), seqKey(prefixAttempt, seq)...), uint32(n))
