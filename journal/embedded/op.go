@@ -22,7 +22,7 @@ type op struct {
 
 	wait uint64 // the frame that must be on disk (or, for Written, written) before the release
 	err  error
-	done chan struct{} // capacity 2: a value where the caller is to lead the next fsync (lead is set then), and one at the release
+	done chan struct{} // capacity 2: a value where the caller is to lead the next fsync (lead is set then), and one at the release, unless the caller itself decided it (see end)
 
 	leads bool // the caller can lead an fsync; guarded by syncs.mu once the op is queued
 	lead  bool // it is to; written before the value in done
@@ -170,7 +170,7 @@ func (e *Engine) submit(ctx context.Context, o *op) (abandoned bool, err error) 
 // await waits for a value in done; false: ctx has ended.
 func (o *op) await(ctx context.Context) bool {
 	gone := ctx.Done()
-	if gone == nil { // one channel costs a third of two
+	if gone == nil { // to wait for one channel costs a third less
 		<-o.done
 		return true
 	}
