@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -135,8 +136,7 @@ var (
 
 // send submits a fresh event and gives what its sender is told.
 func (b *bed) send(id, resource, version string) recovery.Handled {
-	b.t.Helper()
-	body := fmt.Appendf(nil, `{"id":%q}`, id)
+	body := append(strconv.AppendQuote([]byte(`{"id":`), id), '}')
 	sub := submissions.Get().(*recovery.Submission) // nobody uses it when Deliver has returned
 	defer submissions.Put(sub)
 	*sub = recovery.Submission{
