@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -34,10 +35,10 @@ type result struct {
 }
 
 // A load sends signed events. It runs in one thread over epoll, and a request is a patch of a prepared text and one write: it takes little of
-// the machine, and the same for every target. Not safe for concurrent use.
+// the machine, and the same for every target. Several may run at the same time.
 type load struct {
 	run0 uint32
-	next uint64 // number of the next event
+	next atomic.Uint64 // number of the last event
 }
 
 func newLoad(run uint32) *load { return &load{run0: run} }
@@ -275,8 +276,7 @@ func (d *driver) send(s *sender, began time.Time) error {
 		d.due--
 		s.repeat, s.number = true, d.t.recall()
 	} else {
-		s.number = d.l.next
-		d.l.next++
+		s.number = d.l.next.Add(1)
 	}
 	d.form.write(s.buf, s.number)
 	s.began, s.sent, s.have, s.waiting = began, 0, 0, true

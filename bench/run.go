@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -65,60 +66,122 @@ func run(ctx context.Context, o options) error {
 
 // rounds loads each subject once a round, the first one another time each.
 func (b *bench) rounds(ctx context.Context, subjects []*subject) error {
-	for _, s := range subjects { // warm up, and see that it works
-		w := s.work
-		w.duration = 300 * time.Millisecond
-		if _, err := b.measure(ctx, s.target, w); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+	groups := make([][]*subject, len(subjects))
+	for i := range subjects {
+		groups[i] = subjects[i : i+1]
+	}
+	return b.groups(ctx, groups)
+}
+
+// together loads all subjects at the same time in each round: what the machine does meanwhile happens to all of them.
+func (b *bench) together(ctx context.Context, subjects []*subject) error {
+	return b.groups(ctx, [][]*subject{subjects})
+}
+
+// groups loads each group once a round, the first one another time each; those in a group at the same time.
+func (b *bench) groups(ctx context.Context, groups [][]*subject) error {
+	for _, g := range groups { // warm up, and see that it works
+		if _, err := b.measure(ctx, g, 300*time.Millisecond); err != nil {
+			return err
 		}
 	}
 	for r := range b.o.rounds {
-		for i := range subjects {
-			s := subjects[(i+r)%len(subjects)]
-			got, err := b.measure(ctx, s.target, s.work)
+		for i := range groups {
+			g := groups[(i+r)%len(groups)]
+			got, err := b.measure(ctx, g, 0)
 			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
+				return err
 			}
-			s.rounds = append(s.rounds, got)
+			for k, s := range g {
+				s.rounds = append(s.rounds, got[k])
+			}
 		}
 		fmt.Fprintf(os.Stderr, "round %d of %d\n", r+1, b.o.rounds)
 	}
 	return nil
 }
 
-// measure loads one target once, waits until everything that it accepted has arrived and it is idle again, and gives the figures.
-func (b *bench) measure(ctx context.Context, t *target, w work) (sample, error) {
-	var s sample
+// measure loads targets once, all at the same time, for as long as their work says or d, waits until everything that they accepted has arrived and they are idle
+// again, and gives the figures of each.
+func (b *bench) measure(ctx context.Context, subjects []*subject, d time.Duration) ([]sample, error) {
 	stats, err := b.sinkStats()
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	syncs, err := b.syncCount(t)
-	if err != nil {
-		return s, err
+	runs := make([]*measurement, len(subjects))
+	var wg sync.WaitGroup
+	for i, s := range subjects {
+		m := &measurement{target: s.target, work: s.work}
+		if d > 0 {
+			m.work.duration = d
+		}
+		if m.syncs, err = b.syncCount(s.target); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		runs[i] = m
 	}
-	before, began := usageOf(t.pid), time.Now()
-	stop, watched := make(chan struct{}), make(chan struct{})
-	go func() { defer close(watched); s.watchMemory(t.pid, stop) }()
-	res, err := b.load.run(ctx, t, w)
+	for _, m := range runs {
+		m.begin()
+		wg.Go(func() { m.res, m.err = b.load.run(ctx, m.target, m.work) })
+	}
+	wg.Wait()
+	var fresh uint64
+	for i, m := range runs {
+		if m.err != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", subjects[i].name, m.err))
+		}
+		fresh += m.res.fresh
+	}
 	if err == nil {
-		err = b.arrived(ctx, stats, res.fresh)
+		err = b.arrived(ctx, stats, fresh)
 	}
-	took := time.Since(began)
-	close(stop)
-	<-watched
+	samples := make([]sample, len(runs))
+	for i, m := range runs {
+		m.end()
+		if err == nil {
+			samples[i], err = b.figures(m)
+		}
+	}
+	return samples, err
+}
+
+// measurement is one target under one load.
+type measurement struct {
+	target  *target
+	work    work
+	syncs   float64 // before
+	before  usage
+	began   time.Time
+	took    time.Duration // until everything has arrived
+	memory  sample
+	stop    chan struct{}
+	watched chan struct{}
+	res     result
+	err     error
+}
+
+func (m *measurement) begin() {
+	m.before, m.began = usageOf(m.target.pid), time.Now()
+	m.stop, m.watched = make(chan struct{}), make(chan struct{})
+	go func() { defer close(m.watched); m.memory.watchMemory(m.target.pid, m.stop) }()
+}
+
+func (m *measurement) end() {
+	m.took = time.Since(m.began)
+	close(m.stop)
+	<-m.watched
+}
+
+func (b *bench) figures(m *measurement) (sample, error) {
+	synced, err := b.syncCount(m.target)
 	if err != nil {
-		return s, err
+		return sample{}, err
 	}
-	synced, err := b.syncCount(t)
-	if err != nil {
-		return s, err
-	}
-	idle(t.pid)
-	after, n := usageOf(t.pid), float64(res.answered)
-	s.rps, s.cpu = n/took.Seconds(), (after.cpu-before.cpu)/n
-	s.p50, s.p99, s.p999 = res.latency.at(0.5), res.latency.at(0.99), res.latency.at(0.999)
-	s.n, s.written, s.syncs = n, float64(after.written-before.written), (synced-syncs)/took.Seconds()
+	idle(m.target.pid)
+	after, n, s := usageOf(m.target.pid), float64(m.res.answered), m.memory
+	s.rps, s.cpu = n/m.took.Seconds(), (after.cpu-m.before.cpu)/n
+	s.p50, s.p99, s.p999 = m.res.latency.at(0.5), m.res.latency.at(0.99), m.res.latency.at(0.999)
+	s.n, s.written, s.syncs = n, float64(after.written-m.before.written), (synced-m.syncs)/m.took.Seconds()
 	return s, nil
 }
 
