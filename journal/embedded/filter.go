@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -104,11 +105,30 @@ type filters struct {
 
 	jobs chan filterJob
 	done chan *keyFilter
+
+	walks atomic.Int64 // calls of Pending
 }
 
 type filterJob struct {
 	filter *keyFilter
 	view   *view
+}
+
+// walkRest is how long a build waits for another call of Pending: a start reads everything that is pending, page by page, and does not share the processor with
+// what can wait.
+const walkRest = 50 * time.Millisecond
+
+// giveWay waits while Pending is called, seen calls being old; false: it was stopped.
+func (s *filters) giveWay(seen *int64, stop <-chan struct{}) bool {
+	for n := s.walks.Load(); n != *seen; n = s.walks.Load() {
+		*seen = n
+		select {
+		case <-stop:
+			return false
+		case <-time.After(walkRest):
+		}
+	}
+	return true
 }
 
 // beforeFlush adds a layer's keys, and begins or ends a build if it is time to.
@@ -174,13 +194,14 @@ func (e *Engine) dropFilterJob() {
 // buildFilter adds every key of the index; it gives nil if it was stopped, could not, or there are too many.
 func (e *Engine) buildFilter(j filterJob, stop <-chan struct{}) *keyFilter {
 	defer j.view.release()
-	n, stopped := 0, false
+	n, stopped, walks := 0, false, int64(0)
 	err := j.view.snap.eachKey([]byte{prefixKey}, func(key []byte) bool {
 		if n++; n%1024 == 0 {
 			select {
 			case <-stop:
 				stopped = true
 			default:
+				stopped = !e.filters.giveWay(&walks, stop)
 			}
 		}
 		if len(key) == 17 {

@@ -563,7 +563,9 @@ func (m *Model) Counts(ctx context.Context) ([]journal.Count, error) {
 	var out []journal.Count
 	at := 0 // of the last one: most are like it
 	for _, x := range m.st.records {
-		same := func(c journal.Count) bool { return c.State == x.rec.State && c.Reason == x.rec.Reason && c.Source == x.rec.Source }
+		same := func(c journal.Count) bool {
+			return c.State == x.rec.State && c.Reason == x.rec.Reason && c.Source == x.rec.Source
+		}
 		if at >= len(out) || !same(out[at]) {
 			if at = slices.IndexFunc(out, same); at < 0 {
 				at, out = len(out), append(out, journal.Count{Source: x.rec.Source, State: x.rec.State, Reason: x.rec.Reason})
