@@ -63,8 +63,7 @@ func BenchmarkCallers(b *testing.B) {
 	}{{"written", false}, {"synced", true}} {
 		b.Run(c.name, func(b *testing.B) {
 			e := start(b, Options{Sync: c.sync})
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
+			ctx := b.Context()
 			var callers atomic.Uint64
 			b.ReportAllocs()
 			b.SetParallelism(32)
