@@ -243,7 +243,6 @@ func TestCloudEventsInSequence(t *testing.T) {
 
 // What has waited for longer than its sender's tolerance is signed again with a time of now, if the source does not say otherwise; its body stays as it is.
 func TestWhatWaitedIsSignedAgain(t *testing.T) {
-	t.Parallel() // it mostly waits
 	c, addr := consumer(t)
 	short := func(name, more string) string {
 		return strings.Replace(source(name, "delivery: {mode: store, upstream: app, "+more+"retry: {base: 50ms, factor: 1, max_attempts: 100000}}"), "tolerance: 5m", "tolerance: 4s", 1)

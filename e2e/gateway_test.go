@@ -31,7 +31,6 @@ var binary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	_ = flag.Set("test.parallel", "4") // what runs side by side waits, on whatever machine
 	if name := os.Getenv(attackEnv); name != "" {
 		os.Exit(attackMain(name, os.Getenv("E2E_TARGET")))
 	}

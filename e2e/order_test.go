@@ -142,7 +142,6 @@ func TestOrderWhateverHappens(t *testing.T) {
 
 // What an operator and a sender see of order: ties and comparisons, a gap while it lasts and afterwards, a version sent by mistake, a bound that is reached.
 func TestWhatOrderShows(t *testing.T) {
-	t.Parallel() // it mostly waits
 	c, addr := consumer(t)
 	const deliver = "delivery: {mode: hybrid, upstream: app}\n    "
 	store := func(order string) string { return "delivery: {mode: store, upstream: nobody}\n    " + order }
