@@ -67,25 +67,34 @@ type Field struct {
 	Name, Value []byte
 }
 
+// FirstLine is the length in bytes of the first line, its end included; 0 of an empty block.
+func (h Head) FirstLine() (n int) {
+	if n = bytes.IndexByte(h, '\n') + 1; n == 0 {
+		n = len(h)
+	}
+	return n
+}
+
+// ValueOf gives the trimmed value of a line, with or without its end, if name is the line's (ASCII case-insensitive).
+func ValueOf(line []byte, name string) (value []byte, ok bool) {
+	if len(line) <= len(name) || line[len(name)] != ':' || !EqualFold(line[:len(name)], name) { // few lines have their colon where this one has it
+		return nil, false
+	}
+	return trimmed(line[len(name)+1:]), true
+}
+
+// trimmed takes the line's end and white space off a value.
+func trimmed(value []byte) []byte {
+	return TrimSpace(bytes.TrimSuffix(bytes.TrimSuffix(value, []byte{'\n'}), []byte{'\r'}))
+}
+
 // All yields name and trimmed value of each line, in order. The slices alias the block.
 func (h Head) All() iter.Seq2[[]byte, []byte] {
 	return func(yield func(name, value []byte) bool) {
-		rest := []byte(h)
-		for len(rest) > 0 {
-			line := rest
-			if i := bytes.IndexByte(rest, '\n'); i >= 0 {
-				line, rest = rest[:i], rest[i+1:]
-			} else {
-				rest = nil
-			}
-			if n := len(line); n > 0 && line[n-1] == '\r' {
-				line = line[:n-1]
-			}
-			before, after, ok := bytes.Cut(line, []byte{':'})
-			if !ok {
-				continue
-			}
-			if !yield(before, TrimSpace(after)) {
+		for rest := h; len(rest) > 0; {
+			line := rest[:rest.FirstLine()]
+			rest = rest[len(line):]
+			if before, after, ok := bytes.Cut(line, []byte{':'}); ok && !yield(before, trimmed(after)) {
 				return
 			}
 		}
@@ -94,24 +103,14 @@ func (h Head) All() iter.Seq2[[]byte, []byte] {
 
 // Get gives the value of the first line called name (ASCII case-insensitive) and how many lines have that name.
 func (h Head) Get(name string) (value []byte, n int) {
-	for rest := []byte(h); len(rest) > 0; {
-		line := rest
-		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
-			line, rest = rest[:i], rest[i+1:]
-		} else {
-			rest = nil
+	for rest := h; len(rest) > 0; {
+		line := rest[:rest.FirstLine()]
+		rest = rest[len(line):]
+		if v, ok := ValueOf(line, name); ok {
+			if n++; n == 1 {
+				value = v
+			}
 		}
-		if len(line) <= len(name) || line[len(name)] != ':' || !EqualFold(line[:len(name)], name) {
-			continue
-		}
-		if n++; n > 1 {
-			continue
-		}
-		value = line[len(name)+1:]
-		if last := len(value) - 1; last >= 0 && value[last] == '\r' {
-			value = value[:last]
-		}
-		value = TrimSpace(value)
 	}
 	return value, n
 }

@@ -271,30 +271,19 @@ type given struct{ idempotencyKey, requestID, traceparent bool }
 
 func givenBy(head event.Head) (g given) {
 	traces := 0
-	for rest := []byte(head); len(rest) > 0; {
-		line := rest
-		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
-			line = rest[:i+1]
-		}
+	for rest := head; len(rest) > 0; {
+		line := rest[:rest.FirstLine()]
 		rest = rest[len(line):]
-		if value, ok := valueOf(line, "Traceparent"); ok {
+		if value, ok := event.ValueOf(line, "Traceparent"); ok {
 			traces++
 			g.traceparent = traces == 1 && isTraceparent(value)
-		} else if value, ok := valueOf(line, "Idempotency-Key"); ok {
+		} else if value, ok := event.ValueOf(line, "Idempotency-Key"); ok {
 			g.idempotencyKey = g.idempotencyKey || len(value) > 0
-		} else if value, ok := valueOf(line, "X-Request-Id"); ok {
+		} else if value, ok := event.ValueOf(line, "X-Request-Id"); ok {
 			g.requestID = g.requestID || len(value) > 0
 		}
 	}
 	return g
-}
-
-// valueOf gives the value of a header line, if that is its name. Few lines have their colon where this one has it.
-func valueOf(line []byte, name string) ([]byte, bool) {
-	if len(line) <= len(name) || line[len(name)] != ':' || !event.EqualFold(line[:len(name)], name) {
-		return nil, false
-	}
-	return event.TrimSpace(bytes.TrimRight(line[len(name)+1:], "\r\n")), true
 }
 
 // isTraceparent checks the value of a traceparent (W3C Trace Context §3.2): version, trace, parent and flags in lower-case hex; a
