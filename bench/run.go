@@ -135,9 +135,11 @@ func (b *bench) measure(ctx context.Context, subjects []*subject, d time.Duratio
 	if err == nil {
 		err = b.arrived(ctx, stats, fresh)
 	}
+	for _, m := range runs { // of all, before one is waited for
+		m.end()
+	}
 	samples := make([]sample, len(runs))
 	for i, m := range runs {
-		m.end()
 		if err == nil {
 			samples[i], err = b.figures(m)
 		}
