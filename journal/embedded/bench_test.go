@@ -39,16 +39,21 @@ func threadCPU() time.Duration {
 func BenchmarkEvent(b *testing.B) {
 	e := start(b, Options{Sync: true})
 	var n atomic.Int64
-	b.ReportAllocs()
-	b.SetParallelism(32)
-	b.ResetTimer()
-	before := cpu()
-	b.RunParallel(func(pb *testing.PB) {
+	callers(b, e, func(pb *testing.PB) {
 		for pb.Next() {
 			v := accept(b, e, journal.Written, sample(int(n.Add(1))))
 			deliver(b, e, journal.Synced, v.Record)
 		}
 	})
+}
+
+// callers runs body in 32 goroutines a processor.
+func callers(b *testing.B, e *Engine, body func(*testing.PB)) {
+	b.ReportAllocs()
+	b.SetParallelism(32)
+	b.ResetTimer()
+	before := cpu()
+	b.RunParallel(body)
 	b.ReportMetric(float64((cpu()-before).Microseconds())/float64(b.N), "cpu-µs/event")
 	s := e.Stats()
 	b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
@@ -64,14 +69,10 @@ func BenchmarkCallers(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			e := start(b, Options{Sync: c.sync})
 			ctx := b.Context()
-			var callers atomic.Uint64
-			b.ReportAllocs()
-			b.SetParallelism(32)
-			b.ResetTimer()
-			before := cpu()
-			b.RunParallel(func(pb *testing.PB) {
+			var begun atomic.Uint64
+			callers(b, e, func(pb *testing.PB) {
 				x := newLife()
-				for caller, n := callers.Add(1), uint64(1); pb.Next(); n++ {
+				for caller, n := begun.Add(1), uint64(1); pb.Next(); n++ {
 					v, err := e.Accept(ctx, x.next(caller, n), journal.Written)
 					if err != nil || !v[0].Accepted {
 						b.Error(err, v)
@@ -83,9 +84,6 @@ func BenchmarkCallers(b *testing.B) {
 					}
 				}
 			})
-			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/event")
-			s := e.Stats()
-			b.ReportMetric(float64(s.Items)/float64(max(s.Groups, 1)), "items/group")
 		})
 	}
 }
