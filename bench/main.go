@@ -43,10 +43,11 @@ type options struct {
 	baseline    string
 	ratios      bool
 
-	role     string
-	listen   string
-	upstream string
-	pid      int
+	role       string
+	duplicates float64
+	listen     string
+	upstream   string
+	pid        int
 }
 
 func main() {
@@ -69,6 +70,7 @@ func main() {
 	flag.StringVar(&o.baseline, "baseline", "", "a file of committed CPU ratios to the plain proxy: exit 1 where one is exceeded by over 15 %")
 	flag.BoolVar(&o.ratios, "ratios", false, "print the CPU ratios as a baseline file says them")
 	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, or fill (a journal in -dir with -pending events)")
+	flag.Float64Var(&o.duplicates, "duplicates", 0, "with -role load: the share of requests that repeat an event, 0 to 1")
 	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
 	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy: where to forward")
@@ -106,7 +108,7 @@ func main() {
 // runLoad loads one address and prints what it saw.
 func runLoad(ctx context.Context, o options) error {
 	l := newLoad(uint32(time.Now().Unix()))
-	w := work{connections: o.connections, body: o.body, duration: time.Duration(o.seconds * float64(time.Second))}
+	w := work{connections: o.connections, body: o.body, duplicates: o.duplicates, duration: time.Duration(o.seconds * float64(time.Second))}
 	t := &target{name: "load", addr: o.listen, path: "/bench", pid: o.pid}
 	cpu := cpuSeconds(o.pid)
 	r, err := l.run(ctx, t, w)
