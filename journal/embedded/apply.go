@@ -88,7 +88,7 @@ func (e *Engine) applyOnce() error {
 	if err := e.awaitSynced(l.last.lsn); err != nil {
 		return err
 	}
-	if err := errors.Join(e.beforeFlush(l), e.flush(l, state)); err != nil {
+	if err := errors.Join(e.tendFilter(), e.flush(l, state)); err != nil {
 		return e.fail(fmt.Errorf("write the index: %w", err))
 	}
 	e.wakeBarriers(l.last.lsn)
@@ -125,6 +125,7 @@ const spareItems = 1 << 14
 
 // flush writes the frozen layer and drops it.
 func (e *Engine) flush(l *layer, state []byte) error {
+	e.filters.add(l)
 	if err := e.index.flush(l, e.snap, state); err != nil { // only this goroutine changes snap
 		return err
 	}

@@ -129,9 +129,6 @@ func BenchmarkGroup(b *testing.B) {
 	defer close(stop)
 	go e.wal.prepare(stop)
 	e.writer = newWriter(e)
-	none := newKeyFilter()
-	none.complete.Store(true)
-	e.filters.now.Store(none)
 	x := newLife()
 	var ops [groupEvents]*op
 	var recs [groupEvents]event.Record

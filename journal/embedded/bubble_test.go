@@ -7,7 +7,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -123,40 +122,5 @@ func TestTmpfsIsRefused(t *testing.T) {
 	}
 	if _, err := Open(Options{Dir: "/dev/shm/hooktender-test-never-made", Log: quiet}); err == nil {
 		t.Fatal("opened a journal in memory")
-	}
-}
-
-// TestFilterNeverHidesAKey: with the filter complete, rebuilt and restarted, every key is found.
-func TestFilterNeverHidesAKey(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true}
-	e := start(t, o)
-	const n = 3000
-	for round := range 3 {
-		for i := range n {
-			if i%1000 == 0 {
-				if err := e.settle(context.Background()); err != nil {
-					t.Fatal(err)
-				}
-			}
-			a := sample(round*n + i)
-			a.Payload = nil
-			if !accept(t, e, journal.Written, a).Accepted {
-				t.Fatalf("event %d of round %d is new", i, round)
-			}
-		}
-		for i := range (round + 1) * n {
-			a := sample(i)
-			a.Payload = nil
-			if accept(t, e, journal.Written, a).Accepted {
-				t.Fatalf("event %d was forgotten in round %d (filter complete: %v)", i, round, e.filters.now.Load() != nil)
-			}
-		}
-		if f := e.filters.now.Load(); f == nil || !f.absent(event.MakeKey(event.KeyEvent, "nobody")) {
-			t.Fatal("the filter is not in use")
-		}
-		if err := e.Close(); err != nil {
-			t.Fatal(err)
-		}
-		e = start(t, o)
 	}
 }

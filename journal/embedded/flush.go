@@ -153,6 +153,7 @@ func (w *flusher) forget(seq event.Seq, it *item) {
 		}
 		if owner == seq {
 			w.remove(claimKey(k))
+			w.ix.gone++
 		}
 	}
 }

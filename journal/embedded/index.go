@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type index struct {
 	db     *badger.DB
 	dir    *os.File
 	audit  *compactions
+	filter *keyFilter // of what was in it when it was opened; nil if only Badger can read its tables
+	gone   int64      // claimed keys that flushes have deleted
 	blocks blockCache
 	arena  []byte
 
@@ -147,9 +150,12 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if len(unnamed) > 0 && o.keys != nil { // only Badger could say what is in them
 		return nil, fmt.Errorf("%w: its manifest does not name table %d", errIndex, unnamed[0])
 	}
-	check := checkBlocks
-	if o.keys != nil {
-		check = checkEnd
+	check, filter := checkEnd, (*keyFilter)(nil)
+	if o.keys == nil {
+		filter = newKeyFilter(keysIn(before), o.filterBytes())
+		check = func(path string, n uint64, buf []byte) ([]byte, error) {
+			return checkBlocks(path, n, buf, filter.addTable)
+		}
 	}
 	if err := checkTables(dir, before, check); err != nil {
 		return nil, err
@@ -170,9 +176,16 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
-	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true}
+	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true, filter: filter}
+	newest := uint64(0)
 	for _, t := range db.Tables() {
+		if _, read := before[t.ID]; read {
+			newest = max(newest, t.MaxVersion)
+		}
 		delete(before, t.ID)
+	}
+	if filter != nil {
+		ix.addRecent(filter, newest)
 	}
 	if err := dropUnnamed(db, dir); err != nil {
 		return nil, errors.Join(err, ix.close())
@@ -191,6 +204,30 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		return nil, errors.Join(err, ix.close())
 	}
 	return ix, nil
+}
+
+// keysIn guesses how many claimed keys there are in tables of these sizes: an event has one, and its record.
+func keysIn(tables map[uint64]int64) int64 {
+	const entries = 256 // bytes, of one event
+	n := int64(0)
+	for _, size := range tables {
+		n += size
+	}
+	return n / entries
+}
+
+// addRecent adds the claimed keys that were in memory tables when Badger was opened, and may be in new tables already: their versions are not lower than any in the tables
+// of before, newest being the highest of those that are left.
+func (ix *index) addRecent(f *keyFilter, newest uint64) {
+	txn := ix.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	o := badger.DefaultIteratorOptions
+	o.Prefix, o.PrefetchValues, o.SinceTs = []byte{prefixKey}, false, max(newest, 1)-1
+	it := txn.NewIterator(o)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		f.addEntry(it.Item().Key())
+	}
 }
 
 // diskFault finds the disk's own error in one of Badger's, which keep only its text.

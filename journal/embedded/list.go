@@ -339,7 +339,6 @@ func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]eve
 		return nil, err
 	}
 	defer v.release()
-	e.filters.walks.Add(1)
 	out := make([]event.Record, 0, min(limit, 1000))
 	list := v.snap.walk([]byte{prefixState, byte(event.Pending)}, false)
 	defer list.Close()

@@ -54,7 +54,7 @@ func newEngine(o Options, lock *os.File) *Engine {
 	e.queue.led, e.queue.turn = true, make(chan struct{}, 1)
 	e.syncs.turn, e.syncs.wake = make(chan struct{}, 1), make(chan struct{}, 1)
 	e.applier = applier{armed: make(chan struct{}, 1), kick: make(chan struct{}, 1), room: make(chan struct{}, 1)}
-	e.filters.jobs, e.filters.done = make(chan filterJob, 1), make(chan *keyFilter, 1)
+	e.filters.jobs, e.filters.done = make(chan filterJob, 1), make(chan bool, 1)
 	return e
 }
 

@@ -133,6 +133,9 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// filterBytes is what the filter of the claimed keys may take: two bytes a key, until there are 16 million with the default budget.
+func (o *Options) filterBytes() int64 { return o.Memory / 2 }
+
 // withDefaultRetention puts the default where a field is 0.
 func withDefaultRetention(r journal.Retention) journal.Retention {
 	d := journal.DefaultRetention()

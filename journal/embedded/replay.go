@@ -14,7 +14,7 @@ func (e *Engine) openIndex(t *tail) error {
 	dir := filepath.Join(e.opts.Dir, nameIndex)
 	ix, err := openIndex(dir, &e.opts)
 	if err == nil {
-		e.index = ix
+		e.use(ix)
 		var at position
 		if at, err = e.loadPosition(t); err == nil {
 			return e.replay(t.segs, at)
@@ -43,7 +43,8 @@ func (e *Engine) rebuild(dir string, t *tail, cause error) error {
 	if err != nil {
 		return err
 	}
-	e.index, e.counts, e.rebuilding = ix, counters{}, true
+	e.use(ix)
+	e.counts, e.rebuilding = counters{}, true
 	if err := e.replay(t.segs, startOf(t.segs)); err != nil {
 		return err
 	}
@@ -57,6 +58,12 @@ func (e *Engine) rebuild(dir string, t *tail, cause error) error {
 	}
 	e.opts.Log.Info("the index has been rebuilt", "took", time.Since(start), "events", e.nextSeq-1)
 	return nil
+}
+
+// use makes ix the index, and its filter the one in use.
+func (e *Engine) use(ix *index) {
+	e.index = ix
+	e.filters.now.Store(ix.filter)
 }
 
 func startOf(segs []*segment) position {

@@ -43,14 +43,14 @@ func beginOpening(dir string) error {
 
 func endOpening(dir string) error { return os.Remove(filepath.Join(dir, nameOpening)) }
 
-// tablesOnDisk lists the numbers of the table files of a Badger directory, and removes the empty files that a crash between
+// tablesOnDisk lists the table files of a Badger directory, by number with their size in bytes, and removes the empty files that a crash between
 // create and write leaves: Badger trips over them.
-func tablesOnDisk(dir string) (map[uint64]bool, error) {
+func tablesOnDisk(dir string) (map[uint64]int64, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	tables := map[uint64]bool{}
+	tables := map[uint64]int64{}
 	for _, e := range entries {
 		path, ext := filepath.Join(dir, e.Name()), filepath.Ext(e.Name())
 		info, err := e.Info()
@@ -67,7 +67,7 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 			if err != nil {
 				continue
 			}
-			tables[n] = true
+			tables[n] = info.Size()
 		}
 	}
 	return tables, nil
@@ -75,7 +75,7 @@ func tablesOnDisk(dir string) (map[uint64]bool, error) {
 
 // checkManifest compares the tables with Badger's manifest before Badger does, which deletes what the manifest does not name, and may then give its number to a
 // table that it makes of a memtable. It returns those that the manifest does not name, and where the manifest ends.
-func checkManifest(dir string, tables map[uint64]bool, o badger.Options) (unnamed []uint64, end int64, err error) {
+func checkManifest(dir string, tables map[uint64]int64, o badger.Options) (unnamed []uint64, end int64, err error) {
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) && len(tables) == 0 {
 		return nil, manifestHeadSize, nil
@@ -167,14 +167,12 @@ func dropUnnamed(db *badger.DB, dir string) error {
 
 // isIn says with an error that not every version of every key in a table file is in db.
 func isIn(db *badger.DB, path string) error {
-	data, err := checkBlocks(path, 0, nil)
-	if err != nil {
-		return err
-	}
-	t, err := table.OpenInMemoryTable(data, 0, &table.Options{})
-	if err != nil {
-		return err
-	}
+	_, err := checkBlocks(path, 0, nil, func(t *table.Table) error { return holds(db, t) })
+	return err
+}
+
+// holds says with an error that not every version of every key in a table is in db.
+func holds(db *badger.DB, t *table.Table) error {
 	txn := db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	found := txn.NewIterator(badger.IteratorOptions{AllVersions: true, InternalAccess: true})
@@ -242,7 +240,7 @@ func checkEnd(path string, _ uint64, buf []byte) ([]byte, error) {
 }
 
 // checkTables reads every table once, on all processors, so that Badger need not when it opens them. It returns errIndex for a damaged one.
-func checkTables(dir string, tables map[uint64]bool, check func(path string, n uint64, buf []byte) ([]byte, error)) error {
+func checkTables(dir string, tables map[uint64]int64, check func(path string, n uint64, buf []byte) ([]byte, error)) error {
 	var work sync.WaitGroup
 	rest := make(chan uint64, len(tables))
 	for n := range tables {
@@ -267,8 +265,9 @@ func checkTables(dir string, tables map[uint64]bool, check func(path string, n u
 	return errors.Join(faults...)
 }
 
-// checkBlocks reads every block of a table as Badger will, here, where a panic over a damaged one can be caught. buf is used if it is large enough, and returned.
-func checkBlocks(path string, n uint64, buf []byte) (data []byte, err error) {
+// checkBlocks reads every block of a table as Badger will, here, where a panic over a damaged one can be caught, and hands the table to use. buf is used if it is large
+// enough, and returned.
+func checkBlocks(path string, n uint64, buf []byte, use func(*table.Table) error) (data []byte, err error) {
 	if data, err = readInto(path, buf); err != nil {
 		return data, err
 	}
@@ -281,7 +280,10 @@ func checkBlocks(path string, n uint64, buf []byte) (data []byte, err error) {
 	if err != nil {
 		return data, err
 	}
-	return data, t.VerifyChecksum()
+	if err := t.VerifyChecksum(); err != nil {
+		return data, err
+	}
+	return data, use(t)
 }
 
 // readInto reads a file whole.
