@@ -84,7 +84,7 @@ func everything(t testing.TB, e *Engine) []event.Record {
 }
 
 func TestTornTailIsCutAtAnyByte(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true, SegmentSize: 64 << 10, Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 64 << 10, Log: quiet}
 	e, _ := write(t, o, 3, journal.Synced)
 	kept := e.wal.offset
 	last := accept(t, e, journal.Written, sample(3)).Record // never synced
@@ -132,8 +132,8 @@ func TestTornTailIsCutAtAnyByte(t *testing.T) {
 }
 
 func TestFlippedByteIsRefused(t *testing.T) {
-	src := t.TempDir()
-	o := Options{Dir: src, Sync: true, SegmentSize: 8 << 10, Log: quiet}
+	src := memDir(t)
+	o := Options{Dir: src, AllowTmpfs: true, Sync: true, SegmentSize: 8 << 10, Log: quiet}
 	e, _ := write(t, o, 20, journal.Synced)
 	end := e.wal.offset
 	running := copyDir(t, src) // as a killed process leaves it
@@ -179,6 +179,7 @@ func TestFlippedByteIsRefused(t *testing.T) {
 				t.Fatal("after putting the file back:", err)
 			}
 			e.Close()
+			must(t, os.RemoveAll(dir)) // it may be in memory
 		}
 	}
 }
@@ -195,8 +196,8 @@ func mustRead(t testing.TB, path string) []byte {
 }
 
 func TestLostFilesAreRefused(t *testing.T) {
-	src := t.TempDir()
-	o := Options{Dir: src, Sync: true, SegmentSize: 8 << 10, Log: quiet}
+	src := memDir(t)
+	o := Options{Dir: src, AllowTmpfs: true, Sync: true, SegmentSize: 8 << 10, Log: quiet}
 	e, _ := write(t, o, 20, journal.Synced)
 	e.Close()
 	files := segmentFiles(t, src)
@@ -239,7 +240,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 }
 
 func TestSecondProcessIsLockedOut(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
 	e := start(t, o)
 	if _, err := Open(o); !errors.Is(err, journal.ErrLocked) {
 		t.Fatal(err)
@@ -275,21 +276,21 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 		},
 		"of which a table was lost": func(t *testing.T, dir string) { must(t, os.Mkdir(filepath.Join(dir, nameLost), 0o700)) },
 		"of another journal": func(t *testing.T, dir string) {
-			o := Options{Dir: t.TempDir(), Log: quiet}
+			o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
 			e, _ := write(t, o, 5, journal.Written)
 			e.Close()
 			os.RemoveAll(dir)
 			os.Rename(filepath.Join(o.Dir, nameIndex), dir)
 		},
 	}
-	src := t.TempDir()
-	e, want := write(t, Options{Dir: src, Sync: true, SegmentSize: 32 << 10}, 300, journal.Written)
+	src := memDir(t)
+	e, want := write(t, Options{Dir: src, AllowTmpfs: true, Sync: true, SegmentSize: 32 << 10}, 300, journal.Written)
 	counts, _ := e.Counts(context.Background())
 	all := everything(t, e)
 	e.Close()
 	for what, fn := range spoil {
 		t.Run(what, func(t *testing.T) {
-			o := Options{Dir: copyDir(t, src), Sync: true, SegmentSize: 32 << 10}
+			o := Options{Dir: copyDir(t, src), AllowTmpfs: true, Sync: true, SegmentSize: 32 << 10}
 			fn(t, filepath.Join(o.Dir, nameIndex))
 			e := start(t, o)
 			if d := cmp.Diff(all, everything(t, e)); d != "" {
@@ -313,8 +314,8 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 // TestUnfinishedTables: a kill in the middle of a compaction leaves tables that the manifest does not name. What is in them is elsewhere too, so they go, and nothing is rebuilt;
 // a table whose name the manifest has lost, and which holds what is nowhere else, is not taken for one.
 func TestUnfinishedTables(t *testing.T) {
-	src := t.TempDir()
-	e, _ := write(t, Options{Dir: src, Sync: true}, 300, journal.Synced)
+	src := memDir(t)
+	e, _ := write(t, Options{Dir: src, AllowTmpfs: true, Sync: true}, 300, journal.Synced)
 	all := everything(t, e)
 	e.Close()
 	for name, c := range map[string]struct {
@@ -344,7 +345,7 @@ func TestUnfinishedTables(t *testing.T) {
 			must(t, os.Truncate(path, int64(len(mustRead(t, path))-3)))
 		}, true},
 		"of another journal": {func(t *testing.T, dir, _ string) {
-			o := Options{Dir: t.TempDir(), Log: quiet}
+			o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
 			e := start(t, o)
 			for i := range 10 {
 				accept(t, e, journal.Written, sample(5000+i))
@@ -355,7 +356,7 @@ func TestUnfinishedTables(t *testing.T) {
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := Options{Dir: copyDir(t, src), Sync: true}
+			o := Options{Dir: copyDir(t, src), AllowTmpfs: true, Sync: true}
 			dir := filepath.Join(o.Dir, nameIndex)
 			tables, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
 			if len(tables) == 0 {
@@ -383,7 +384,7 @@ func TestUnfinishedTables(t *testing.T) {
 // TestLostManifestIsNoticed: without its manifest Badger deletes the only table, and gives its number to the one that it makes of the memtable. Half of the events were
 // missing from lists, and every look-up of them.
 func TestLostManifestIsNoticed(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true}
 	e, first := write(t, o, 100, journal.Synced)
 	if err := e.settle(context.Background()); err != nil {
 		t.Fatal(err)
@@ -421,7 +422,7 @@ func TestLostManifestIsNoticed(t *testing.T) {
 func TestFailedSyncIsFinal(t *testing.T) {
 	var mu sync.Mutex
 	broken := false
-	o := Options{Dir: t.TempDir(), Sync: true, Log: quiet, syncFile: func(f *os.File) error {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet, syncFile: func(f *os.File) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if broken {
@@ -467,7 +468,7 @@ func TestFailedSyncIsFinal(t *testing.T) {
 }
 
 func TestDamagedPayloadIsNeverGivenOut(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true}
 	e := start(t, o)
 	r := accept(t, e, journal.Synced, sample(1)).Record
 	it, _, err := e.live(r.ID)
@@ -493,7 +494,7 @@ func TestOldSegmentsGo(t *testing.T) {
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	var mu sync.Mutex
 	o := Options{
-		Dir: t.TempDir(), Sync: true, SegmentSize: 16 << 10,
+		Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 16 << 10,
 		Retention: journal.Retention{Payload: 10 * time.Hour, Record: 20 * time.Hour, Dedup: 20 * time.Hour, DeadLetter: 100 * time.Hour},
 		Now:       func() time.Time { mu.Lock(); defer mu.Unlock(); return now },
 	}
@@ -647,7 +648,7 @@ func TestPowerCutLosesNothingThatWasSynced(t *testing.T) {
 	for seed := range uint64(6) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		disk := &forgetfulDisk{synced: map[string][]byte{}}
-		o := Options{Dir: t.TempDir(), Sync: true, SegmentSize: 32 << 10, syncFile: disk.sync}
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 32 << 10, syncFile: disk.sync}
 		e := start(t, o)
 		next := 0
 		for round := range 3 {
@@ -675,6 +676,7 @@ func TestPowerCutLosesNothingThatWasSynced(t *testing.T) {
 			next += 1000
 			dir := disk.cut(t, o.Dir, rnd)
 			e.Close()
+			must(t, os.RemoveAll(o.Dir)) // it may be in memory
 			o.Dir = dir
 			e = start(t, o)
 			for n, want := range acked {
@@ -696,7 +698,7 @@ func TestPayloadsLeaveTheDisk(t *testing.T) {
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	var mu sync.Mutex
 	o := Options{
-		Dir: t.TempDir(), Sync: true,
+		Dir: memDir(t), AllowTmpfs: true, Sync: true,
 		Retention: journal.Retention{Payload: 8 * time.Hour, Record: 100 * time.Hour, Dedup: 100 * time.Hour, DeadLetter: 100 * time.Hour},
 		Now:       func() time.Time { mu.Lock(); defer mu.Unlock(); return now },
 	}
@@ -736,7 +738,7 @@ func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
 		"flush":      func(l badgerLog) { l.Errorf("error flushing memtable to disk: %v, retrying", syscall.EIO) },
 		"compaction": func(l badgerLog) { l.Warningf("[Compactor: %d] LOG Compact FAILED with error: %+v", 1, syscall.EIO) },
 	} {
-		e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
+		e := start(t, Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet})
 		say(badgerLog{log: quiet, fault: e.opts.indexFault})
 		<-e.Failed()
 		if _, err := e.Accept(context.Background(), []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.EIO) {
@@ -747,7 +749,7 @@ func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
 
 // TestGarbageInATableIsNoPanic: Badger reads its tables in goroutines of its own at open, and a garbled block ended the process there.
 func TestGarbageInATableIsNoPanic(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true}
 	e := start(t, o)
 	for i := range 400 {
 		accept(t, e, journal.Synced, sample(i))

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,8 +20,9 @@ var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
 func start(t testing.TB, o Options) *Engine {
 	t.Helper()
 	if o.Dir == "" {
-		o.Dir = t.TempDir()
+		o.Dir = memDir(t)
 	}
+	o.AllowTmpfs = true
 	if o.Log == nil {
 		o.Log = quiet
 	}
@@ -37,10 +39,16 @@ func start(t testing.TB, o Options) *Engine {
 	return e
 }
 
-// memDir is a directory in memory where there is one, for tests that open many journals and cut no power.
+var onDisk = flag.Bool("disk", false, "keep every journal on the disk, none in memory")
+
+// memDir is a directory in memory, where there is one with room: a shared disk makes the tests that open many journals wait for it. With -disk it is on the disk.
 func memDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "hooktender-test-")
+	const mem = "/dev/shm"
+	if _, free, err := Filesystem(mem); *onDisk || err != nil || free < 1<<30 {
+		return t.TempDir()
+	}
+	dir, err := os.MkdirTemp(mem, "hooktender-test-")
 	if err != nil {
 		return t.TempDir()
 	}

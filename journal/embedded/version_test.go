@@ -105,7 +105,7 @@ func TestOldVersionsGo(t *testing.T) {
 
 // TestJournalAfterACutFlush: a crash in the middle of a flush changes nothing of what the journal says.
 func TestJournalAfterACutFlush(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Log: quiet}
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
 	e, rs := write(t, o, 300, journal.Written)
 	must(t, e.settle(context.Background()))
 	before := copyDir(t, o.Dir)
