@@ -315,22 +315,25 @@ func TestDuplicatesOfOneThatReachesItsDeadlineReadItsAnswer(t *testing.T) {
 	p := planned(c)
 	g := startGateway(t, sources(addr, source("free", "delivery: {mode: hybrid, upstream: app, deadline: 400ms}")+
 		source("ordered", "delivery: {mode: hybrid, upstream: app, deadline: 400ms}\n    ordering: {policy: reject_stale}")))
-	for _, path := range []string{"free", "ordered"} {
-		id := "evt_" + path
-		p.on(id, hooktest.Answer{Delay: 1200 * time.Millisecond})
-		answers := make(chan answer, 8)
-		for range cap(answers) {
-			go func() { answers <- g.ask("/"+path, custom(id, "r", "1")) }()
+	paths, answers := []string{"free", "ordered"}, map[string]chan answer{}
+	for _, path := range paths {
+		p.on("evt_"+path, hooktest.Answer{Delay: 1200 * time.Millisecond})
+		to := make(chan answer, 8)
+		for range cap(to) {
+			go func() { to <- g.ask("/"+path, custom("evt_"+path, "r", "1")) }()
 		}
+		answers[path] = to
+	}
+	for _, path := range paths {
 		outcomes := map[string]int{}
-		for range cap(answers) {
-			a := <-answers
+		for range cap(answers[path]) {
+			a := <-answers[path]
 			outcomes[fmt.Sprint(a.status, " ", a.outcome())]++
 		}
-		if outcomes["202 accepted"] != 1 || outcomes["202 duplicate"] != cap(answers)-1 {
+		if outcomes["202 accepted"] != 1 || outcomes["202 duplicate"] != cap(answers[path])-1 {
 			t.Errorf("%s: %v", path, outcomes)
 		}
-		g.becomes(path, id, "delivered/")
+		g.becomes(path, "evt_"+path, "delivered/")
 	}
 }
 

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -175,10 +176,10 @@ func (a *attack) begin(t *testing.T, g *gatewayProcess) (end func()) {
 	}
 }
 
-// An attacker attacks addr until stop is closed.
+// An attacker attacks addr until ctx ends.
 type attacker struct {
 	addr, status string
-	stop         chan struct{}
+	ctx          context.Context
 	wg           sync.WaitGroup
 	ready        func()
 	wrong        atomic.Pointer[string]
@@ -188,10 +189,11 @@ type attacker struct {
 func attackMain(name, addr string) int {
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19)
 	i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
-	a := &attacker{addr: addr, status: attacks[i].status, stop: make(chan struct{}), ready: sync.OnceFunc(func() { fmt.Println("ready") })}
+	ctx, stop := context.WithCancel(context.Background())
+	a := &attacker{addr: addr, status: attacks[i].status, ctx: ctx, ready: sync.OnceFunc(func() { fmt.Println("ready") })}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		close(a.stop)
+		stop()
 	}()
 	attacks[i].run(a)
 	a.wg.Wait()
@@ -234,6 +236,7 @@ func (a *attacker) hold(n int, say, drip string) {
 // linger drips until the connection ends; false: it is time to stop.
 func (a *attacker) linger(c net.Conn, drip string) bool {
 	defer c.Close()
+	defer context.AfterFunc(a.ctx, func() { _ = c.Close() })() // does not wait for the next drip
 	b := make([]byte, 64)
 	for {
 		if drip != "" {
@@ -242,10 +245,8 @@ func (a *attacker) linger(c net.Conn, drip string) bool {
 		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
 		n, err := c.Read(b)
 		a.answer(b[:n])
-		select {
-		case <-a.stop:
+		if a.ctx.Err() != nil {
 			return false
-		default:
 		}
 		if ne, ok := err.(net.Error); err != nil && !(ok && ne.Timeout()) {
 			return true
@@ -256,7 +257,7 @@ func (a *attacker) linger(c net.Conn, drip string) bool {
 // rest waits; false: it is time to stop.
 func (a *attacker) rest(d time.Duration) bool {
 	select {
-	case <-a.stop:
+	case <-a.ctx.Done():
 		return false
 	case <-time.After(d):
 		return true
@@ -270,7 +271,7 @@ func (a *attacker) flood(rate int, request func() string) {
 	busy := make(chan struct{}, 64)
 	for {
 		select {
-		case <-a.stop:
+		case <-a.ctx.Done():
 			return
 		case <-tick.C:
 		}

@@ -83,14 +83,19 @@ func TestRequestsToTheUpstreamAreBounded(t *testing.T) {
 	at := gated(c)
 	g := startGateway(t, strings.Replace(sources(addr, source("h", "delivery: {mode: hybrid, upstream: app, deadline: 300ms}")+source("s", "delivery: {mode: store, upstream: app}")),
 		"timeout: 3s", "timeout: 1m, max_in_flight: 2", 1))
+	var senders sync.WaitGroup
 	for i := range 2 {
-		id := fmt.Sprint("slow", i)
-		g.want("its deadline passes, its attempt goes on", g.ask("/h", custom(id, "", "")), 202, "accepted")
+		senders.Go(func() {
+			g.want("its deadline passes, its attempt goes on", g.ask("/h", custom(fmt.Sprint("slow", i), "", "")), 202, "accepted")
+		})
 	}
 	g.await("both are under way", 20*time.Second, func() bool { return len(c.Seen()) == 2 })
 	for i := range 10 {
-		g.want("no room in time", g.ask("/"+[]string{"h", "s"}[i%2], custom(fmt.Sprint("waits", i), "", "")), 202, "accepted")
+		senders.Go(func() {
+			g.want("no room in time", g.ask("/"+[]string{"h", "s"}[i%2], custom(fmt.Sprint("waits", i), "", "")), 202, "accepted")
+		})
 	}
+	senders.Wait()
 	if n := len(c.Seen()); n != 2 {
 		t.Errorf("%d requests are with the upstream", n)
 	}

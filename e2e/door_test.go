@@ -23,7 +23,7 @@ import (
 
 var (
 	reloads = flag.Int("reloads", 12, "reloads of the configuration under load")
-	stops   = flag.Int("stops", 3, "cycles of SIGTERM under load")
+	stops   = flag.Int("stops", 2, "cycles of SIGTERM under load")
 )
 
 // A traffic sends signed events until it is stopped, each id once, and counts what its senders saw.

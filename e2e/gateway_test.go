@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	kills = flag.Int("kills", 3, "cycles of SIGKILL under load, per delivery mode")
+	kills = flag.Int("kills", 2, "cycles of SIGKILL under load, per delivery mode")
 	ids   = flag.Int("ids", 20, "ids that 64 senders fight for")
 )
 
@@ -48,7 +48,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "hooktender")
-	build := exec.Command("go", "build", "-o", binary, "github.com/hooktender/hooktender")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binary, "github.com/hooktender/hooktender")
 	build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build:", err)

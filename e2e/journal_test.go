@@ -131,7 +131,7 @@ func readExport(t *testing.T, path string) map[string]exported {
 	return m
 }
 
-var damagedWays = flag.Int("damaged", 5, "ways to damage a journal, of 11")
+var damagedWays = flag.Int("damaged", 3, "ways to damage a journal, of 11")
 
 // damages are what disks and people do to a journal, the most telling first, and how many of its 90 events may be gone then.
 var damages = []struct {

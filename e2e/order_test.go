@@ -148,10 +148,10 @@ func TestWhatOrderShows(t *testing.T) {
 	blocks := source("times", deliver+"ordering: {policy: reject_stale, compare: timestamp, ties: reject}") + source("ties", deliver+"ordering: {policy: reject_stale}") +
 		source("words", deliver+"ordering: {policy: reject_stale, compare: lexicographic}") +
 		source("typed", deliver+`ordering: {policy: reject_stale, types: ["*.updated"]}`) +
-		source("gap", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 6s}") + source("dead", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 1s, on_gap: dead_letter}") +
+		source("gap", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 4s}") + source("dead", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 1s, on_gap: dead_letter}") +
 		source("jump", deliver+"ordering: {policy: reject_stale, max_jump: 1000}") + source("far", deliver+"ordering: {policy: reject_stale}") +
 		source("pending", store("limits: {pending: 2}")) + source("resources", store("ordering: {policy: serial}\n    limits: {resources: 2}")) +
-		source("held", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 10m, max_held: 2}\n    limits: {held: 3}") + source("rate", deliver+"limits: {rate: 0.2}")
+		source("held", deliver+"ordering: {policy: in_sequence, start: 1, max_wait: 10m, max_held: 2}\n    limits: {held: 3}") + source("rate", deliver+"limits: {rate: 0.3}")
 	nobody := freeAddr(t)
 	text := strings.Replace(sources(addr, blocks), "upstreams: {", fmt.Sprintf("upstreams: {nobody: {url: \"http://%s\", breaker: {failures: 1, probe: 100ms, max_probe: 200ms}}, ", nobody), 1)
 	g := prepareGateway(t, text, "info")
@@ -184,6 +184,20 @@ func TestWhatOrderShows(t *testing.T) {
 	send("typed", "invoice.paid", "r", "4", 200, "delivered")
 	send("typed", "invoice.updated", "r", "4", 200, "stale")
 
+	// Beyond a bound: 503 or 429 with Retry-After, no trace, and the sender's retry is taken once there is room.
+	beyond := func(path, resource, version string, status int) {
+		t.Helper()
+		for range 2 {
+			a := g.ask("/"+path, custom("beyond_"+path, resource, version))
+			if s, err := strconv.Atoi(a.head.Get("Retry-After")); a.status != status || err != nil || s < 1 {
+				t.Errorf("%s: beyond the bound: %d, Retry-After %q", path, a.status, a.head.Get("Retry-After"))
+			}
+		}
+		if m := g.record(path, "beyond_"+path); m != nil {
+			t.Errorf("%s: what was refused left a trace: %v", path, m)
+		}
+	}
+
 	// A gap, while it lasts and when it is given up.
 	send("gap", "t", "r", "1", 200, "delivered")
 	early := send("gap", "t", "r", "4", 202, "held")
@@ -197,13 +211,15 @@ func TestWhatOrderShows(t *testing.T) {
 	}
 	g.kill()
 	g.launch() // the deadline stays
+	send("dead", "t", "r", "1", 200, "delivered")
+	lost := send("dead", "t", "r", "3", 202, "held")
+	send("rate", "t", "r", "1", 200, "delivered") // there is room again in three seconds
+	beyond("rate", "r", "2", 429)
 	g.becomes("gap", early, "delivered/")
 	if seen := c.Of("gap", early); len(seen) != 1 || seen[0].Header.Get("Hooktender-Gap") != "2-3" {
 		t.Errorf("%d requests after the gap", len(seen))
 	}
 	send("gap", "t", "r", "3", 200, "stale")
-	send("dead", "t", "r", "1", 200, "delivered")
-	lost := send("dead", "t", "r", "3", 202, "held")
 	g.becomes("dead", lost, "failed/gap")
 	send("dead", "t", "r", "2", 200, "delivered")
 	if _, err := g.api().Replay(t.Context(), "dead", lost, api.ReplayRequest{}); err != nil {
@@ -225,19 +241,7 @@ func TestWhatOrderShows(t *testing.T) {
 		t.Errorf("setting a cursor is not audited: %v", err)
 	}
 
-	// Beyond a bound: 503 or 429 with Retry-After, no trace, and the sender's retry is taken once there is room.
-	beyond := func(path, resource, version string, status int) {
-		t.Helper()
-		for range 2 {
-			a := g.ask("/"+path, custom("beyond_"+path, resource, version))
-			if s, err := strconv.Atoi(a.head.Get("Retry-After")); a.status != status || err != nil || s < 1 {
-				t.Errorf("%s: beyond the bound: %d, Retry-After %q", path, a.status, a.head.Get("Retry-After"))
-			}
-		}
-		if m := g.record(path, "beyond_"+path); m != nil {
-			t.Errorf("%s: what was refused left a trace: %v", path, m)
-		}
-	}
+	// What bounds keep back, until there is room.
 	send("pending", "t", "r", "1", 202, "accepted")
 	send("pending", "t", "r", "2", 202, "accepted")
 	beyond("pending", "r", "3", 503)
@@ -250,8 +254,6 @@ func TestWhatOrderShows(t *testing.T) {
 	send("held", "t", "r2", "3", 202, "held")
 	a := g.ask("/held", custom("per_source", "r3", "3"))
 	g.want("held per source", a, 503, "unavailable")
-	send("rate", "t", "r", "1", 200, "delivered")
-	beyond("rate", "r", "2", 429)
 
 	there := hooktest.NewConsumer()
 	t.Cleanup(there.Close)

@@ -23,6 +23,7 @@ type Zoo struct {
 	told   map[string][]Told
 	open   map[net.Conn]struct{}
 	ln     net.Listener
+	closed chan struct{}
 	wg     sync.WaitGroup
 }
 
@@ -113,7 +114,14 @@ var behaviours = []behaviour{
 		_ = v.Conn.(*net.TCPConn).SetLinger(0)
 		return false
 	}},
-	{"after the deadline", 1, false, func(z *Zoo, v *zooConn, id string) bool { return pause(z.late) && v.say(zooAnswer("200 OK", id)) }},
+	{"after the deadline", 1, false, func(z *Zoo, v *zooConn, id string) bool {
+		select {
+		case <-z.closed:
+			return false
+		case <-time.After(z.late):
+			return v.say(zooAnswer("200 OK", id))
+		}
+	}},
 }
 
 func pause(d time.Duration) bool {
@@ -124,7 +132,7 @@ func pause(d time.Duration) bool {
 // NewZoo makes a zoo whose choices follow from seed. late is how long it takes for an answer that comes after its deadline. It does not
 // listen yet.
 func NewZoo(seed uint64, late time.Duration) *Zoo {
-	return &Zoo{late: late, random: rand.New(rand.NewPCG(seed, 1)), told: map[string][]Told{}, open: map[net.Conn]struct{}{}}
+	return &Zoo{late: late, random: rand.New(rand.NewPCG(seed, 1)), told: map[string][]Told{}, open: map[net.Conn]struct{}{}, closed: make(chan struct{})}
 }
 
 // Listen serves on addr until Close.
@@ -152,6 +160,7 @@ func (z *Zoo) Listen(addr string) (string, error) {
 // Close ends every connection and waits for its keepers.
 func (z *Zoo) Close() {
 	_ = z.ln.Close()
+	close(z.closed)
 	z.mu.Lock()
 	for c := range z.open {
 		_ = c.Close()
