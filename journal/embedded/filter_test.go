@@ -49,7 +49,7 @@ func holdsAll(t *testing.T, e *Engine, keys []event.Key) {
 
 // TestFilterIsThereFromTheStart: it has what is in tables and what is in memory tables, after an orderly stop, after a crash, and after the index was lost.
 func TestFilterIsThereFromTheStart(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true, Log: quiet}
+	o := Options{Dir: memDir(t), Sync: true, Log: quiet}
 	e := start(t, o)
 	keys := keysOf(t, e, 0, 1000)
 	holdsAll(t, e, keys)
@@ -71,7 +71,7 @@ func TestFilterIsThereFromTheStart(t *testing.T) {
 
 // TestFilterOfAnEncryptedIndex: only Badger can read its tables, so it is built from what Badger reads, once there is something to flush.
 func TestFilterOfAnEncryptedIndex(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true, Log: quiet, Keys: [][]byte{make([]byte, 32)}}
+	o := Options{Dir: memDir(t), Sync: true, Log: quiet, Keys: [][]byte{make([]byte, 32)}}
 	e := start(t, o)
 	keys := keysOf(t, e, 0, 500)
 	must(t, e.Close())
@@ -83,7 +83,7 @@ func TestFilterOfAnEncryptedIndex(t *testing.T) {
 
 // TestWornFilterIsBuiltAnew: one whose keys have gone makes room for one that has only those that are left, while the journal goes on.
 func TestWornFilterIsBuiltAnew(t *testing.T) {
-	e := start(t, Options{Dir: t.TempDir(), Sync: true, Log: quiet})
+	e := start(t, Options{Dir: memDir(t), Sync: true, Log: quiet})
 	keys := keysOf(t, e, 0, 500)
 	worn := e.filters.now.Load()
 	for i := range filterWorn * 3 {
@@ -162,7 +162,7 @@ func TestFilterTakesWhatItMayAndNoMore(t *testing.T) {
 
 // TestFilterNeverHidesAKey: with the filter complete, rebuilt and restarted, every key is found.
 func TestFilterNeverHidesAKey(t *testing.T) {
-	o := Options{Dir: t.TempDir(), Sync: true}
+	o := Options{Dir: memDir(t), Sync: true}
 	e := start(t, o)
 	const n = 3000
 	for round := range 3 {
