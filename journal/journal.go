@@ -129,9 +129,10 @@ type Journal interface {
 	// List finds records, a page at a time.
 	List(ctx context.Context, q Query) (Page, error)
 
-	// Pending lists the events in state Pending in order of Seq, beginning after the given one; for building schedules and lanes
-	// at start. It returns at most limit records, fewer only at the end.
-	Pending(ctx context.Context, after event.Seq, limit int) ([]event.Record, error)
+	// Pending calls fn with the events that are in state Pending when it is called, in order of Seq, a page at a time; for building schedules and lanes at start. The calls come
+	// one after the other, but from any goroutine; fn may use the journal. A page is valid during the call only; its strings are for keeps, but share memory: of what is
+	// to stay for long, clone them. An error of fn ends the walk, and is returned as it is.
+	Pending(ctx context.Context, fn func(page []event.Record) error) error
 
 	// Resources reads the state of resources; a zero UpdatedAt where there is none.
 	Resources(ctx context.Context, keys []event.ResourceKey) ([]event.ResourceState, error)

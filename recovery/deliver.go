@@ -298,8 +298,8 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.mu.Lock()
 	l.Add(e)
-	if t := &l.task; t.index == 0 && !t.ready && !store {
-		t.fresh = true
+	if l.index == 0 && !l.ready && !store {
+		l.fresh = true
 	}
 	s.wake(l, 0)
 	s.mu.Unlock()

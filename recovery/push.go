@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"container/heap"
 	"time"
 
 	"github.com/hooktender/hooktender/ordering"
@@ -35,12 +34,7 @@ func (r *Recovery) Leaving() { r.leaving.Store(true) }
 func (s *Source) push(now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range s.queue {
-		if t.lane == nil && t.due > now && t.due < ordering.Never {
-			t.due = now
-		}
-	}
-	heap.Init(&s.queue)
+	s.events.hurry(now)
 	for _, l := range s.lanes {
 		retries := false
 		for _, e := range l.Entries() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -273,28 +274,30 @@ func (r *Recovery) Load(ctx context.Context) error {
 }
 
 func (r *Recovery) loadPending(ctx context.Context) error {
+	if err := r.makeRoom(ctx); err != nil {
+		return err
+	}
 	orphans := map[string]int{}
-	for after := event.Seq(0); ; {
-		page, err := r.journal.Pending(ctx, after, 1000)
-		if err != nil {
-			return fmt.Errorf("pending events: %w", err)
-		}
-		var cut []journal.Transition
+	var cut []event.ID
+	err := r.journal.Pending(ctx, func(page []event.Record) error {
 		for i := range page {
-			after = page[i].Seq
-			if s := r.sources[page[i].Source]; s == nil {
-				orphans[page[i].Source]++
-			} else if page[i].Reason == event.Delivering {
-				cut = append(cut, s.cutOff(page[i]))
+			rec := &page[i]
+			if s := r.sources[rec.Source]; s == nil {
+				orphans[rec.Source]++
+			} else if rec.Reason == event.Delivering {
+				cut = append(cut, rec.ID)
 			} else {
-				s.enlist(&page[i])
+				s.enlist(rec)
 			}
 		}
-		if err := r.commitCut(ctx, cut); err != nil {
-			return err
-		}
-		if len(page) < 1000 {
-			break
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("pending events: %w", err)
+	}
+	for ids := range slices.Chunk(cut, 1000) {
+		if err := r.commitCut(ctx, ids); err != nil {
+			return fmt.Errorf("interrupted attempts: %w", err)
 		}
 	}
 	for name, n := range orphans {
@@ -303,14 +306,33 @@ func (r *Recovery) loadPending(ctx context.Context) error {
 	return nil
 }
 
-// commitCut records the attempts that a crash cut off and puts their events into the schedule.
-func (r *Recovery) commitCut(ctx context.Context, ts []journal.Transition) error {
-	if len(ts) == 0 {
-		return nil
+// makeRoom is for as many events as wait, so that reading a million of them does not copy what is there again and again.
+func (r *Recovery) makeRoom(ctx context.Context) error {
+	counts, err := r.journal.Counts(ctx)
+	if err != nil {
+		return fmt.Errorf("pending events: %w", err)
+	}
+	for _, c := range counts {
+		if s := r.sources[c.Source]; s != nil && c.State == event.Pending && s.cfg.Load().policy.Policy == "none" {
+			s.events = slices.Grow(s.events, int(c.N+c.N/8))
+		}
+	}
+	return nil
+}
+
+// commitCut records that a crash cut off the attempts of these events, and puts them into the schedule.
+func (r *Recovery) commitCut(ctx context.Context, ids []event.ID) error {
+	ts := make([]journal.Transition, len(ids))
+	for i, id := range ids {
+		rec, _, err := r.journal.Get(ctx, id, false)
+		if err != nil {
+			return err
+		}
+		ts[i] = r.sources[rec.Source].cutOff(rec)
 	}
 	out, err := r.journal.Commit(ctx, ts, journal.Written)
 	if err != nil {
-		return fmt.Errorf("interrupted attempts: %w", err)
+		return err
 	}
 	for i := range out {
 		if out[i].Applied {

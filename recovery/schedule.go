@@ -14,12 +14,12 @@ import (
 
 // run hands slots to what is due, until the Recovery stops running. One loop per upstream; attempts run beside it.
 func (u *upstream) run(ctx context.Context) {
-	var due line
+	due := line{shares: map[*Source]int{}}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for u.r.running.Load() && ctx.Err() == nil {
 		now := time.Now()
-		next := u.collect(&due, now)
+		next, more := u.collect(&due, now)
 		u.queued.Store(int64(due.len())) // before the slots are asked for: who frees one from here on sees that it is wanted
 		u.mu.Lock()
 		u.serve(now, due.len() > 0)
@@ -28,7 +28,7 @@ func (u *upstream) run(ctx context.Context) {
 			t := due.first()
 			if t.src.paused.Load() || t.src.cfg.Load().up != u {
 				due.take()
-				t.src.putBack(t)
+				t.putBack()
 				continue
 			}
 			u.mu.Lock()
@@ -43,6 +43,9 @@ func (u *upstream) run(ctx context.Context) {
 			u.turn = false
 			u.serve(now, due.len() > 0)
 			u.mu.Unlock()
+		}
+		if more && due.len() == 0 {
+			continue
 		}
 		if due.len() > 0 || u.waiting() {
 			if at := u.nextTry(now, due.patient()); !at.IsZero() && (next.IsZero() || at.Before(next)) {
@@ -67,12 +70,24 @@ func (u *upstream) waiting() bool {
 	return len(u.waiters) > 0
 }
 
-// line is what is due and has no slot yet: what a sender waits for, and the rest, each oldest first. They take turns, so that a new event need
-// not wait behind the backlog of an outage.
-type line struct {
-	fresh, backlog []*task
-	turn           bool // the backlog's
+// task is something that is due: an event without a lane, or a lane with something in it.
+type task struct {
+	src   *Source
+	lane  *lane // nil = an event without one
+	timed       // of that
 }
+
+// line is what is due and has no slot yet: what a sender waits for, and the rest, each oldest first. They take turns, so that a new event need
+// not wait behind the backlog of an outage. Of each source's events without a lane it has a share only: the others stay where they take less room,
+// and other sources' need not wait behind all of them.
+type line struct {
+	fresh, backlog []task
+	turn           bool            // the backlog's
+	shares         map[*Source]int // events without a lane that are in the line
+}
+
+// share is how many events without a lane a source may have in the line.
+const share = 1024
 
 func (l *line) len() int { return len(l.fresh) + len(l.backlog) }
 
@@ -84,34 +99,39 @@ func (l *line) patient() int {
 	return len(l.backlog)
 }
 
-func (l *line) add(t *task) {
-	if t.fresh {
-		l.fresh = append(l.fresh, t)
-	} else {
-		l.backlog = append(l.backlog, t)
+func (l *line) add(t task) {
+	q := &l.backlog
+	if t.lane == nil {
+		l.shares[t.src]++
+	} else if t.lane.fresh {
+		q = &l.fresh
 	}
+	*q = append(*q, t)
 }
 
 // next is the list whose turn it is; the line must not be empty.
-func (l *line) next() *[]*task {
+func (l *line) next() *[]task {
 	if len(l.fresh) == 0 || l.turn && len(l.backlog) > 0 {
 		return &l.backlog
 	}
 	return &l.fresh
 }
 
-func (l *line) first() *task { return (*l.next())[0] }
+func (l *line) first() task { return (*l.next())[0] }
 
 // take removes the first.
 func (l *line) take() {
 	q := l.next()
 	l.turn = q == &l.fresh
-	(*q)[0] = nil
+	if t := &(*q)[0]; t.lane == nil {
+		l.shares[t.src]--
+	}
+	(*q)[0] = task{}
 	*q = (*q)[1:]
 }
 
-// collect moves what is due from the sources' queues to due, and says when the next thing will be.
-func (u *upstream) collect(due *line, now time.Time) (next time.Time) {
+// collect moves what is due from the sources to due, and says when the next thing will be, and whether more is due than a source's share.
+func (u *upstream) collect(due *line, now time.Time) (next time.Time, more bool) {
 	u.mu.Lock()
 	sources := u.sources
 	u.mu.Unlock()
@@ -121,26 +141,55 @@ func (u *upstream) collect(due *line, now time.Time) (next time.Time) {
 			continue
 		}
 		s.mu.Lock()
-		for len(s.queue) > 0 && s.queue[0].due <= steady {
-			t := heap.Pop(&s.queue).(*task)
-			t.ready = true
-			due.add(t)
-		}
-		if len(s.queue) > 0 && s.queue[0].due < ordering.Never {
-			if at := now.Add(time.Duration(s.queue[0].due - steady)); next.IsZero() || at.Before(next) {
-				next = at
+		at := s.collect(due, steady)
+		s.mu.Unlock()
+		switch {
+		case at <= steady:
+			more = true
+		case at < ordering.Never:
+			if t := now.Add(time.Duration(at - steady)); next.IsZero() || t.Before(next) {
+				next = t
 			}
 		}
-		s.mu.Unlock()
 	}
-	return next
+	return next, more
+}
+
+// collect moves what is due at now to the line, oldest first, as far as the source's share allows. It says when the next thing is due, which is not after now if that share is full. The
+// caller holds mu.
+func (s *Source) collect(to *line, now int64) (next int64) {
+	for {
+		laneDue, eventDue := int64(ordering.Never), int64(ordering.Never)
+		if len(s.queue) > 0 {
+			laneDue = s.queue[0].due
+		}
+		if len(s.events) > 0 {
+			eventDue = s.events[0].due
+		}
+		t := task{src: s}
+		switch {
+		case eventDue <= min(laneDue, now) && to.shares[s] < share:
+			t.timed = s.events.pop()
+		case laneDue <= now:
+			t.lane = heap.Pop(&s.queue).(*lane)
+			t.lane.ready = true
+		default:
+			return min(laneDue, eventDue)
+		}
+		to.add(t)
+	}
 }
 
 // putBack returns a task whose source was paused or moved to another upstream.
-func (s *Source) putBack(t *task) {
+func (t *task) putBack() {
+	s := t.src
 	s.mu.Lock()
-	t.ready, t.fresh = false, false
-	heap.Push(&s.queue, t)
+	if l := t.lane; l != nil {
+		l.ready, l.fresh = false, false
+		heap.Push(&s.queue, l)
+	} else {
+		s.events.push(t.timed)
+	}
 	s.mu.Unlock()
 	if !s.paused.Load() {
 		s.cfg.Load().up.poke()
@@ -148,15 +197,14 @@ func (s *Source) putBack(t *task) {
 }
 
 // start uses a slot for a task.
-func (u *upstream) start(t *task, sl slot) {
-	s := t.src
-	if t.lane == nil {
+func (u *upstream) start(t task, sl slot) {
+	s, l := t.src, t.lane
+	if l == nil {
 		u.r.crew.do(errand{src: s, slot: sl, id: t.id})
 		return
 	}
 	s.mu.Lock()
-	t.ready, t.fresh = false, false
-	l := t.lane
+	l.ready, l.fresh = false, false
 	step := l.Next(u.r.steady().UnixNano())
 	if step.Go == nil && step.Wake < ordering.Never {
 		s.wake(l, step.Wake)

@@ -3,6 +3,7 @@ package recovery
 import (
 	"container/heap"
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +27,10 @@ type Source struct {
 	cursors sync.RWMutex   // held for reading while an attempt's cursor is computed and committed, for writing while an operator sets one
 	watched [16]sync.Mutex // the same for resources that ordering only observes: one attempt at a time
 
-	mu    sync.Mutex
-	lanes map[string]*lane // resources with something waiting or in flight
-	queue queue            // what waits for a time
+	mu     sync.Mutex
+	lanes  map[string]*lane // resources with something waiting or in flight
+	queue  queue            // of these, those that wait for a time
+	events events           // events without a lane that wait for a time
 }
 
 type compiled struct {
@@ -41,40 +43,32 @@ type compiled struct {
 type lane struct {
 	*ordering.Lane
 	resource string
-	task     task // its place in the queue, while something in it waits for a time or a slot
-	pins     int  // requests between judging and adding
-	early    int  // of these, the ones that will be held
+	due      int64 // when it is to be looked at, while something in it waits for a time; nanoseconds since 1970
+	index    int   // place in the queue plus one; 0 = not queued
+	ready    bool  // taken from the queue, waits for a slot
+	fresh    bool  // a sender waits for it
+	pins     int   // requests between judging and adding
+	early    int   // of these, the ones that will be held
 }
 
-// task is something that can be done from due on: an event without a lane, or a lane with something in it.
-type task struct {
-	due   int64 // nanoseconds since 1970
-	index int   // place in the queue plus one; 0 = not queued
-	ready bool  // taken from the queue, waits for a slot
-	fresh bool  // a sender waits for it
-	src   *Source
-	id    event.ID
-	lane  *lane
-}
-
-// queue is a heap of tasks by due time.
-type queue []*task
+// queue is a heap of lanes by due time.
+type queue []*lane
 
 func (q queue) Len() int           { return len(q) }
 func (q queue) Less(i, j int) bool { return q[i].due < q[j].due }
 func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i]; q[i].index, q[j].index = i+1, j+1 }
 
 // Push is for container/heap.
-func (q *queue) Push(x any) { t := x.(*task); t.index = len(*q) + 1; *q = append(*q, t) }
+func (q *queue) Push(x any) { l := x.(*lane); l.index = len(*q) + 1; *q = append(*q, l) }
 
 // Pop is for container/heap.
 func (q *queue) Pop() any {
 	old := *q
-	t := old[len(old)-1]
+	l := old[len(old)-1]
 	old[len(old)-1] = nil
 	*q = old[:len(old)-1]
-	t.index = 0
-	return t
+	l.index = 0
+	return l
 }
 
 // count follows a change of state of one of the source's events.
@@ -91,12 +85,15 @@ func (s *Source) count(old event.State, oldReason event.Reason, rec *event.Recor
 	delta(&s.held, old == event.Pending && oldReason == event.Held, rec.State == event.Pending && rec.Reason == event.Held)
 }
 
-// at schedules an event that has no lane.
+// at schedules an event that has no lane; the zero time is now. What is due at once takes its place behind what has been due for longer.
 func (s *Source) at(id event.ID, due time.Time) {
+	if due.IsZero() {
+		due = s.r.steady()
+	}
+	w := timed{due.UnixNano(), id}
 	s.mu.Lock()
-	t := &task{due: nanos(due), src: s, id: id}
-	heap.Push(&s.queue, t)
-	first := t.index == 1
+	s.events.push(w)
+	first := s.events[0] == w
 	s.mu.Unlock()
 	if first {
 		s.cfg.Load().up.poke()
@@ -105,25 +102,24 @@ func (s *Source) at(id event.ID, due time.Time) {
 
 // wake schedules a lane. The caller holds mu.
 func (s *Source) wake(l *lane, due int64) {
-	t := &l.task
 	switch {
 	case l.Idle():
 		s.settleLane(l)
 		return
 	case l.Flying() != nil:
 		return // it is woken when that one lands
-	case t.ready:
+	case l.ready:
 		return // it will be looked at anyway
-	case t.index == 0:
-		t.due, t.src, t.lane = due, s, l
-		heap.Push(&s.queue, t)
-	case due < t.due:
-		t.due = due
-		heap.Fix(&s.queue, t.index-1)
+	case l.index == 0:
+		l.due = due
+		heap.Push(&s.queue, l)
+	case due < l.due:
+		l.due = due
+		heap.Fix(&s.queue, l.index-1)
 	default:
 		return
 	}
-	if t.index == 1 {
+	if l.index == 1 {
 		s.cfg.Load().up.poke()
 	}
 }
@@ -153,7 +149,7 @@ func (s *Source) lane(ctx context.Context, resource string) (*lane, error) {
 
 // settleLane forgets a lane that has nothing left. The caller holds mu.
 func (s *Source) settleLane(l *lane) {
-	if l.Idle() && l.pins == 0 && l.task.index == 0 && !l.task.ready && s.lanes[l.resource] == l {
+	if l.Idle() && l.pins == 0 && l.index == 0 && !l.ready && s.lanes[l.resource] == l {
 		delete(s.lanes, l.resource)
 	}
 }
@@ -168,13 +164,23 @@ func (s *Source) relane(p *ordering.Policy) {
 	}
 }
 
-// enlist puts a pending event from the journal into the schedule.
+// enlist puts a pending event from the journal into the schedule, before that runs. What was due when the process ended comes before all that is new, in
+// the order in which it was accepted. rec is changed.
 func (s *Source) enlist(rec *event.Record) {
 	s.pending.Add(1)
 	if rec.Reason == event.Held {
 		s.held.Add(1)
 	}
-	s.requeue(rec, nil)
+	if laned(s.cfg.Load().policy, rec) {
+		for _, kept := range [...]*string{&rec.EventID, &rec.Resource, &rec.Version} { // else the lane keeps the page of the journal's walk
+			*kept = strings.Clone(*kept)
+		}
+		s.requeue(rec, nil)
+	} else if rec.Reason != event.WaitingForDecision {
+		s.mu.Lock()
+		s.events.push(timed{nanos(rec.NextAt), rec.ID})
+		s.mu.Unlock()
+	}
 }
 
 // requeue puts a pending event into its lane, or straight into the queue.

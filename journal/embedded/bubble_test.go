@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -37,8 +38,15 @@ func TestInABubble(t *testing.T) {
 		if !accept(t, e, journal.Synced, sample(1)).Accepted || accept(t, e, journal.Synced, sample(2)).Accepted {
 			t.Fatal("the dedup window")
 		}
-		if rs, err := e.Pending(context.Background(), 0, 10); err != nil || len(rs) != 2 || rs[0].ID != pending.ID {
-			t.Fatal(rs, err)
+		var waiting []event.ID
+		err = e.Pending(context.Background(), func(page []event.Record) error {
+			for i := range page {
+				waiting = append(waiting, page[i].ID)
+			}
+			return nil
+		})
+		if err != nil || len(waiting) != 2 || waiting[0] != pending.ID {
+			t.Fatal(waiting, err)
 		}
 		if err := e.Close(); err != nil {
 			t.Fatal(err)

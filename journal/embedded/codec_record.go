@@ -136,9 +136,14 @@ func fieldByte(b []byte, tag, v byte) []byte {
 
 // decodeRecord reads a body; all strings of the record share one allocation.
 func decodeRecord(b []byte) (event.Record, error) {
-	d := newDecoder(b)
-	d.version()
 	var r event.Record
+	err := decodeFields(&r, newDecoder(b))
+	return r, err
+}
+
+// decodeFields sets what a body says in a record that has nothing of it yet.
+func decodeFields(r *event.Record, d decoder) error {
+	d.version()
 	r.State, r.Reason = event.State(d.u8()), event.Reason(d.u8())
 	r.ReceivedAt, r.SettledAt = d.time(), d.time()
 	r.Source, r.Type, r.Resource, r.EventID, r.ReplayID = d.string(), d.string(), d.string(), d.string(), d.string()
@@ -149,9 +154,9 @@ func decodeRecord(b []byte) (event.Record, error) {
 			break
 		}
 		last = tag
-		d.recordField(tag, &r)
+		d.recordField(tag, r)
 	}
-	return r, d.done()
+	return d.done()
 }
 
 func (d *decoder) recordField(tag byte, r *event.Record) {

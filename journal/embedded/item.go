@@ -251,24 +251,20 @@ func decodeItem(b []byte) (*item, error) {
 	return it, nil
 }
 
-// decodePending gives the record of an encoded item, copied, if it is pending; its claims and attempts are passed over.
-func decodePending(b []byte) (r event.Record, ok bool, err error) {
+// viewPending gives the body of an encoded item if it is pending, else nil, and sets in r what the journal itself knows of the event. Its claims and attempts are passed over.
+func viewPending(b []byte, r *event.Record) (body []byte, err error) {
 	marker, body, whole := viewItem(b)
 	if !whole || len(body) < 3 {
-		return r, false, errCodec
+		return nil, errCodec
 	}
 	if marker || event.State(body[1]) != event.Pending {
-		return r, false, nil
-	}
-	if r, err = decodeRecord(body); err != nil {
-		return r, false, err
+		return nil, nil
 	}
 	d := decoder{buf: b[2:]}
-	it := item{hasPayload: b[1]&itemPayload != 0, front: front{state: r.State, reason: r.Reason}}
-	copy(it.id[:], d.take(16))
-	it.rev, it.dups, it.conflicts = d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
-	it.fill(&r, 0) // what is pending keeps its payload
-	return r, true, nil
+	copy(r.ID[:], d.take(16))
+	r.Seq, r.Rev, r.Duplicates, r.Conflicts = r.ID.Seq(), d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
+	r.HasPayload = b[1]&itemPayload != 0 // what is pending keeps it
+	return body, nil
 }
 
 // viewItem finds the body in an encoded item without decoding the rest.

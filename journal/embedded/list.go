@@ -3,7 +3,6 @@ package embedded
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"math"
 	"slices"
 
@@ -321,57 +320,4 @@ func (s *snapshot) walk(prefix []byte, reverse bool) *badger.Iterator {
 	o := badger.DefaultIteratorOptions
 	o.Prefix, o.PrefetchValues, o.Reverse = prefix, false, reverse
 	return s.txn.NewIterator(o)
-}
-
-// maxIdle is how many records that do not wait Pending steps over before it asks the list.
-const maxIdle = 8
-
-// Pending implements journal.Journal.
-func (e *Engine) Pending(ctx context.Context, after event.Seq, limit int) ([]event.Record, error) {
-	if limit <= 0 {
-		return nil, e.usable(ctx)
-	}
-	if err := e.settle(ctx); err != nil {
-		return nil, err
-	}
-	v, err := e.view()
-	if err != nil {
-		return nil, err
-	}
-	defer v.release()
-	out := make([]event.Record, 0, min(limit, 1000))
-	list := v.snap.walk([]byte{prefixState, byte(event.Pending)}, false)
-	defer list.Close()
-	records := v.snap.walk([]byte{prefixRecord}, false)
-	defer records.Close()
-	// Where most events wait, which after an outage they do, stepping through the records costs half of stepping through the list beside them. So the list
-	// is asked only after a few that do not wait.
-	for seq, idle := after+1, maxIdle; len(out) < limit; idle++ {
-		if idle >= maxIdle {
-			if list.Seek(stateKey(event.Pending, seq)); !list.Valid() {
-				break
-			}
-			idle = 0
-			records.Seek(recordKey(seqOf(list.Item().Key())))
-		}
-		if !records.Valid() {
-			break
-		}
-		seq = seqOf(records.Item().Key()) + 1
-		err := records.Item().Value(func(b []byte) error {
-			r, ok, err := decodePending(b)
-			if ok {
-				out, idle = append(out, r), -1
-			}
-			return err
-		})
-		if err != nil {
-			return nil, e.indexError(fmt.Errorf("index entry of event %d: %w", seq-1, err))
-		}
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		records.Next()
-	}
-	return out, nil
 }

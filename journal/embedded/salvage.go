@@ -335,19 +335,14 @@ func (s *salvager) mend(ctx context.Context, o Options, to string) error {
 }
 
 func (s *salvager) mendPending(ctx context.Context, e *Engine) error {
-	after := event.Seq(0)
-	for {
-		page, err := e.Pending(ctx, after, 500)
-		if err != nil || len(page) == 0 {
-			return err
-		}
+	return e.Pending(ctx, func(page []event.Record) error {
 		for i := range page {
-			after = page[i].Seq
 			if err := s.mendOne(ctx, e, &page[i]); err != nil {
 				return err
 			}
 		}
-	}
+		return nil
+	})
 }
 
 func (s *salvager) mendOne(ctx context.Context, e *Engine, r *event.Record) error {

@@ -177,7 +177,7 @@ func closed(t *testing.T, f Factory) {
 	_, _, errs["Get"] = j.Get(ctx, r.ID, true)
 	_, errs["Attempts"] = j.Attempts(ctx, r.ID)
 	_, errs["List"] = j.List(ctx, journal.Query{})
-	_, errs["Pending"] = j.Pending(ctx, 0, 1)
+	errs["Pending"] = j.Pending(ctx, func([]event.Record) error { return nil })
 	_, errs["Resources"] = j.Resources(ctx, []event.ResourceKey{{Source: "s"}})
 	errs["SetCursor"] = j.SetCursor(ctx, event.ResourceState{ResourceKey: event.ResourceKey{Source: "s"}}, journal.Written)
 	_, errs["Counts"] = j.Counts(ctx)
@@ -226,7 +226,7 @@ func everythingAtOnce(t *testing.T, f Factory) {
 	var readers sync.WaitGroup
 	for _, read := range []func() error{
 		func() error { _, err := j.List(ctx, journal.Query{Source: "stripe", Limit: 20}); return err },
-		func() error { _, err := j.Pending(ctx, 0, 50); return err },
+		func() error { return j.Pending(ctx, func([]event.Record) error { return nil }) },
 		func() error { _, err := j.Checkpoint(ctx, "stripe"); return err },
 		func() error { _, err := j.Counts(ctx); j.Stats(); return err },
 		func() error { _, err := j.Lookup(ctx, []event.Key{keyOf(name(1003))}); return err },

@@ -1,6 +1,7 @@
 package journaltest
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -182,21 +183,22 @@ func pendingMissesNothing(t *testing.T, f Factory) {
 	for j := range x.lives() {
 		var after event.Seq
 		got := 0
-		for {
-			rs, err := j.Pending(ctx, after, 7)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, r := range rs {
+		err := j.Pending(ctx, func(page []event.Record) error {
+			for i := range page {
+				r := &page[i]
 				if r.Seq <= after || !want[r.ID] {
-					t.Fatalf("%+v after %d", r, after)
+					return fmt.Errorf("%+v after %d", r, after)
+				}
+				if alone, _, err := j.Get(ctx, r.ID, false); err != nil || !cmp.Equal(alone, *r) {
+					return fmt.Errorf("%s, %v", cmp.Diff(alone, *r), err)
 				}
 				after = r.Seq
 				got++
 			}
-			if len(rs) < 7 {
-				break
-			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
 		if got != len(want) {
 			t.Fatalf("%d pending events, want %d", got, len(want))

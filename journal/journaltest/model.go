@@ -526,18 +526,23 @@ func matches(q *journal.Query, r *event.Record) bool {
 }
 
 // Pending is journal.Journal's.
-func (m *Model) Pending(ctx context.Context, after event.Seq, limit int) ([]event.Record, error) {
+func (m *Model) Pending(ctx context.Context, fn func([]event.Record) error) error {
 	if err := m.enter(ctx, ""); err != nil {
-		return nil, err
+		return err
 	}
-	defer m.mu.Unlock()
 	var out []event.Record
 	for _, s := range slices.Sorted(maps.Keys(m.st.records)) {
-		if r := m.st.records[s].rec; s > after && r.State == event.Pending && len(out) < limit {
+		if r := m.st.records[s].rec; r.State == event.Pending {
 			out = append(out, *r)
 		}
 	}
-	return out, nil
+	m.mu.Unlock()
+	for page := range slices.Chunk(out, 7) {
+		if err := fn(page); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Resources is journal.Journal's.
