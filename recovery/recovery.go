@@ -278,27 +278,22 @@ func (r *Recovery) loadPending(ctx context.Context) error {
 		return err
 	}
 	orphans := map[string]int{}
-	var cut []event.ID
 	err := r.journal.Pending(ctx, func(page []event.Record) error {
+		var cut []journal.Transition
 		for i := range page {
 			rec := &page[i]
 			if s := r.sources[rec.Source]; s == nil {
 				orphans[rec.Source]++
 			} else if rec.Reason == event.Delivering {
-				cut = append(cut, rec.ID)
+				cut = append(cut, s.cutOff(*rec))
 			} else {
 				s.enlist(rec)
 			}
 		}
-		return nil
+		return r.commitCut(ctx, cut)
 	})
 	if err != nil {
 		return fmt.Errorf("pending events: %w", err)
-	}
-	for ids := range slices.Chunk(cut, 1000) {
-		if err := r.commitCut(ctx, ids); err != nil {
-			return fmt.Errorf("interrupted attempts: %w", err)
-		}
 	}
 	for name, n := range orphans {
 		r.log.Warn("pending events of a source that is not configured stay pending", "source", name, "events", n)
@@ -320,19 +315,14 @@ func (r *Recovery) makeRoom(ctx context.Context) error {
 	return nil
 }
 
-// commitCut records that a crash cut off the attempts of these events, and puts them into the schedule.
-func (r *Recovery) commitCut(ctx context.Context, ids []event.ID) error {
-	ts := make([]journal.Transition, len(ids))
-	for i, id := range ids {
-		rec, _, err := r.journal.Get(ctx, id, false)
-		if err != nil {
-			return err
-		}
-		ts[i] = r.sources[rec.Source].cutOff(rec)
+// commitCut records the attempts that a crash cut off and puts their events into the schedule.
+func (r *Recovery) commitCut(ctx context.Context, ts []journal.Transition) error {
+	if len(ts) == 0 {
+		return nil
 	}
 	out, err := r.journal.Commit(ctx, ts, journal.Written)
 	if err != nil {
-		return err
+		return fmt.Errorf("interrupted attempts: %w", err)
 	}
 	for i := range out {
 		if out[i].Applied {

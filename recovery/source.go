@@ -170,17 +170,13 @@ func (s *Source) enlist(rec *event.Record) {
 	s.pending.Add(1)
 	if rec.Reason == event.Held {
 		s.held.Add(1)
+	} else if rec.NextAt.IsZero() {
+		rec.NextAt = time.Unix(0, 0)
 	}
-	if laned(s.cfg.Load().policy, rec) {
-		for _, kept := range [...]*string{&rec.EventID, &rec.Resource, &rec.Version} { // else the lane keeps the page of the journal's walk
-			*kept = strings.Clone(*kept)
-		}
-		s.requeue(rec, nil)
-	} else if rec.Reason != event.WaitingForDecision {
-		s.mu.Lock()
-		s.events.push(timed{nanos(rec.NextAt), rec.ID})
-		s.mu.Unlock()
+	if s.cfg.Load().policy.Policy != "none" { // else a lane would keep the page of the journal's walk
+		rec.EventID, rec.Resource, rec.Version = strings.Clone(rec.EventID), strings.Clone(rec.Resource), strings.Clone(rec.Version)
 	}
+	s.requeue(rec, nil)
 }
 
 // requeue puts a pending event into its lane, or straight into the queue.

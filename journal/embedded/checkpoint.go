@@ -104,13 +104,13 @@ func (e *Engine) unsettled(ctx context.Context, v *view, cp *journal.Checkpoint)
 			if raw == nil {
 				continue
 			}
-			marker, encoded, ok := viewItem(raw)
-			body, whole := viewBody(encoded)
+			head, ok := viewItem(raw)
+			body, whole := viewBody(head.body)
 			if !ok || !whole {
 				walk.Close()
 				return nil, errCodec
 			}
-			if r := (event.Record{State: body.state, Reason: body.reason}); marker || string(body.source) != cp.Source || r.Settled() {
+			if r := (event.Record{State: body.state, Reason: body.reason}); head.marker || string(body.source) != cp.Source || r.Settled() {
 				continue
 			}
 			open = append(open, seq)

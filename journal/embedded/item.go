@@ -251,31 +251,23 @@ func decodeItem(b []byte) (*item, error) {
 	return it, nil
 }
 
-// viewPending gives the body of an encoded item if it is pending, else nil, and sets in r what the journal itself knows of the event. Its claims and attempts are passed over.
-func viewPending(b []byte, r *event.Record) (body []byte, err error) {
-	marker, body, whole := viewItem(b)
-	if !whole || len(body) < 3 {
-		return nil, errCodec
-	}
-	if marker || event.State(body[1]) != event.Pending {
-		return nil, nil
-	}
-	d := decoder{buf: b[2:]}
-	copy(r.ID[:], d.take(16))
-	r.Seq, r.Rev, r.Duplicates, r.Conflicts = r.ID.Seq(), d.uvarint(), uint32(d.uvarint()), uint32(d.uvarint())
-	r.HasPayload = b[1]&itemPayload != 0 // what is pending keeps it
-	return body, nil
+// An itemView is an encoded item's body and what stands before it but keys and payload, read without allocation.
+type itemView struct {
+	marker, hasPayload   bool
+	id                   []byte
+	rev, dups, conflicts uint64
+	body                 []byte
 }
 
-// viewItem finds the body in an encoded item without decoding the rest.
-func viewItem(b []byte) (marker bool, body []byte, ok bool) {
+// viewItem reads no more of an encoded item than a view of it shows.
+func viewItem(b []byte) (v itemView, ok bool) {
 	d := decoder{buf: b}
 	d.version()
 	flags := d.u8()
-	d.take(16)
-	for range 4 { // revision, duplicates, conflicts, base
-		d.uvarint()
-	}
+	v.marker, v.hasPayload = flags&itemMarker != 0, flags&itemPayload != 0
+	v.id = d.take(16)
+	v.rev, v.dups, v.conflicts = d.uvarint(), d.uvarint(), d.uvarint()
+	d.uvarint()          // base
 	if d.uvarint() > 0 { // payload: segment, offset, sum
 		d.uvarint()
 		d.uvarint()
@@ -287,6 +279,6 @@ func viewItem(b []byte) (marker bool, body []byte, ok bool) {
 	}
 	d.u8()
 	d.take(16 * int(d.u8()))
-	body = d.bytes()
-	return flags&itemMarker != 0, body, !d.bad
+	v.body = d.bytes()
+	return v, !d.bad
 }

@@ -226,15 +226,15 @@ func (s *scan) passOver(seq event.Seq) (bool, error) {
 // try adds the event of an r| entry if it matches.
 func (s *scan) try(entry *badger.Item) error {
 	return entry.Value(func(b []byte) error {
-		marker, body, ok := viewItem(b)
+		head, ok := viewItem(b)
 		if !ok {
 			return errCodec
 		}
-		v, ok := viewBody(body)
+		v, ok := viewBody(head.body)
 		if !ok {
 			return errCodec
 		}
-		if marker || !s.match(&v) {
+		if head.marker || !s.match(&v) {
 			return nil
 		}
 		it, err := decodeItem(bytes.Clone(b))

@@ -27,9 +27,9 @@ func (e *Engine) Pending(ctx context.Context, fn func([]event.Record) error) err
 		return err
 	}
 	defer v.release()
-	w := &pendingWalk{e: e, snap: v.snap, fn: fn, list: v.snap.walk([]byte{prefixState, byte(event.Pending)}, false)}
+	w := &pendingWalk{e: e, snap: v.snap, fn: fn, list: v.snap.walk([]byte{prefixState, byte(event.Pending)}, false), last: make(chan struct{})}
 	defer w.list.Close()
-	w.turned.L = &w.mu
+	close(w.last)
 	var readers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) - 1 {
 		readers.Go(func() { w.read(ctx) })
@@ -43,42 +43,35 @@ func (e *Engine) Pending(ctx context.Context, fn func([]event.Record) error) err
 type pendingWalk struct {
 	e    *Engine
 	snap *snapshot
-	fn   func([]event.Record) error // called by whose turn it is
+	fn   func([]event.Record) error
 
-	claiming sync.Mutex
-	list     *badger.Iterator
-	from     event.Seq // behind the last page that somebody reads
-	claimed  int       // pages
+	mu   sync.Mutex
+	list *badger.Iterator
+	from event.Seq     // behind the last page that somebody reads
+	last chan struct{} // is closed when that page has been handed over
 
-	mu     sync.Mutex
-	turned sync.Cond
-	turn   int // the page that is next for fn
-	err    error
+	err error // why it ended; of whose turn it is
 }
 
-// claim gives the next page to be read, and the number of the first event in it; false: there are no more.
-func (w *pendingWalk) claim() (page int, first event.Seq, ok bool) {
-	w.claiming.Lock()
-	defer w.claiming.Unlock()
-	if w.list.Seek(stateKey(event.Pending, w.from)); !w.list.Valid() {
-		return 0, 0, false
+// claim gives the number of the first event of the next page, whose turn it is when before is closed, and which then closes done; 0: there are no more.
+func (w *pendingWalk) claim() (first event.Seq, before, done chan struct{}) {
+	w.mu.Lock()
+	if w.list.Seek(stateKey(event.Pending, w.from)); w.list.Valid() {
+		first, before, done = seqOf(w.list.Item().Key()), w.last, make(chan struct{})
+		w.from, w.last = first+pageSpan, done
 	}
-	page, first = w.claimed, seqOf(w.list.Item().Key())
-	w.claimed, w.from = page+1, first+pageSpan
-	return page, first, true
+	w.mu.Unlock()
+	return first, before, done
 }
 
-// read reads pages until there are no more, or one has failed.
+// read reads pages and hands them over, each in its turn, until there are no more or one has failed.
 func (w *pendingWalk) read(ctx context.Context) {
-	var p *pendingPage
-	for {
-		n, first, ok := w.claim()
-		if !ok {
+	p := &pendingPage{list: w.snap.walk([]byte{prefixState, byte(event.Pending)}, false), records: w.snap.walk([]byte{prefixRecord}, false)}
+	defer p.close()
+	for failed := false; !failed; {
+		first, before, done := w.claim()
+		if first == 0 {
 			return
-		}
-		if p == nil {
-			p = &pendingPage{list: w.snap.walk([]byte{prefixState, byte(event.Pending)}, false), records: w.snap.walk([]byte{prefixRecord}, false)}
-			defer p.close()
 		}
 		err := w.e.usable(ctx)
 		if err == nil {
@@ -86,30 +79,16 @@ func (w *pendingWalk) read(ctx context.Context) {
 				err = w.e.indexError(err)
 			}
 		}
-		if !w.deliver(n, p.page, err) {
-			return
+		<-before
+		if w.err == nil {
+			if err == nil && len(p.page) > 0 {
+				err = w.fn(p.page)
+			}
+			w.err = err
 		}
+		failed = w.err != nil
+		close(done)
 	}
-}
-
-// deliver hands over a page, or why there is none, when its turn has come. False: the walk has failed.
-func (w *pendingWalk) deliver(n int, page []event.Record, err error) bool {
-	w.mu.Lock()
-	for w.turn != n {
-		w.turned.Wait()
-	}
-	failed := w.err != nil
-	w.mu.Unlock()
-	if !failed && err == nil && len(page) > 0 {
-		err = w.fn(page)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.turn++; w.err == nil {
-		w.err = err
-	}
-	w.turned.Broadcast()
-	return w.err == nil
 }
 
 // A pendingPage reads page after page.
@@ -125,46 +104,50 @@ func (p *pendingPage) close() {
 	p.records.Close()
 }
 
-// read fills the page with what is pending of the pageSpan events from first, which is, on. Where most events wait, which after an outage they do, stepping through the
+// read fills the page with what is pending of the pageSpan events from first on. Where most events wait, which after an outage they do, stepping through the
 // records costs half of stepping through the list beside them. So the list is asked only after a few that do not wait.
 func (p *pendingPage) read(first event.Seq) error {
 	p.page, p.bodies, p.ends = p.page[:0], p.bodies[:0], p.ends[:0]
-	idle := 0
-	for p.records.Seek(recordKey(first)); p.records.Valid(); p.records.Next() {
-		seq := seqOf(p.records.Item().Key())
-		if idle == maxIdle {
-			idle = 0
+	for seq, idle := first, maxIdle; ; idle++ {
+		if idle >= maxIdle {
 			if p.list.Seek(stateKey(event.Pending, seq)); !p.list.Valid() {
 				break
 			}
-			if seq = seqOf(p.list.Item().Key()); seq < first+pageSpan {
-				p.records.Seek(recordKey(seq))
-			}
+			idle = 0
+			p.records.Seek(recordKey(seqOf(p.list.Item().Key())))
 		}
-		if seq >= first+pageSpan || !p.records.Valid() {
+		if !p.records.Valid() {
+			break
+		}
+		seq = seqOf(p.records.Item().Key()) + 1
+		if seq > first+pageSpan {
 			break
 		}
 		n := len(p.page)
 		if err := p.records.Item().Value(p.take); err != nil {
-			return fmt.Errorf("index entry of event %d: %w", seq, err)
+			return fmt.Errorf("index entry of event %d: %w", seq-1, err)
 		}
-		if idle++; len(p.page) > n {
-			idle = 0
+		if len(p.page) > n {
+			idle = -1
 		}
+		p.records.Next()
 	}
 	return p.decode()
 }
 
 // take adds an encoded item to the page if it is pending, its body yet to be decoded.
 func (p *pendingPage) take(b []byte) error {
-	n := len(p.page)
-	p.page = append(p.page, event.Record{})
-	body, err := viewPending(b, &p.page[n])
-	if body == nil {
-		p.page = p.page[:n]
-		return err
+	v, ok := viewItem(b)
+	if !ok || len(v.body) < 3 {
+		return errCodec
 	}
-	p.bodies = append(p.bodies, body...)
+	if v.marker || event.State(v.body[1]) != event.Pending {
+		return nil
+	}
+	id := event.ID(v.id)
+	p.page = append(p.page, event.Record{ID: id, Seq: id.Seq(), Rev: v.rev, Duplicates: uint32(v.dups), Conflicts: uint32(v.conflicts),
+		HasPayload: v.hasPayload}) // what is pending keeps it
+	p.bodies = append(p.bodies, v.body...)
 	p.ends = append(p.ends, len(p.bodies))
 	return nil
 }
