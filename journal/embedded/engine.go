@@ -32,6 +32,7 @@ type Engine struct {
 	syncs   syncs
 	applier applier
 	filters filters
+	walks   walks
 	sweeper sweeper
 	space   *space
 	clock   clock

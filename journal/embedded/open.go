@@ -47,7 +47,10 @@ func newEngine(o Options, lock *os.File) *Engine {
 	e.clock = clock{now: o.Now, boot: o.boot, mono: o.bootHook, own: o.ownClock, log: o.Log}
 	e.space = newSpace(&e.opts)
 	e.opts.indexFault = func(err error) { _ = e.fail(err) }
-	e.opts.tableBuilt = e.space.resident.trim
+	e.opts.tableBuilt = func() {
+		e.space.resident.trim()
+		e.walks.giveWay(e.closing)
+	}
 	e.wal = newWAL(&e.opts)
 	e.wal.spare, e.wal.goesOn = e.space.takeBallast, e.space.logGoesOn
 	e.wal.await = func() bool { return e.space.await(e.closing) }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
 
@@ -27,6 +29,8 @@ func (e *Engine) Pending(ctx context.Context, fn func([]event.Record) error) err
 		return err
 	}
 	defer v.release()
+	e.walks.begin()
+	defer e.walks.end()
 	w := &pendingWalk{e: e, snap: v.snap, fn: fn, list: v.snap.walk([]byte{prefixState, byte(event.Pending)}, false), last: make(chan struct{})}
 	defer w.list.Close()
 	close(w.last)
@@ -37,6 +41,36 @@ func (e *Engine) Pending(ctx context.Context, fn func([]event.Record) error) err
 	w.read(ctx)
 	readers.Wait()
 	return w.err
+}
+
+// walks are the calls of Pending that are under way. For a while they do not share the processors with compactions, for which events that are written meanwhile may come to
+// wait.
+type walks struct {
+	n     atomic.Int64
+	began atomic.Int64 // the last one, Unix nanoseconds
+}
+
+const (
+	walkFavoured = 3 * time.Second
+	walkRest     = 50 * time.Millisecond // after which who gives way looks again
+)
+
+func (w *walks) begin() {
+	w.began.Store(time.Now().UnixNano())
+	w.n.Add(1)
+}
+
+func (w *walks) end() { w.n.Add(-1) }
+
+// giveWay returns when no walk is favoured, or stop is closed.
+func (w *walks) giveWay(stop <-chan struct{}) {
+	for w.n.Load() > 0 && time.Since(time.Unix(0, w.began.Load())) <= walkFavoured {
+		select {
+		case <-stop:
+			return
+		case <-time.After(walkRest):
+		}
+	}
 }
 
 // A pendingWalk is one call of Pending, shared by those who read for it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -117,4 +118,34 @@ func TestPendingMakesLittleGarbage(t *testing.T) {
 	if allocations > n/10 {
 		t.Errorf("%.0f allocations for %d events", allocations, n)
 	}
+}
+
+// TestCompactionsGiveWayForAWhile: what a start reads comes first, but a walk that takes long does not stop compactions, nor keep a journal from closing.
+func TestCompactionsGiveWayForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w walks
+		stop := make(chan struct{})
+		waits := func() time.Duration {
+			began := time.Now()
+			w.giveWay(stop)
+			return time.Since(began)
+		}
+		if d := waits(); d != 0 {
+			t.Errorf("without a walk %s", d)
+		}
+		w.begin()
+		time.AfterFunc(time.Second, w.end)
+		if d := waits(); d < time.Second || d > time.Second+2*walkRest {
+			t.Errorf("beside a walk of a second %s", d)
+		}
+		w.begin()
+		if d := waits(); d < walkFavoured || d > walkFavoured+2*walkRest {
+			t.Errorf("beside one that takes long %s", d)
+		}
+		w.begin()
+		time.AfterFunc(time.Second, func() { close(stop) })
+		if d := waits(); d != time.Second {
+			t.Errorf("at the end %s", d)
+		}
+	})
 }
