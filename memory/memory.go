@@ -11,7 +11,8 @@ import (
 
 const (
 	beside   = 48 << 20        // what the process may use beside its journal before the garbage collector works harder
-	headroom = 24 << 20        // and at least this much more than what lives
+	most     = 96 << 20        // and what it may use to spare the collector
+	headroom = 24 << 20        // but always this much more than what lives
 	outside  = 16 << 20        // in the heap, and what is outside of it
 	lookEach = time.Second / 4 // what lives may grow by a hundred MiB in two seconds, at a start with very many pending events
 	calm     = 256 << 10       // fewer bytes allocated between two looks are none
@@ -20,8 +21,9 @@ const (
 )
 
 // Keep works until ctx ends. journal is the budget of the journal's index in bytes. While there is work, the garbage collector is made to collect before the process holds
-// journal + 48 MiB, or, where more than that lives, what lives and twice as much again as there is to look through: most of what lives are the index's buffers, which cost a
-// collection nothing. It is no bound on what lives. An idle process gives back what it does not need. GOMEMLIMIT takes the place of the bound.
+// journal + 48 MiB, or, where more than that lives, what lives and twice as much again as there is to look through, up to journal + 96 MiB: most of what lives are the index's
+// buffers, which cost a collection nothing. It is no bound on what lives, which always has 40 MiB to spare. An idle process gives back what it does not need. GOMEMLIMIT takes the place
+// of the bound.
 func Keep(ctx context.Context, journal int64) {
 	k := newKeeper(journal)
 	t := time.NewTicker(lookEach)
@@ -37,7 +39,7 @@ func Keep(ctx context.Context, journal int64) {
 }
 
 type keeper struct {
-	bound     int64 // 0: it is not ours to set
+	journal   int64 // 0: the bound is not ours to set
 	read      [3]metrics.Sample
 	allocated uint64 // as of the last look
 	calm      int    // looks since there was work, up to settled
@@ -47,7 +49,7 @@ type keeper struct {
 func newKeeper(journal int64) *keeper {
 	k := &keeper{free: debug.FreeOSMemory}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		k.bound = journal + beside
+		k.journal = journal
 	}
 	for i, name := range [...]string{"/gc/heap/live:bytes", "/gc/scan/heap:bytes", "/gc/heap/allocs:bytes"} {
 		k.read[i].Name = name
@@ -58,8 +60,8 @@ func newKeeper(journal int64) *keeper {
 func (k *keeper) look() {
 	metrics.Read(k.read[:])
 	live, scan, allocated := k.read[0].Value.Uint64(), k.read[1].Value.Uint64(), k.read[2].Value.Uint64()
-	if k.bound > 0 {
-		debug.SetMemoryLimit(max(k.bound, int64(live+max(2*scan, headroom))+outside))
+	if k.journal > 0 {
+		debug.SetMemoryLimit(max(k.journal+beside, min(int64(live+2*scan)+outside, k.journal+most), int64(live)+headroom+outside))
 	}
 	fresh := allocated - k.allocated
 	if k.allocated = allocated; fresh >= calm {

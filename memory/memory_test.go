@@ -29,6 +29,14 @@ func TestBoundFollowsWhatLives(t *testing.T) {
 		t.Errorf("with 200 MiB in use the bound is %d MiB", got>>20)
 	}
 	hold = nil
+	look := make([]*byte, 60<<17) // 60 MiB of pointers
+	runtime.GC()
+	k.look()
+	if got := debug.SetMemoryLimit(-1); got != 160<<20 {
+		t.Errorf("with 60 MiB to look through the bound is %d MiB, not the journal's and 96", got>>20)
+	}
+	runtime.KeepAlive(look)
+	look = nil
 	runtime.GC()
 	k.look()
 	if got := debug.SetMemoryLimit(-1); got != 112<<20 {
