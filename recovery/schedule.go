@@ -124,7 +124,9 @@ func (l *line) take() {
 	q := l.next()
 	l.turn = q == &l.fresh
 	if t := &(*q)[0]; t.lane == nil {
-		l.shares[t.src]--
+		if l.shares[t.src]--; l.shares[t.src] == 0 {
+			delete(l.shares, t.src) // it may be of a configuration that is gone
+		}
 	}
 	(*q)[0] = task{}
 	*q = (*q)[1:]
