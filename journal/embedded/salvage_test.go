@@ -62,6 +62,27 @@ func flip(t *testing.T, path string, at int64) {
 	}
 }
 
+// TestCheckNamesTheFileThatIsCutOff: also where what is left of a frame is not even a header, or nothing.
+func TestCheckNamesTheFileThatIsCutOff(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e, _ := write(t, o, 5, journal.Synced)
+	end := e.wal.offset // of a frame, before the last ones
+	deliver(t, e, journal.Synced, accept(t, e, journal.Synced, sample(7)).Record)
+	must(t, e.Close())
+	files := segmentFiles(t, o.Dir)
+	path := files[len(files)-1]
+	for left := int64(frameHead + 100); left >= 0; left -= 4 {
+		must(t, os.Truncate(path, end+left))
+		r, err := Check(context.Background(), o.Dir, nil, nil)
+		if err != nil || len(r.Damage) != 1 || r.Damage[0].File != path || r.MissingEvents != 1 {
+			t.Fatalf("%d bytes of the frame are left: %+v %v", left, r, err)
+		}
+		if _, err := Open(o); !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), path) {
+			t.Fatalf("%d bytes of the frame are left: %v", left, err)
+		}
+	}
+}
+
 func must(t *testing.T, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {

@@ -173,8 +173,8 @@ func (v *survey) segments(segs []*segment) error {
 	}
 	if last := v.known.synced; last > 0 && last >= v.lsn {
 		v.lose(last + 1)
-		if len(v.report.Damage) == 0 {
-			v.damage(dir, 0, "the log ends before frame %d, which the disk had confirmed", last)
+		if end := v.before; end != nil && len(v.report.Damage) == 0 {
+			v.damage(end.path, end.size, "the log ends before frame %d, which the disk had confirmed", last)
 		}
 	}
 	v.caughtUp(0)
