@@ -33,7 +33,7 @@ type index struct {
 	db     *badger.DB
 	dir    *os.File
 	audit  *compactions
-	filter *keyFilter // of what was in it when it was opened; nil if only Badger can read its tables
+	filter *keyFilter // of what was in it when it was opened, for who uses it; nil if only Badger can read its tables
 	gone   int64      // claimed keys that flushes have deleted
 	blocks blockCache
 	arena  []byte

@@ -60,10 +60,11 @@ func (e *Engine) rebuild(dir string, t *tail, cause error) error {
 	return nil
 }
 
-// use makes ix the index, and its filter the one in use.
+// use makes ix the index, and its filter the one in use: it alone holds it, until another takes its place.
 func (e *Engine) use(ix *index) {
 	e.index = ix
 	e.filters.now.Store(ix.filter)
+	ix.filter = nil
 }
 
 func startOf(segs []*segment) position {

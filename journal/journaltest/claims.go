@@ -161,7 +161,7 @@ func acceptCopies(t *testing.T, f Factory) {
 	a := newEvent("a")
 	want := string(a.Payload.Body)
 	r := accept(t, j, a)
-	copy(a.Payload.Body, "XXXXXXXXXXXX")
+	clear(a.Payload.Body)
 	clear(a.Keys)
 	_, p, err := j.Get(ctx, r.ID, true)
 	if err != nil || string(p.Body) != want {
