@@ -309,7 +309,7 @@ func (r *Recovery) makeRoom(ctx context.Context) error {
 	}
 	for _, c := range counts {
 		if s := r.sources[c.Source]; s != nil && c.State == event.Pending && s.cfg.Load().policy.Policy == "none" {
-			s.events = slices.Grow(s.events, int(c.N+c.N/8))
+			s.events = slices.Grow(s.events, cap(s.events)+int(c.N+c.N/8)) // a row for each reason
 		}
 	}
 	return nil
