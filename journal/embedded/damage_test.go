@@ -3,12 +3,15 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/google/go-cmp/cmp"
 
@@ -379,6 +383,89 @@ func TestUnfinishedTables(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDroppedTables: a kill between the manifest's line about a compaction and the removal of what that has dropped. Versions in it, and what was deleted since, are nowhere else.
+func TestDroppedTables(t *testing.T) {
+	src := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	var rs []event.Record
+	for round := range 6 { // each leaves a table
+		e := start(t, src)
+		for i, r := range rs { // what the table before says of these is superseded: states, deliveries that were due
+			rs[i] = deliver(t, e, journal.Written, r)
+		}
+		rs = rs[:0]
+		for i := range 50 {
+			rs = append(rs, accept(t, e, journal.Written, sample(round*50+i)).Record)
+		}
+		e.Close()
+	}
+	dir := filepath.Join(src.Dir, nameIndex)
+	dropped := contents(t, dir)
+	e := start(t, src)
+	if err := e.index.db.Flatten(1); err != nil {
+		t.Fatal(err)
+	}
+	all := everything(t, e)
+	e.Close()
+	made := ""
+	for path := range contents(t, dir) {
+		if _, ok := dropped[path]; !ok && strings.HasSuffix(path, ".sst") {
+			made = path
+		}
+		delete(dropped, path)
+	}
+	maps.DeleteFunc(dropped, func(path, _ string) bool { return !strings.HasSuffix(path, ".sst") })
+	tables := slices.Sorted(maps.Keys(dropped))
+	if len(tables) < 3 || made == "" {
+		t.Fatalf("%q became %q: this is not the case to test", tables, made)
+	}
+	for name, c := range map[string]struct {
+		left    []string // of tables
+		suffix  string
+		lost    bool // what the compaction made
+		rebuilt bool
+	}{
+		"all are left":                       {left: tables},
+		"all were put aside before":          {left: tables, suffix: unnamedSuffix},
+		"the newest is left":                 {left: tables[len(tables)-1:]},
+		"the oldest was removed":             {left: tables[1:]},
+		"the oldest is left, deletions gone": {left: tables[:1], rebuilt: true},
+		"what was made was lost":             {left: tables, lost: true, rebuilt: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := Options{Dir: copyDir(t, src.Dir), AllowTmpfs: true, Sync: true}
+			dir := filepath.Join(o.Dir, nameIndex)
+			for _, path := range c.left {
+				must(t, os.WriteFile(filepath.Join(dir, filepath.Base(path)+c.suffix), []byte(dropped[path]), 0o600))
+			}
+			if c.lost { // Badger drops the error of a table that it could not write
+				must(t, os.Remove(filepath.Join(dir, filepath.Base(made))))
+				n, err := strconv.ParseUint(strings.TrimSuffix(filepath.Base(made), ".sst"), 10, 64)
+				must(t, err)
+				unname(t, filepath.Join(dir, badger.ManifestFilename), n)
+			}
+			e := start(t, o)
+			if d := cmp.Diff(all, everything(t, e)); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+			if _, err := os.Stat(dir + ".old"); (err == nil) != c.rebuilt {
+				t.Errorf("rebuilt: %t, want %t", err == nil, c.rebuilt)
+			}
+			if left, _ := filepath.Glob(filepath.Join(dir, "*"+unnamedSuffix)); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
+// unname adds a line to Badger's manifest: table n was dropped.
+func unname(t *testing.T, path string, n uint64) {
+	t.Helper()
+	change := append(binary.AppendUvarint([]byte{1 << 3}, n), 2<<3, 1) // as countChanges reads it
+	set := append([]byte{1<<3 | 2, byte(len(change))}, change...)
+	head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, uint32(len(set))), checksum(set))
+	must(t, os.WriteFile(path, slices.Concat(mustRead(t, path), head, set), 0o600))
 }
 
 // TestLostManifestIsNoticed: without its manifest Badger deletes the only table, and gives its number to the one that it makes of the memtable. Half of the events were

@@ -12,6 +12,7 @@ import (
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/table"
 	"github.com/hooktender/hooktender/event"
 	"golang.org/x/sys/unix"
 )
@@ -117,8 +118,8 @@ func largestMemtable(dir string, size int64) (int64, error) {
 	return size, nil
 }
 
-// openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: Badger refuses or panics,
-// or it has dropped a table that its manifest did not name, which it does in silence.
+// openIndex opens or creates the index. It returns errIndex (wrapped) where it must be rebuilt: a table is damaged, Badger refuses or panics, or there are
+// tables that its manifest does not name, which it would drop in silence, and the index is not the same without them.
 func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -151,10 +152,15 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		return nil, fmt.Errorf("%w: its manifest does not name table %d", errIndex, unnamed[0])
 	}
 	check, filter := checkEnd, (*keyFilter)(nil)
+	var newest atomic.Uint64 // version in the tables
 	if o.keys == nil {
 		filter = newKeyFilter(keysIn(before), o.filterBytes())
 		check = func(path string, n uint64, buf []byte) ([]byte, error) {
-			return checkBlocks(path, n, buf, filter.addTable)
+			return checkBlocks(path, n, buf, func(t *table.Table) error {
+				for v, now := t.MaxVersion(), newest.Load(); v > now && !newest.CompareAndSwap(now, v); now = newest.Load() {
+				}
+				return filter.addTable(t)
+			})
 		}
 	}
 	if err := checkTables(dir, before, check); err != nil {
@@ -177,24 +183,14 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
 	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true, filter: filter}
-	newest := uint64(0)
-	for _, t := range db.Tables() {
-		if _, read := before[t.ID]; read {
-			newest = max(newest, t.MaxVersion)
-		}
-		delete(before, t.ID)
-	}
 	if filter != nil {
-		ix.addRecent(filter, newest)
+		ix.addRecent(filter, newest.Load())
 	}
 	if err := dropUnnamed(db, dir); err != nil {
 		return nil, errors.Join(err, ix.close())
 	}
 	if found > 0 {
 		o.Log.Info("index: tables that a kill has left behind are dropped", "tables", found)
-	}
-	if len(before) > 0 {
-		return nil, errors.Join(fmt.Errorf("%w: %d tables are not in its manifest", errIndex, len(before)), ix.close())
 	}
 	err = ix.allocate(memFiles(dir))
 	if errors.Is(err, unix.ENOSPC) {
@@ -216,8 +212,8 @@ func keysIn(tables map[uint64]int64) int64 {
 	return n / entries
 }
 
-// addRecent adds the claimed keys that were in memory tables when Badger was opened, and may be in new tables already: their versions are not lower than any in the tables
-// of before, newest being the highest of those that are left.
+// addRecent adds the claimed keys that were in memory tables when Badger was opened, and may be in new tables already: their versions are not lower than newest, the highest in a
+// table that was there before.
 func (ix *index) addRecent(f *keyFilter, newest uint64) {
 	txn := ix.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()

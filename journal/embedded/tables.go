@@ -97,8 +97,9 @@ func checkManifest(dir string, tables map[uint64]int64, o badger.Options) (unnam
 }
 
 // A kill in the middle of a compaction, or while a memory table becomes one on disk, leaves tables that the manifest does not name yet: all that is in them
-// is in what they were made of, too. A manifest that has lost its end leaves such tables as well, and then what they hold is nowhere else. So those that are not
-// finished, and so were never named, are removed; the others are put aside, where Badger does not see them, and once it is open everything in them must be found in it.
+// is in what they were made of, too. A kill right after a compaction leaves tables that the manifest does not name any more. A manifest that has lost its end leaves
+// such tables as well, and then what they hold is nowhere else. So those that are not finished, and so were never named, are removed; the others are put aside,
+// where Badger does not see them, and once it is open it must say the same without them.
 const unnamedSuffix = ".unnamed"
 
 // removeUnfinished removes those of the tables that the manifest does not name whose end was never written. It gives the rest.
@@ -146,16 +147,30 @@ func putAside(dir string, unnamed []uint64) error {
 	return nil
 }
 
-// dropUnnamed removes the tables that were put aside, now or at an open that did not come so far. It returns errIndex for one that holds what db does not.
+// dropUnnamed removes the tables that were put aside, now or at an open that did not come so far. It returns errIndex where db says anything else without them
+// than with them.
 func dropUnnamed(db *badger.DB, dir string) error {
 	paths, err := filepath.Glob(filepath.Join(dir, "*"+unnamedSuffix))
-	if err != nil {
+	if err != nil || len(paths) == 0 {
 		return err
 	}
-	for _, path := range paths {
-		if err := isIn(db, path); err != nil {
-			return fmt.Errorf("%w: its manifest does not name %s: %w", errIndex, filepath.Base(path), err)
+	w, err := newWithout(db)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errIndex, err)
+	}
+	var buf []byte
+	for _, check := range []func(*table.Table) error{w.compare, w.explain} {
+		for _, path := range paths {
+			if buf, err = checkBlocks(path, 0, buf, check); err != nil {
+				return fmt.Errorf("%w: its manifest does not name %s: %w", errIndex, filepath.Base(path), err)
+			}
 		}
+		if len(w.missing) == 0 {
+			break
+		}
+	}
+	if len(w.missing) > 0 {
+		return fmt.Errorf("%w: tables that its manifest does not name hold %d keys that the others do not", errIndex, len(w.missing))
 	}
 	for _, path := range paths {
 		if err := os.Remove(path); err != nil {
@@ -165,15 +180,34 @@ func dropUnnamed(db *badger.DB, dir string) error {
 	return nil
 }
 
-// isIn says with an error that not every version of every key in a table file is in db.
-func isIn(db *badger.DB, path string) error {
-	_, err := checkBlocks(path, 0, nil, func(t *table.Table) error { return holds(db, t) })
-	return err
+// without compares an index with tables that are not in it. What they hold may be gone from it for one reason: a compaction has dropped them, and with them versions that
+// nobody can see any more, killed before the files were deleted. That it drops none above the version of the position entry is what undo stands on, too.
+type without struct {
+	db      *badger.DB
+	whole   uint64            // the version of the position entry
+	missing map[string]uint64 // keys that db does not have, with the version in which a table has them
 }
 
-// holds says with an error that not every version of every key in a table is in db.
-func holds(db *badger.DB, t *table.Table) error {
+func newWithout(db *badger.DB) (*without, error) {
+	w := &without{db: db, missing: map[string]uint64{}}
 	txn := db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	switch at, err := txn.Get([]byte{prefixPosition}); {
+	case err == nil:
+		w.whole = at.Version()
+	case !errors.Is(err, badger.ErrKeyNotFound): // else nothing can have been dropped
+		return nil, err
+	}
+	return w, nil
+}
+
+// maxMissing is how many keys may be missing before it is not worth asking why: building the index anew takes about as long.
+const maxMissing = 1 << 20
+
+// compare says with an error that db lacks what is in a table. Keys that it does not have at all are noted as missing: another table may hold their deletion.
+func (w *without) compare(t *table.Table) error {
+	errLacks := errors.New("it holds what the others do not")
+	txn := w.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	found := txn.NewIterator(badger.IteratorOptions{AllVersions: true, InternalAccess: true})
 	defer found.Close()
@@ -183,24 +217,56 @@ func holds(db *badger.DB, t *table.Table) error {
 	if it.Valid() {
 		found.Seek(y.ParseKey(it.Key()))
 	}
+	var last []byte // the last key that was looked at as of whole
 	for ; it.Valid(); it.Next() {
-		if !reach(found, y.ParseKey(it.Key()), y.ParseTs(it.Key())) {
-			return errors.New("it holds what the others do not")
+		key, version := y.ParseKey(it.Key()), y.ParseTs(it.Key())
+		if version > w.whole {
+			if !reach(found, key, version) || found.Item().Version() != version {
+				return errLacks
+			}
+			continue
+		}
+		if bytes.Equal(key, last) {
+			continue // an older version
+		}
+		last = append(last[:0], key...)
+		has := reach(found, key, w.whole)
+		switch {
+		case has && found.Item().Version() >= version, (!has || found.Item().IsDeletedOrExpired()) && isDeletion(it):
+		case has || len(w.missing) == maxMissing:
+			return errLacks
+		default:
+			w.missing[string(key)] = version
 		}
 	}
 	return nil
 }
 
-// reach moves an iterator over all versions, newest first, on to one of a key. False: it is not there.
+// explain takes from missing what a table says was deleted since.
+func (w *without) explain(t *table.Table) error {
+	it := t.NewIterator(0)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		version := y.ParseTs(it.Key())
+		if at, ok := w.missing[string(y.ParseKey(it.Key()))]; ok && version > at && version <= w.whole && isDeletion(it) {
+			delete(w.missing, string(y.ParseKey(it.Key())))
+		}
+	}
+	return nil
+}
+
+func isDeletion(it *table.Iterator) bool { return it.Value().Meta&metaDelete != 0 }
+
+// reach moves an iterator over all versions, newest first, on to the newest of a key up to a version. False: there is none.
 func reach(it *badger.Iterator, key []byte, version uint64) bool {
 	const near = 8
 	for steps := 0; it.Valid(); steps++ {
 		item := it.Item()
 		c := bytes.Compare(item.Key(), key)
 		switch {
-		case c == 0 && item.Version() == version:
+		case c == 0 && item.Version() <= version:
 			return true
-		case c > 0, c == 0 && item.Version() < version:
+		case c > 0:
 			return false
 		case c < 0 && steps == near:
 			it.Seek(key)
