@@ -40,6 +40,7 @@ func Keep(ctx context.Context, journal int64) {
 
 type keeper struct {
 	journal   int64 // 0: the bound is not ours to set
+	limit     int64 // as it is set; 0: not yet
 	read      [3]metrics.Sample
 	allocated uint64 // as of the last look
 	calm      int    // looks since there was work, up to settled
@@ -61,7 +62,11 @@ func (k *keeper) look() {
 	metrics.Read(k.read[:])
 	live, scan, allocated := k.read[0].Value.Uint64(), k.read[1].Value.Uint64(), k.read[2].Value.Uint64()
 	if k.journal > 0 {
-		debug.SetMemoryLimit(max(k.journal+beside, min(int64(live+2*scan)+outside, k.journal+most), int64(live)+headroom+outside))
+		// To set it stops the world, also where it was the same before.
+		if n := max(k.journal+beside, min(int64(live+2*scan)+outside, k.journal+most), int64(live)+headroom+outside); n != k.limit {
+			k.limit = n
+			debug.SetMemoryLimit(n)
+		}
 	}
 	fresh := allocated - k.allocated
 	if k.allocated = allocated; fresh >= calm {
