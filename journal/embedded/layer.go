@@ -128,8 +128,8 @@ func (s *stage) owner(k event.Key) event.Seq {
 	return 0
 }
 
-// put stages an item made from old, the event's newest, and what its first frame claims.
-func (s *stage) put(it, old *item, claim bool) {
+// put stages an item made from old, the event's newest.
+func (s *stage) put(it, old *item) {
 	if old != nil && old.staged > 0 {
 		it.staged = old.staged
 		s.items[it.staged-1] = it
@@ -138,11 +138,6 @@ func (s *stage) put(it, old *item, claim bool) {
 	}
 	if old != nil {
 		old.staged = superseded
-	}
-	if claim {
-		for _, k := range it.keys {
-			s.claim(k, it.id.Seq())
-		}
 	}
 }
 

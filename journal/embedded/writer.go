@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"time"
 
@@ -400,7 +401,12 @@ func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, err
 	if it == nil {
 		return nil, nil
 	}
-	w.stage.put(it, old, f.kind == kindAccept || f.kind == kindCarry)
+	w.stage.put(it, old)
+	if f.kind == kindAccept || f.kind == kindCarry && (old == nil || len(old.keys) == 0) { // else the keys are there since an earlier frame
+		if err := w.claim(it, f.kind == kindCarry); err != nil {
+			return nil, err
+		}
+	}
 	if p.resource != nil {
 		w.stage.resources[p.resource.ResourceKey] = resource{*p.resource, at.segment}
 	}
@@ -409,6 +415,22 @@ func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, err
 	}
 	w.nextSeq = max(w.nextSeq, f.id.Seq()+1)
 	return it, nil
+}
+
+// claim gives an event its keys; one that is carried forward gets those alone that no newer event has taken over.
+func (w *writer) claim(it *item, carried bool) (err error) {
+	seq, owner := it.id.Seq(), event.Seq(0)
+	for _, k := range it.keys {
+		if carried {
+			if owner, err = w.owner(k, 0, math.MaxUint64); err != nil {
+				return err
+			}
+		}
+		if owner < seq {
+			w.stage.claim(k, seq)
+		}
+	}
+	return nil
 }
 
 // count notes what a frame does to the counters. Nobody else changes them, so they can be read here without the lock.
@@ -436,9 +458,9 @@ func (w *writer) applyForget(f *frame, p *parts) error {
 			continue
 		}
 		if f.kind == kindShrink {
-			w.stage.put(old.shrunk(f.lsn), old, false)
+			w.stage.put(old.shrunk(f.lsn), old)
 		} else {
-			w.stage.put(old.gone(f.lsn), old, false)
+			w.stage.put(old.gone(f.lsn), old)
 		}
 	}
 	if f.prevState != 0 {
