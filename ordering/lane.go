@@ -47,14 +47,9 @@ func NewLane(p *Policy, st event.ResourceState) *Lane {
 	return l
 }
 
+// stored reads a version that the journal remembers. What cannot be read is kept as it is: the next policy may be able to.
 func stored(p *Policy, text string) (Version, string) {
-	if text == "" || !p.versions {
-		return Version{}, ""
-	}
-	v, err := p.Version(text)
-	if err != nil {
-		return Version{}, ""
-	}
+	v, _ := p.Version(text)
 	return v, text
 }
 

@@ -381,6 +381,26 @@ func TestSetCursor(t *testing.T) {
 	}
 }
 
+// A reload to a policy that keeps no versions, or reads them otherwise, and back again: the cursor is where it was.
+func TestTheCursorSurvivesAPolicyThatCannotReadIt(t *testing.T) {
+	for name, between := range map[string]func(*Config){
+		"serial":    func(c *Config) { c.Policy = "serial" },
+		"none":      func(c *Config) { c.Policy = "none" },
+		"timestamp": func(c *Config) { c.Policy, c.Compare = "reject_stale", "timestamp" },
+	} {
+		l := NewLane(policy(t, stalePolicy), event.ResourceState{Version: "-10", Floor: ""})
+		l.Add(at(1, "11"))
+		l.Adopt(policy(t, between))
+		if l.Judge(at(2, "-11").Version) == Stale {
+			t.Errorf("%s: stale by a cursor that cannot be read", name)
+		}
+		l.Adopt(policy(t, stalePolicy))
+		if d := l.Judge(at(3, "-11").Version); d != Stale || l.Cursor() != "-10" {
+			t.Errorf("%s and back: %s, cursor %q", name, d, l.Cursor())
+		}
+	}
+}
+
 // types: globs in which a slash is a character like others.
 func TestTypes(t *testing.T) {
 	for _, c := range []struct {
