@@ -11,7 +11,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// settle is how long a file must be left alone before it counts as changed: editors and kubelets write in several steps.
+// settle is how long a file must stay as it is before it counts as changed: editors and kubelets write in several steps.
 const settle = 100 * time.Millisecond
 
 // Watch calls changed each time the file at path has other content, or is another file behind a symlink; it never calls twice at
@@ -28,8 +28,16 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 	addLinks(w, path)
 	last := Fingerprint(path)
+	seen := last // at the last look
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	soon := true // the timer runs: events of other files in the directory, a log perhaps, must not put the look off
+	look := func() {
+		if !soon {
+			soon = true
+			timer.Reset(settle)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,18 +46,25 @@ func Watch(ctx context.Context, path string, changed func()) error {
 			if !ok {
 				return nil
 			}
-			timer.Reset(settle)
+			look()
 		case _, ok := <-w.Errors: // events were lost: look for ourselves
 			if !ok {
 				return nil
 			}
-			timer.Reset(settle)
+			look()
 		case <-timer.C:
-			if now := Fingerprint(path); now != "" && now != last {
+			soon = false
+			now := Fingerprint(path)
+			switch {
+			case now == "" || now == last:
+			case now != seen: // it may still be written
+				look()
+			default:
 				last = now
 				addLinks(w, path)
 				changed()
 			}
+			seen = now
 		}
 	}
 }

@@ -131,6 +131,28 @@ func TestWatchSeesASwappedSymlink(t *testing.T) {
 	expectCall(t, calls, true)
 }
 
+// A log in the same directory, written to all the time, once kept every change from being seen.
+func TestWatchSeesAChangeBesideABusyFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hooktender.yaml")
+	calls := watching(t, path)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(settle / 50):
+				_ = os.WriteFile(path+".log", []byte("a line"), 0o600)
+			}
+		}
+	}()
+	write(t, path, "changed")
+	expectCall(t, calls, true)
+	close(stop)
+	<-done
+}
+
 func TestWatchOfADirectoryThatIsNotThereFails(t *testing.T) {
 	if err := Watch(t.Context(), filepath.Join(t.TempDir(), "none", "f.yaml"), func() {}); err == nil {
 		t.Error("no error")
