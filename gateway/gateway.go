@@ -282,7 +282,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.recovery.Leaving()
 	graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.longestTimeout()+time.Second)
 	defer cancel()
-	err = errors.Join(err, g.server.Shutdown(graceful))
+	if cut := g.server.Shutdown(graceful); cut != nil { // asked to stop, it stops: nothing is lost by it
+		g.log.Warn("requests that did not end in time are cut off", "error", cut)
+	}
 	public.Wait()
 	stopRecovery()
 	deliveries.Wait()

@@ -148,6 +148,28 @@ func TestTenMinutesWithoutTheConsumer(t *testing.T) {
 	})
 }
 
+// A sender that does not end its request in time is cut off, and the gateway ends as it was told to. The process once exited with 9 for it.
+func TestStopDoesNotWaitForASenderForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), strings.Replace(sources, "path: /s\n", "path: /s\n    limits: {read_timeout: 1h}\n", 1), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := b.Net.Dial(t.Context(), "tcp", hooktest.PublicAddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("POST /s HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n{")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := b.Stop(); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
 // A week of retention: a repeat within it is a duplicate, one after it is a new event, and the record is gone when its time has come.
 func TestWeekOfRetention(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
