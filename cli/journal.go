@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/journal/embedded"
 )
@@ -37,16 +38,20 @@ type journalFlags struct {
 	dir      string
 	keyFiles []string
 	keyEnvs  []string
+
+	credential func(header string) bool // says which headers' values are not shown; set by options
 }
 
 // options are those of the engine, from the configuration or from flags.
 func (j *journalFlags) options() (embedded.Options, error) {
 	o := embedded.Options{Dir: j.dir, Sync: true, AllowTmpfs: true, Log: slog.New(slog.NewTextHandler(j.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	j.credential = event.Credential
 	if j.dir == "" {
 		cfg, err := j.load()
 		if err != nil {
 			return o, fmt.Errorf("%w\n  --data-dir names the journal without a configuration", err)
 		}
+		j.credential = cfg.Credential
 		o.Dir, o.Memory, o.Retention = cfg.DataDir, cfg.Journal.Memory, cfg.Retention
 		for _, k := range cfg.Journal.EncryptionKeys {
 			o.Keys = append(o.Keys, k.Bytes())

@@ -59,6 +59,10 @@ func (j *journalFlags) export() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		hide := j.credential
+		if secrets {
+			hide = func(string) bool { return false }
+		}
 		out, file := j.stdout, (*os.File)(nil)
 		if to != "" {
 			if file, err = os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
@@ -74,7 +78,7 @@ func (j *journalFlags) export() *cobra.Command {
 		r, err := embedded.Export(cmd.Context(), o.Dir, o.Keys, show, func(x *embedded.Exported) error {
 			clear()
 			n++
-			return enc.Encode(exportLine(x, secrets))
+			return enc.Encode(exportLine(x, hide))
 		})
 		clear()
 		if err != nil {
@@ -97,7 +101,7 @@ func (j *journalFlags) export() *cobra.Command {
 	return cmd
 }
 
-func exportLine(x *embedded.Exported, secrets bool) *exportedEvent {
+func exportLine(x *embedded.Exported, hide func(header string) bool) *exportedEvent {
 	r := &x.Record
 	e := &exportedEvent{ID: r.ID.String(), EventID: r.EventID, Source: r.Source, Type: r.Type, Resource: r.Resource, Version: r.Version,
 		State: r.State.String(), Reason: r.Reason.String(), ReceivedAt: api.Time{Time: r.ReceivedAt}, DeliveredAt: api.Time{Time: r.DeliveredAt},
@@ -113,7 +117,7 @@ func exportLine(x *embedded.Exported, secrets bool) *exportedEvent {
 	if p := x.Payload; p != nil {
 		e.Payload = &api.Payload{Method: p.Method, Path: string(p.Target), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
 		for name, value := range p.Head.All() {
-			if !secrets && event.Credential(string(name)) {
+			if hide(string(name)) {
 				value = []byte(event.Redacted)
 			}
 			e.Payload.Headers = append(e.Payload.Headers, [2]string{string(name), string(value)})

@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hooktender/hooktender/dedup"
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/ordering"
@@ -65,6 +66,19 @@ type Config struct {
 
 	// Warnings are about what is allowed but deserves attention; sorted by line.
 	Warnings []Problem `yaml:"-"`
+}
+
+// Credential says whether a header carries credentials, or a secret of a source as it is: where a payload is shown, its value is not.
+func (c *Config) Credential(header string) bool {
+	if event.Credential(header) {
+		return true
+	}
+	for _, s := range c.Sources {
+		if s.Verify.ShowsSecret(header) {
+			return true
+		}
+	}
+	return false
 }
 
 // Admin is the admin port.

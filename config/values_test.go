@@ -182,6 +182,22 @@ func TestPrintMasksWhatStandsInTheFile(t *testing.T) {
 	}
 }
 
+func TestCredentialKnowsTheTokensOfAllSources(t *testing.T) {
+	c := mustParse(t, minimal+`  more:
+    path: /more
+    provider: custom
+    secrets: [{env: STRIPE_WEBHOOK_SECRET}]
+    verify: {any: [{scheme: token, header: X-Own}, {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, signed: "{body}"}]}
+    identity: {id: json:id}
+    upstream: http://a
+`)
+	for header, want := range map[string]bool{"x-own": true, "Authorization": true, "X-Signature": false, "Stripe-Signature": false} {
+		if got := c.Credential(header); got != want {
+			t.Errorf("%s: %v", header, got)
+		}
+	}
+}
+
 func TestChangedNamesWhatNeedsARestart(t *testing.T) {
 	old := mustParse(t, minimal)
 	text := strings.NewReplacer(":8080", ":9999", "STRIPE_WEBHOOK_SECRET", "ORDERS_SECRET").Replace(minimal) + `    limits: {rate: 5}

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,7 +17,6 @@ import (
 	"github.com/hooktender/hooktender/admin"
 	"github.com/hooktender/hooktender/config"
 	"github.com/hooktender/hooktender/dedup"
-	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/journal/embedded"
 	"github.com/hooktender/hooktender/metrics"
@@ -181,20 +179,12 @@ func tokens(cfg *config.Config) []admin.Token {
 	return out
 }
 
-// hidden says which headers' values the admin port does not show: those that carry credentials, and the token of a source that goes by one.
+// hidden says which headers' values the admin port does not show.
 func hidden(cfg *config.Config) func(header string) bool {
 	if cfg.Admin.ShowCredentials {
 		return func(string) bool { return false }
 	}
-	var tokens []string
-	for _, s := range cfg.Sources {
-		if s.Verify.Scheme == "token" && s.Verify.Header != "" {
-			tokens = append(tokens, s.Verify.Header)
-		}
-	}
-	return func(header string) bool {
-		return event.Credential(header) || slices.ContainsFunc(tokens, func(t string) bool { return strings.EqualFold(t, header) })
-	}
+	return cfg.Credential
 }
 
 // hosts are the names under which the admin port may be called beside localhost.

@@ -55,6 +55,19 @@ func TestEveryRowIsSound(t *testing.T) {
 
 // TestEveryRowHasVectors wants a genuine vector and three different negative ones for every row that says how its sender signs, and a
 // challenge with its answer for every row that knows a sender's challenge only.
+// Who shows a payload without a configuration knows the tokens of presets all the same.
+func TestTheTokensOfPresetsAreCredentials(t *testing.T) {
+	for _, p := range All() {
+		for _, spec := range append([]verify.Spec{p.Verify}, append(p.Verify.All, p.Verify.Any...)...) {
+			for _, header := range append(spec.Also, spec.Header) {
+				if header != "" && p.Verify.ShowsSecret(header) && !event.Credential(header) {
+					t.Errorf("%s: %s carries the secret and is no credential", p.ID, header)
+				}
+			}
+		}
+	}
+}
+
 func TestEveryRowHasVectors(t *testing.T) {
 	valid, invalid := map[string]int{}, map[string]map[string]bool{}
 	for _, v := range loadVectors(t) {

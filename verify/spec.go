@@ -353,6 +353,15 @@ func (s *Spec) ReadsConnection() bool {
 	return s.Location == "connection" || slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ReadsConnection() })
 }
 
+// ShowsSecret says whether a header's value is one of the secrets as it is, not something made with it.
+func (s *Spec) ShowsSecret(header string) bool {
+	is := func(name string) bool { return strings.EqualFold(name, header) }
+	prefix, numbered := strings.CutPrefix(s.Location, "headers:")
+	numbered = numbered && len(header) > len(prefix) && strings.EqualFold(header[:len(prefix)], prefix)
+	return s.Scheme == "token" && (is(s.Header) || numbered || slices.ContainsFunc(s.Also, is)) || is(strings.TrimPrefix(s.Allow, "header:")) ||
+		slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ShowsSecret(header) })
+}
+
 // SignsURL says whether verification needs the public URL of the request.
 func (s *Spec) SignsURL() bool {
 	if parts := s.parts(); len(parts) > 0 {

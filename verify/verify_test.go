@@ -25,6 +25,30 @@ func TestASecretNeverPrints(t *testing.T) {
 	}
 }
 
+// The value of these headers is not shown where payloads are.
+func TestShowsSecretIsAboutTokensAsTheyAre(t *testing.T) {
+	token := Spec{Scheme: "token", Header: "X-Token", Also: []string{"X-Old-Token"}}
+	for _, tt := range []struct {
+		spec   Spec
+		header string
+		want   bool
+	}{
+		{token, "x-token", true},
+		{token, "X-OLD-TOKEN", true},
+		{token, "X-Token-2", false},
+		{Spec{Scheme: "token", Location: "headers:X-T-"}, "x-t-12", true},
+		{Spec{Scheme: "token", Location: "query:t"}, "t", false},
+		{Spec{Scheme: "hmac", Header: "X-Signature"}, "X-Signature", false},
+		{Spec{Scheme: "hmac", Header: "X-Signature", Allow: "header:X-Key"}, "X-Key", true},
+		{Spec{Any: []Spec{{Scheme: "hmac", Header: "X-Signature"}, token}}, "X-Token", true},
+		{Spec{All: []Spec{token, {Scheme: "hmac", Header: "X-Signature"}}}, "X-Signature", false},
+	} {
+		if got := tt.spec.ShowsSecret(tt.header); got != tt.want {
+			t.Errorf("%+v, %s: %v", tt.spec, tt.header, got)
+		}
+	}
+}
+
 func TestCompileRefusesSecretsThatProveNothing(t *testing.T) {
 	hexKey, b64 := fieldsSpec.Clone(), fieldsSpec.Clone()
 	hexKey.Key, b64.Key = "hex", "base64"
