@@ -103,8 +103,11 @@ func (c *conn) refuse(f *wireFault) {
 	}
 	c.linger, c.answered = true, true
 	a := Answer{Status: f.status, Body: problems[f.status], Close: true, Head: problemHead}
-	if f.status == fasthttp.StatusServiceUnavailable {
+	switch f.status {
+	case fasthttp.StatusServiceUnavailable:
 		a.Head = busyHead
+	case fasthttp.StatusTooManyRequests:
+		a.Head = crowdHead
 	}
 	c.refused(f.status)
 	c.answer(&a)
@@ -125,6 +128,7 @@ func (c *conn) shed() {
 
 var (
 	problemHead = []byte("Content-Type: application/problem+json\r\n")
+	crowdHead   = []byte("Content-Type: application/problem+json\r\nRetry-After: 5\r\n")
 	busyHead    = []byte("Content-Type: application/problem+json\r\nHooktender-Outcome: unavailable\r\nRetry-After: 5\r\n")
 )
 

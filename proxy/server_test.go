@@ -387,7 +387,9 @@ func TestConnectionBounds(t *testing.T) {
 		addr := newServer(t, proxy.ServerConfig{MaxPerIP: 1}, handlerFunc(echo))
 		a := dial(t, addr).send(post)
 		a.want(200, "*")
-		dial(t, addr).want(429, "*")
+		if head := dial(t, addr).want(429, "*").Header; head.Get("Retry-After") == "" {
+			t.Errorf("it is not told when to come again: %v", head)
+		}
 		a.Close()
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) { // until the server has noticed
 			c := dial(t, addr)
