@@ -133,11 +133,14 @@ func (c *TLSConfig) Check() error {
 	return err
 }
 
-// ParsePrefixes reads addresses and networks; a zone is an error.
+// ParsePrefixes reads addresses and networks; a zone is an error. IPv4 written as IPv6 (::ffff:192.0.2.1) is IPv4, as clients' addresses are.
 func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range list {
 		if p, err := netip.ParsePrefix(s); err == nil {
+			if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+				p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+			}
 			out = append(out, p.Masked())
 			continue
 		}
@@ -145,6 +148,7 @@ func ParsePrefixes(list []string) ([]netip.Prefix, error) {
 		if err != nil || a.Zone() != "" {
 			return nil, fmt.Errorf("%q is no address and no network", s)
 		}
+		a = a.Unmap()
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return out, nil

@@ -50,6 +50,18 @@ func TestClientBehindProxies(t *testing.T) {
 	}
 }
 
+// The addresses of clients are compared as IPv4 where they are, however an operator writes them.
+func TestAddressesMayBeWrittenAsMappedIPv6(t *testing.T) {
+	for text, want := range map[string]string{
+		"::ffff:192.0.2.7": "192.0.2.7/32", "::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:192.0.2.7/128": "192.0.2.7/32",
+		"10.1.2.3/8": "10.0.0.0/8", "::/0": "::/0", "2001:db8::1": "2001:db8::1/128",
+	} {
+		if got, err := ParsePrefixes([]string{text}); err != nil || got[0].String() != want {
+			t.Errorf("%s: %v, %v, want %s", text, got, err, want)
+		}
+	}
+}
+
 func v2(command, family byte, address []byte) string {
 	b := append([]byte(proxyV2), command, family)
 	return string(append(binary.BigEndian.AppendUint16(b, uint16(len(address))), address...))
