@@ -252,9 +252,12 @@ func (d *decoder) checkPathSelectors(key string, s *Source) {
 		name  string
 		texts selector.Texts
 	}{{"id", id.ID}, {"account", id.Account}, {"type", id.Type}, {"resource", id.Resource}, {"version", id.Version}, {"occurred_at", id.OccurredAt}} {
-		for _, text := range f.texts {
-			if param, ok := strings.CutPrefix(text, "path:"); ok && !slices.Contains(strings.Split(s.Path, "/"), "{"+param+"}") {
-				d.fail(key+"."+f.name, "", "%s: the path has no segment {%s}", text, param)
+		list, _ := selector.ParseList(f.texts...) // its faults are told already
+		for _, sel := range list {
+			for again := true; again; sel, again = sel.Or() {
+				if sel.Kind() == selector.Path && !slices.Contains(strings.Split(s.Path, "/"), "{"+sel.Name()+"}") {
+					d.fail(key+"."+f.name, "", "path:%s: the path has no segment {%[1]s}", sel.Name())
+				}
 			}
 		}
 	}

@@ -219,6 +219,13 @@ admin: {listen: "127.0.0.1:9091", debug: true}
 	}
 }
 
+func TestAPathSelectorHasAlternatives(t *testing.T) {
+	c := mustParse(t, strings.Replace(minimal, "path: /webhooks/stripe", "path: /webhooks/{shop}\n    identity: {account: \"path:shop | header:X-Shop\"}", 1))
+	if got := c.Sources["stripe"].Identity.Account; len(got) != 1 || got[0] != "path:shop | header:X-Shop" {
+		t.Errorf("account is %q", got)
+	}
+}
+
 func TestTheExampleLoads(t *testing.T) {
 	if !bytes.HasPrefix(Example(), []byte("# yaml-language-server: $schema=https://")) {
 		t.Error("the first line does not name the schema")
