@@ -58,6 +58,9 @@ func flattenBlock(out map[string]string, key string, v reflect.Value) {
 			flattenBlock(out, full, fv)
 		case fv.Kind() == reflect.Map && isBlock(fv.Type().Elem()):
 			for _, k := range fv.MapKeys() {
+				if strings.Contains(k.String(), "://") {
+					continue // an upstream without a name: what changed is the source that has its URL
+				}
 				at := join(full, k.String())
 				out[at] = ""
 				flattenBlock(out, at, reflect.Indirect(reflectCopy(fv.MapIndex(k))))

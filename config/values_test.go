@@ -219,6 +219,14 @@ admin: {listen: "127.0.0.1:9091", debug: true}
 	}
 }
 
+// What a reload says: an upstream that has no name is told by the source that has its URL.
+func TestChangedNamesNoUpstreamByItsURL(t *testing.T) {
+	changed, _ := Changed(mustParse(t, minimal), mustParse(t, strings.Replace(minimal, "http://127.0.0.1:3000", "http://127.0.0.1:3001", 1)))
+	if diff := cmp.Diff([]string{"sources.stripe.delivery.upstream"}, changed); diff != "" {
+		t.Errorf("changed (-want +got):\n%s", diff)
+	}
+}
+
 func TestAPathSelectorHasAlternatives(t *testing.T) {
 	c := mustParse(t, strings.Replace(minimal, "path: /webhooks/stripe", "path: /webhooks/{shop}\n    identity: {account: \"path:shop | header:X-Shop\"}", 1))
 	if got := c.Sources["stripe"].Identity.Account; len(got) != 1 || got[0] != "path:shop | header:X-Shop" {
