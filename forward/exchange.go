@@ -310,8 +310,8 @@ func (x *Exchange) fetch(by time.Time) error {
 // complete ends the exchange with a whole answer.
 func (x *Exchange) complete() error {
 	l, p := x.link, &x.parser
-	surplus := l.w > l.r
-	if surplus && !p.strayBody() {
+	surplus, stray := l.w > l.r, p.strayBody()
+	if surplus && !stray {
 		x.client.trust.lose(x.started)
 		if l.used {
 			return malformed("more than one on a kept connection: which is whose cannot be told")
@@ -321,7 +321,7 @@ func (x *Exchange) complete() error {
 		x.client.trust.lose(x.started) // it may have been about the idle connection, sent as the request was on its way
 	}
 	now := x.client.now()
-	keep := p.reusable() && !surplus && !l.cutOff && !l.cancelled.Load() && !x.client.trust.lost(now)
+	keep := p.reusable() && !surplus && !stray && !l.cutOff && !l.cancelled.Load() && !x.client.trust.lost(now)
 	x.answered(now)
 	x.link = nil
 	if keep {

@@ -276,7 +276,8 @@ func (p *parser) headDone(lines event.Head) error {
 
 func (p *parser) bodyless() bool { return p.head || p.status == 204 || p.status == 304 }
 
-// strayBody says whether an answer that has no body announced one all the same: bytes after it are then no surprise.
+// strayBody says whether an answer that has no body announced one all the same: bytes after it are then no surprise, and may come at any time, so the
+// connection is not used again.
 func (p *parser) strayBody() bool { return p.bodyless() && (p.chunked || p.length > 0) }
 
 // roomFor guesses the body's size; a large one is allocated only as it comes in.

@@ -255,6 +255,28 @@ func TestBrokenConnections(t *testing.T) {
 	}
 }
 
+// A body that a 204 announces may come when the connection is in use for the next event, and look like its answer.
+func TestABodyBehindA204IsNobodysAnswer(t *testing.T) {
+	client := newClient(t, newUpstream(t, func(v *visitor, _ int) {
+		stray := ""
+		for id, ok := v.read(); ok; id, ok = v.read() {
+			if id == "1" {
+				stray = okAnswer("stray")
+				v.say("HTTP/1.1 204 No Content\r\nContent-Length: %d\r\n\r\n", len(stray))
+				continue
+			}
+			v.say("%sHTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", stray)
+		}
+	}), 5*time.Second)
+	if r := client.Do(t.Context(), call("1", "body")); r.Outcome != event.OutcomeDelivered {
+		t.Errorf("the first: %+v", r)
+	}
+	time.Sleep(3 * time.Millisecond) // a connection may be used again by then
+	if r := client.Do(t.Context(), call("2", "body")); r.Status != 503 {
+		t.Errorf("the second got %d %q", r.Status, r.Body)
+	}
+}
+
 // Upstreams that answer more, earlier or later than they should. Each answer names the event it belongs to; "stray" belongs to none.
 func TestNoAnswerIsCreditedToAnotherEvent(t *testing.T) {
 	loop := func(f func(v *visitor, id string) bool) keeper {
