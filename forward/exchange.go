@@ -114,8 +114,12 @@ func (x *Exchange) Wait(until time.Time) bool {
 			err = x.turn(by)
 		case !x.full:
 			err = x.write(x.writeBy(by))
-			if err != nil && !isTimeout(err) {
+			switch {
+			case err == nil:
+			case !isTimeout(err):
 				err = x.writeFailed(err)
+			case x.sent && !x.link.cancelled.Load() && !x.client.now().Before(x.deadline):
+				by, err = x.lastLook(), nil
 			}
 		default:
 			err = x.read(by)
@@ -237,6 +241,14 @@ func (x *Exchange) writeFailed(err error) error {
 		return nil
 	}
 	return err
+}
+
+// lastLook gives up writing because the time is up. An upstream that does not read may have answered all the same, and what it said has come long ago.
+func (x *Exchange) lastLook() (by time.Time) {
+	x.full, x.link.cutOff = true, true
+	x.free()
+	x.deadline = x.client.now().Add(x.client.timeout / 16)
+	return x.deadline
 }
 
 // detach copies what has not been written yet, so that the call's memory is free.

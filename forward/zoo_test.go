@@ -240,6 +240,11 @@ func TestBrokenConnections(t *testing.T) {
 			_ = v.Conn.(*net.TCPConn).CloseWrite()
 			_, _ = io.CopyN(io.Discard, v.br, 40<<20)
 		}, 30 << 20, event.OutcomePermanent, "status"},
+		{"refuses a large body and never reads it", func(v *visitor, _ int) {
+			_, _ = v.br.ReadString('\n')
+			v.say("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+			time.Sleep(2 * time.Second)
+		}, 30 << 20, event.OutcomePermanent, "status"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
