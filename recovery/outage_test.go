@@ -136,16 +136,20 @@ var (
 
 // send submits a fresh event and gives what its sender is told.
 func (b *bed) send(id, resource, version string) recovery.Handled {
+	return b.sendTo("s", id, resource, version)
+}
+
+func (b *bed) sendTo(source, id, resource, version string) recovery.Handled {
 	body := append(strconv.AppendQuote([]byte(`{"id":`), id), '}')
 	sub := submissions.Get().(*recovery.Submission) // nobody uses it when Deliver has returned
 	defer submissions.Put(sub)
 	*sub = recovery.Submission{
-		Record: event.Record{Source: "s", Provider: "custom", EventID: id, Resource: resource, Version: version, Verified: true, ReceivedAt: time.Now(),
+		Record: event.Record{Source: source, Provider: "custom", EventID: id, Resource: resource, Version: version, Verified: true, ReceivedAt: time.Now(),
 			BodyBytes: len(body), HasPayload: true},
 		Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: jsonHead, Body: body, Peer: "127.0.0.1"},
-		Keys:    append(sub.Keys[:0], event.MakeKey(event.KeyEvent, "s", "", id)), Aliases: append(sub.Aliases[:0], event.MakeKey(event.KeyAlias, "s", id)),
+		Keys:    append(sub.Keys[:0], event.MakeKey(event.KeyEvent, source, "", id)), Aliases: append(sub.Aliases[:0], event.MakeKey(event.KeyAlias, source, id)),
 	}
-	h, err := b.r.Source("s").Deliver(context.Background(), sub)
+	h, err := b.r.Source(source).Deliver(context.Background(), sub)
 	if err != nil {
 		b.t.Fatal(err)
 	}

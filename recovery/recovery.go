@@ -226,6 +226,8 @@ func (u *upstream) detach(s *Source) {
 	for i, x := range u.sources {
 		if x == s {
 			u.sources = append(u.sources[:i:i], u.sources[i+1:]...)
+			u.left = true
+			u.poke()
 			return
 		}
 	}

@@ -20,6 +20,7 @@ func (u *upstream) run(ctx context.Context) {
 	for u.r.running.Load() && ctx.Err() == nil {
 		now := time.Now()
 		next, more := u.collect(&due, now)
+		u.release(&due)
 		u.queued.Store(int64(due.len())) // before the slots are asked for: who frees one from here on sees that it is wanted
 		u.mu.Lock()
 		u.serve(now, due.len() > 0)
@@ -123,13 +124,38 @@ func (l *line) first() task { return (*l.next())[0] }
 func (l *line) take() {
 	q := l.next()
 	l.turn = q == &l.fresh
-	if t := &(*q)[0]; t.lane == nil {
+	l.unshare(&(*q)[0])
+	(*q)[0] = task{}
+	*q = (*q)[1:]
+}
+
+func (l *line) unshare(t *task) {
+	if t.lane == nil {
 		if l.shares[t.src]--; l.shares[t.src] == 0 {
 			delete(l.shares, t.src) // it may be of a configuration that is gone
 		}
 	}
-	(*q)[0] = task{}
-	*q = (*q)[1:]
+}
+
+// release gives what is of sources that have another upstream now back to them: here it might wait for long.
+func (u *upstream) release(due *line) {
+	u.mu.Lock()
+	left := u.left
+	u.left = false
+	u.mu.Unlock()
+	if !left {
+		return
+	}
+	for _, q := range []*[]task{&due.fresh, &due.backlog} {
+		*q = slices.DeleteFunc(*q, func(t task) bool {
+			gone := t.src.cfg.Load().up != u
+			if gone {
+				due.unshare(&t)
+				t.putBack()
+			}
+			return gone
+		})
+	}
 }
 
 // collect moves what is due from the sources to due, and says when the next thing will be, and whether more is due than a source's share.

@@ -34,6 +34,7 @@ type upstream struct {
 	waiters  []*waiter // requests that wait for a slot, oldest first
 	turn     bool      // whose turn it is when both a request and the queue want a slot
 	sources  []*Source
+	left     bool // some source has another upstream since the loop looked last
 }
 
 // A slot is the right to make one attempt.
