@@ -52,6 +52,7 @@ func newReplayID() string {
 
 // ReplayOne starts the replay of one event. Errors: journal.ErrNotFound; ErrNeedsForce for an event that waits for a decision.
 func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, force bool, reason string) (ReplayResult, error) {
+	ctx = context.WithoutCancel(ctx) // what is written is seen through, also when the caller has left: it would stay pending, and in no queue
 	one := &single{Event: id}
 	one.Replay = Replay{ID: newReplayID(), State: "running", CreatedAt: time.Now(), Actor: actor, Reason: reason, Total: 1, Sent: 1}
 	begun, replay := *one, one.Replay.ID
@@ -223,6 +224,7 @@ func (r *Recovery) Discard(ctx context.Context, id event.ID, actor, reason strin
 }
 
 func (r *Recovery) settle(ctx context.Context, id event.ID, why event.Reason, actor, reason string) (event.Record, error) {
+	ctx = context.WithoutCancel(ctx) // as in ReplayOne: its lane would go on waiting
 	for range 8 {
 		rec, _, err := r.journal.Get(ctx, id, false)
 		if err != nil && !errors.Is(err, journal.ErrNoPayload) {

@@ -67,7 +67,10 @@ func (r *Recovery) StartReplay(ctx context.Context, spec ReplaySpec) (Replay, er
 	if err != nil {
 		return Replay{}, err
 	}
-	if err := r.admit(ctx, j); err != nil {
+	if err := ctx.Err(); err != nil {
+		return Replay{}, err
+	}
+	if err := r.admit(context.WithoutCancel(ctx), j); err != nil { // as in ReplayOne: it would begin at the next start
 		return Replay{}, err
 	}
 	r.begin(func() { r.runJob(j) })
@@ -364,7 +367,7 @@ func (r *Recovery) CancelReplay(ctx context.Context, id string) (Replay, error) 
 	}
 	j.mu.Unlock()
 	if cancelled {
-		if err := r.store(ctx, j); err != nil {
+		if err := r.store(context.WithoutCancel(ctx), j); err != nil {
 			return Replay{}, err
 		}
 	}

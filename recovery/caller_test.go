@@ -1,0 +1,84 @@
+package recovery_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// deserted is a journal whose caller leaves while the disk is waited for: what was asked is written, and the answer is the caller's context's.
+type deserted struct {
+	journal.Journal
+	leave context.CancelFunc
+}
+
+func (d *deserted) Commit(ctx context.Context, ts []journal.Transition, how journal.Durability) ([]journal.Outcome, error) {
+	out, err := d.Journal.Commit(context.WithoutCancel(ctx), ts, how)
+	if d.left(ctx) {
+		return nil, ctx.Err()
+	}
+	return out, err
+}
+
+func (d *deserted) MetaPut(ctx context.Context, key string, value []byte, how journal.Durability) error {
+	err := d.Journal.MetaPut(context.WithoutCancel(ctx), key, value, how)
+	if d.left(ctx) {
+		return ctx.Err()
+	}
+	return err
+}
+
+func (d *deserted) left(ctx context.Context) bool {
+	if d.leave != nil {
+		d.leave()
+	}
+	return ctx.Err() != nil
+}
+
+// What an operator asked for happens, or does not happen at all, whether or not the operator waits for the answer. A replayed event
+// used to stay pending, and in no queue, until the next start.
+func TestACallerWhoLeavesIsServed(t *testing.T) {
+	for _, c := range []struct {
+		ask  func(r *recovery.Recovery, ctx context.Context, id event.ID)
+		want string // what the consumer has seen of v1, which failed, and of v2, which waits for it
+	}{
+		{func(r *recovery.Recovery, ctx context.Context, id event.ID) {
+			_, _ = r.ReplayOne(ctx, id, "ops", true, "yes")
+		}, "1 1 2"},
+		{func(r *recovery.Recovery, ctx context.Context, id event.ID) { _, _ = r.Resolve(ctx, id, "ops", "yes") }, "1 2"},
+		{func(r *recovery.Recovery, ctx context.Context, id event.ID) { _, _ = r.Discard(ctx, id, "ops", "yes") }, "1 2(gap 1)"},
+		{func(r *recovery.Recovery, ctx context.Context, id event.ID) {
+			_, _ = r.StartReplay(ctx, recovery.ReplaySpec{IDs: []string{"v1"}, Force: true, Reason: "yes", Actor: "ops"})
+		}, "1 1 2"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			gone := &deserted{}
+			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+				model, work := b.openModel(observe)
+				gone.Journal = model
+				return gone, work
+			}, func(s *recovery.SourceConfig, u *forward.Config) {
+				inSequence(s, u)
+				s.Delivery.OnUnknown = "hold"
+			})
+			b.up()
+			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer { return hooktest.Answer{Break: nth == 1} })
+			b.version(1)
+			b.version(2)
+			ctx, leave := context.WithCancel(t.Context())
+			gone.leave = leave
+			c.ask(b.r, ctx, b.find("v1").ID)
+			time.Sleep(time.Second)
+			if got := b.arrivals(); got != c.want {
+				t.Errorf("the consumer saw %s, want %s; %v", got, c.want, b.states())
+			}
+		})
+	}
+}
