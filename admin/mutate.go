@@ -55,6 +55,9 @@ func (s *Server) perform(t *route, c *call) error {
 	if err := s.admit(t, c); err != nil {
 		return err
 	}
+	if !s.Health.Started() { // what waits is being read from the journal: what is changed meanwhile would be in the schedule twice, or not at all
+		return fail(http.StatusServiceUnavailable, "starting").retry(time.Second)
+	}
 	if !isJSON(c.r) {
 		return fail(http.StatusUnsupportedMediaType, "send Content-Type: application/json")
 	}

@@ -36,6 +36,24 @@ func TestReplayOfOne(t *testing.T) {
 	}
 }
 
+// While the gateway reads from the journal what waits, questions are answered and nothing is changed: an event that was replayed then used to be in the
+// schedule twice.
+func TestNothingIsChangedWhileTheGatewayStarts(t *testing.T) {
+	p := start(t, nil)
+	p.Receive(t, "stripe", "dead", admintest.Dead)
+	p.Control.Starting = true
+	for _, path := range []string{"/v1/events/dead/replay", "/v1/events/dead/resolve", "/v1/replays", "/v1/sources/stripe/pause", "/v1/config/reload", "/v1/drain"} {
+		if got := p.want(503, "POST", path, `{"reason":"too early"}`); got.header.Get("Retry-After") != "1" {
+			t.Errorf("%s: come again after %q", path, got.header.Get("Retry-After"))
+		}
+	}
+	if got := p.want(200, "GET", "/v1/events/dead", ""); got.at("state") != "failed" {
+		t.Errorf("%s", got.body)
+	}
+	p.Control.Starting = false
+	p.want(202, "POST", "/v1/events/dead/replay", `{}`)
+}
+
 func TestMalformedBodies(t *testing.T) {
 	p := start(t, nil)
 	p.Receive(t, "stripe", "evt_1", admintest.Dead)

@@ -238,7 +238,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAdmin()
 	work.Go(func() { report(errs, g.admin.Serve(adminCtx, g.private)) })
-	if err := g.recovery.Load(ctx); err != nil {
+	g.reloading.Lock() // sources stay as they are until it is done
+	err := g.recovery.Load(ctx)
+	g.reloading.Unlock()
+	if err != nil {
 		if g.engine.Err() != nil {
 			return g.journalFailed()
 		}
@@ -263,7 +266,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.ready.Store(true)
 	g.log.Info("ready", "listen", g.public.Addr().String(), "admin", g.private.Addr().String(), "version", g.opts.Version)
 
-	err := g.wait(ctx, errs)
+	err = g.wait(ctx, errs)
 	g.stopping.Store(true)
 	if errors.Is(err, ErrJournal) {
 		return err // nothing can be promised any more: no graceful end

@@ -38,6 +38,7 @@ type Control struct {
 	Changed  []string
 	Err      error // of Reload
 	NotReady string
+	Starting bool
 	drained  bool
 }
 
@@ -74,8 +75,8 @@ func (c *Control) Ready() (bool, string) {
 	return c.NotReady == "", c.NotReady
 }
 
-// Started says yes.
-func (c *Control) Started() bool { return true }
+// Started says yes unless Starting is set.
+func (c *Control) Started() bool { return !c.Starting }
 
 // Log keeps log lines. Safe for concurrent use.
 type Log struct {
