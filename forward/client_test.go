@@ -342,7 +342,7 @@ func TestRetryAfter(t *testing.T) {
 	for v, want := range map[string]time.Duration{
 		"0": 0, "1": time.Second, "120": 2 * time.Minute, "0007": 7 * time.Second, "-1": -time.Second, "-120": -2 * time.Minute, "-0": -time.Second,
 		"Sun, 06 Nov 1994 08:49:37 GMT": 30 * time.Second, "Sunday, 06-Nov-94 08:49:37 GMT": 30 * time.Second, "Sun Nov  6 08:49:37 1994": 30 * time.Second,
-		"Sun, 06 Nov 1994 08:00:00 GMT": 0,
+		"Sun, 06 Nov 1994 08:00:00 GMT": 0, "9223372036": 100 * 365 * 24 * time.Hour, "Fri, 31 Dec 9999 23:59:59 GMT": 100 * 365 * 24 * time.Hour,
 	} {
 		if d, ok := forward.RetryAfter([]byte(v), now); !ok || d != want {
 			t.Errorf("%q: %s %v, want %s", v, d, ok, want)

@@ -8,8 +8,11 @@ import (
 // maxRetrySeconds is the largest number of seconds that a Duration holds.
 const maxRetrySeconds = int64(1<<63-1) / int64(time.Second)
 
+// longestRetry is what longer waits are cut to: added to a time of today, the largest Duration is beyond what nanoseconds since 1970 hold.
+const longestRetry = 100 * 365 * 24 * time.Hour
+
 // RetryAfter reads the value of a Retry-After header (RFC 9110 §10.2.3): seconds, or one of the three forms of an HTTP date, of which
-// one in the past is 0. A negative number of seconds asks for no retry at all and comes back negative. ok is false for everything
+// one in the past is 0; more than 100 years are 100 years. A negative number of seconds asks for no retry at all and comes back negative. ok is false for everything
 // else.
 func RetryAfter(v []byte, now time.Time) (d time.Duration, ok bool) {
 	digits, negative := v, false
@@ -20,7 +23,7 @@ func RetryAfter(v []byte, now time.Time) (d time.Duration, ok bool) {
 		if negative {
 			return -max(time.Second, n), true
 		}
-		return n, true
+		return min(n, longestRetry), true
 	}
 	if len(v) < len("Sun Nov  6 08:49:37 1994") || len(v) > 64 {
 		return 0, false
@@ -29,7 +32,7 @@ func RetryAfter(v []byte, now time.Time) (d time.Duration, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	return max(0, t.Sub(now)), true
+	return min(max(0, t.Sub(now)), longestRetry), true
 }
 
 func seconds(digits []byte) (time.Duration, bool) {

@@ -95,6 +95,7 @@ func TestRetryAfter(t *testing.T) {
 	}{
 		{"100", 503, 100 * time.Second, event.NoReason}, {"100", 429, 100 * time.Second, event.NoReason}, {"299", 503, 299 * time.Second, event.NoReason},
 		{"301", 503, 0, event.Exhausted}, {"-1", 503, 0, event.Permanent}, {"soon", 503, 5 * time.Second, event.NoReason},
+		{"9223372036", 503, 0, event.Exhausted}, {"Fri, 31 Dec 9999 23:59:59 GMT", 503, 0, event.Exhausted},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
@@ -105,7 +106,7 @@ func TestRetryAfter(t *testing.T) {
 				if nth > 1 {
 					return hooktest.Answer{}
 				}
-				return hooktest.Answer{Status: c.status, Header: map[string][]string{"Retry-After": {c.value}}}
+				return hooktest.Answer{Status: c.status, Header: map[string][]string{"Retry-After": {c.value}}, Delay: time.Second}
 			})
 			began := time.Now()
 			b.send("evt_1", "", "")
@@ -118,7 +119,7 @@ func TestRetryAfter(t *testing.T) {
 				}
 				return
 			}
-			if len(seen) != 2 || seen[1].At.Sub(began).Round(100*time.Millisecond) != c.second || b.find("evt_1").State != event.Delivered {
+			if len(seen) != 2 || seen[1].At.Sub(began).Round(100*time.Millisecond) != time.Second+c.second || b.find("evt_1").State != event.Delivered {
 				t.Errorf("Retry-After: %s with %d: %d requests, the last after %s", c.value, c.status, len(seen), seen[len(seen)-1].At.Sub(began))
 			}
 		})
