@@ -85,6 +85,77 @@ func TestOpenBreaker(t *testing.T) {
 	}
 }
 
+// What waited during an outage is not given up for its first failure after it: not where the wall clock was set back over a restart, nor where a restart or a
+// reload has brought another consumer.
+func TestOutageCountsWhateverEndsIt(t *testing.T) {
+	for name, end := range map[string]func(b *bed, back func()){
+		"a restart":                     func(b *bed, back func()) { b.stop(); time.Sleep(time.Hour); back(); b.start() },
+		"a restart, the clock set back": func(b *bed, back func()) { b.stop(); b.shift -= time.Hour; back(); b.start() },
+		"a restart with another consumer": func(b *bed, back func()) {
+			b.stop()
+			time.Sleep(time.Hour)
+			back()
+			b.upstream.URL += "/new"
+			b.start()
+		},
+		"a reload with another consumer": func(b *bed, back func()) {
+			time.Sleep(time.Hour)
+			back()
+			b.source.Delivery.Upstream = "new"
+			if err := b.r.Apply(recovery.Config{Upstreams: map[string]forward.Config{"new": b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
+				b.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(_ *recovery.SourceConfig, u *forward.Config) { u.Breaker.Failures = 3 })
+				b.up()
+				b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+				for i := range 3 {
+					b.send(fmt.Sprint("evt_", i), "", "")
+				}
+				end(b, func() {
+					var came atomic.Int64
+					b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+						if came.Add(1) == 2 {
+							return hooktest.Answer{Status: 503}
+						}
+						return hooktest.Answer{}
+					})
+				})
+				time.Sleep(time.Hour)
+				if got := b.states(); got["delivered"] != 3 {
+					t.Error(got)
+				}
+			})
+		})
+	}
+}
+
+// What waits for a retry is tried at once when the gateway is about to go, also where the wall clock was set.
+func TestPushAfterTheClockWasSet(t *testing.T) {
+	for _, shift := range []time.Duration{0, time.Hour, -time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+			b.shift = shift
+			b.up()
+			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+				if nth > 1 {
+					return hooktest.Answer{}
+				}
+				return hooktest.Answer{Status: 503, Header: map[string][]string{"Retry-After": {"200"}}}
+			})
+			b.send("evt_1", "", "")
+			b.r.Push()
+			synctest.Wait()
+			if got := b.find("evt_1"); got.State != event.Delivered {
+				t.Errorf("the clock set by %s: %s/%s", shift, got.State, got.Reason)
+			}
+		})
+	}
+}
+
 // Retry-After is not capped by max_delay; a retry that would fall after max_elapsed is not waited for; a negative one is a refusal.
 func TestRetryAfter(t *testing.T) {
 	for _, c := range []struct {

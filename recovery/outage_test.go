@@ -33,6 +33,7 @@ type bed struct {
 	open     func(*bed, journal.Observer) (journal.Journal, func()) // and what works for it until it is closed
 	engine   journal.Journal
 	r        *recovery.Recovery
+	shift    time.Duration // of the wall clock
 	stop     func()
 	dead     []chan struct{} // closed when what was killed has ended
 }
@@ -102,7 +103,7 @@ func (b *bed) start() {
 		mu.Lock()
 		defer mu.Unlock()
 		return random.Float64()
-	}})
+	}, Steady: func() time.Time { return time.Now().Add(-b.shift) }, Shift: func() time.Duration { return b.shift }})
 	if err := r.Apply(recovery.Config{Upstreams: map[string]forward.Config{"app": b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
 		b.t.Fatal(err)
 	}

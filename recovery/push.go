@@ -13,9 +13,9 @@ func (r *Recovery) Push() {
 	r.leaving.Store(true)
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	now := time.Now()
+	now, steady := time.Now(), r.steady().UnixNano()
 	for _, s := range r.sources {
-		s.push(now.UnixNano())
+		s.push(steady)
 	}
 	for _, u := range r.upstreams {
 		u.mu.Lock()

@@ -206,10 +206,15 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	}
 	old := s.cfg.Swap(&compiled{SourceConfig: sc, policy: policy, up: up})
 	if old == nil || old.up != up {
+		outage := time.Duration(0)
 		if old != nil {
 			old.up.detach(s)
+			outage = old.up.downtime(time.Now())
 		}
 		up.mu.Lock()
+		if len(up.sources) == 0 { // what has waited for the old one has waited all the same
+			up.breaker.outage = max(up.breaker.outage, outage)
+		}
 		up.sources = append(up.sources, s)
 		up.mu.Unlock()
 	}

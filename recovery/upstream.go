@@ -245,7 +245,7 @@ func (s slot) done(o event.Outcome, status int, now time.Time) (isOpen bool) {
 // stored is what survives a restart of a breaker.
 type stored struct {
 	Open    bool          `json:"open"`
-	Since   time.Time     `json:"since"`
+	Since   time.Time     `json:"since"` // steady
 	Outage  time.Duration `json:"outage"`
 	URL     string        `json:"url"`
 	Failing int           `json:"failures"`
@@ -257,8 +257,11 @@ func (u *upstream) remember() {
 	defer u.memory.Unlock()
 	u.mu.Lock()
 	b := u.breaker
-	st := stored{Open: b.state != closed, Since: b.since, Outage: b.outage, URL: u.cfg.URL, Failing: b.failures}
+	st := stored{Open: b.state != closed, Outage: b.outage, URL: u.cfg.URL, Failing: b.failures}
 	u.mu.Unlock()
+	if st.Open {
+		st.Since = u.r.steady().Add(-time.Since(b.since))
+	}
 	raw, err := json.Marshal(st)
 	if err == nil {
 		err = u.r.journal.MetaPut(context.Background(), "breaker/"+u.name, raw, journal.Written)
@@ -280,10 +283,16 @@ func (u *upstream) recall(ctx context.Context) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.breaker.outage = st.Outage
-	if st.Open && st.URL == u.cfg.URL {
-		u.breaker.state, u.breaker.since, u.breaker.failures = open, st.Since, st.Failing
-		u.breaker.wait, u.breaker.next = u.cfg.Breaker.Probe, time.Now()
+	b, now := &u.breaker, time.Now()
+	b.outage = st.Outage
+	if !st.Open {
+		return nil
+	}
+	if away := max(0, u.r.steady().Sub(st.Since)); st.URL == u.cfg.URL {
+		b.state, b.since, b.failures = open, now.Add(-away), st.Failing
+		b.wait, b.next = b.cfg.Probe, now
+	} else { // the new one starts closed, and events have waited all the same
+		b.outage += away
 	}
 	return nil
 }
