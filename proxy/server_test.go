@@ -697,6 +697,65 @@ func TestBubble(t *testing.T) {
 	})
 }
 
+// A server that ends, or needs room, wakes who waits for a request by a deadline. Where the request begins at that moment it is met by the deadline, and is in time
+// all the same.
+func TestWokenAsARequestBegins(t *testing.T) {
+	for name, parts := range map[string][2]string{
+		"head":           {"POST /a HTTP/1.1\r\n", "Host: h\r\nContent-Length: 2\r\n\r\nhi"},
+		"body":           {"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nh", "i"},
+		"large body":     {"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\nh", strings.Repeat("i", 59999)},
+		"body of chunks": {"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nh", "i\r\n0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := &hooktest.Network{}
+				ln, err := network.Listen("127.0.0.1:80")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := proxy.NewServer(proxy.ServerConfig{}, handlerFunc(echo), slog.New(slog.DiscardHandler))
+				accepted := make(chan net.Conn, 1)
+				go func() { _ = s.Serve(context.Background(), &tellingListener{ln, accepted}) }()
+				defer func() {
+					if err := s.Shutdown(t.Context()); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Minute) // fasthttp's worker pool ends with its next round
+				}()
+				nc, err := network.Dial(t.Context(), "tcp", "127.0.0.1:80")
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := &client{nc, t, bufio.NewReader(nc)}
+				c.send(parts[0])
+				synctest.Wait()
+				_ = (<-accepted).SetReadDeadline(time.Now())
+				synctest.Wait()
+				c.send(parts[1]).want(200, "*")
+				begun := time.Now()
+				c.send("POST /a HTTP/1.1\r\n").want(408, "*")
+				if d := time.Since(begun); d != 5*time.Second {
+					t.Errorf("408 for a slow head after %s", d)
+				}
+			})
+		})
+	}
+}
+
+// tellingListener tells of the connections that it accepts.
+type tellingListener struct {
+	net.Listener
+	accepted chan net.Conn
+}
+
+func (l *tellingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		l.accepted <- c
+	}
+	return c, err
+}
+
 func TestServeEndsWithItsContext(t *testing.T) {
 	ln, err := proxy.Listen("127.0.0.1:0")
 	if err != nil {

@@ -351,6 +351,9 @@ func (c *conn) deadlineExact(t time.Time) {
 func (c *conn) readError(err error, late *wireFault) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		if time.Now().Before(c.readBy) { // it was set for the wait before this request: see Shutdown and evict
+			return c.Conn.SetReadDeadline(c.readBy)
+		}
 		return late
 	case err == io.EOF:
 		return faultTruncated
