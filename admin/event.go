@@ -60,8 +60,8 @@ func (s *Server) getAttempts(c *call) error {
 		return err
 	}
 	attempts, err := s.Journal.Attempts(c.r.Context(), rec.ID)
-	if err != nil {
-		return s.notFound(err)
+	if err != nil && !errors.Is(err, journal.ErrNotFound) { // they go with the record
+		return err
 	}
 	page := api.Page[api.Attempt]{Data: []api.Attempt{}}
 	for i := range attempts {
@@ -76,11 +76,11 @@ func (s *Server) getPayload(c *call) error {
 		return err
 	}
 	_, p, err := s.Journal.Get(c.r.Context(), rec.ID, true)
-	if err != nil {
-		return s.notFound(err)
-	}
-	if p == nil {
+	if errors.Is(err, journal.ErrNotFound) || err == nil && p == nil {
 		return journal.ErrNoPayload
+	}
+	if err != nil {
+		return err
 	}
 	if strings.Contains(c.r.Header.Get("Accept"), "application/octet-stream") {
 		c.w.Header().Set("Content-Disposition", "attachment")

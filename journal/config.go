@@ -48,7 +48,7 @@ type Retention struct {
 	Dedup time.Duration `yaml:"dedup"`
 	// How long headers and body are kept after the event was delivered or rejected.
 	Payload time.Duration `yaml:"payload"`
-	// How long the record and its attempts are kept after the event has ended.
+	// How long the record and its attempts are kept after the event has ended; those of an event that failed at least as long as its id counts as known.
 	Record time.Duration `yaml:"record"`
 	// How long a dead letter keeps its payload and can be replayed.
 	DeadLetter time.Duration `yaml:"dead_letter"`

@@ -120,7 +120,8 @@ type Journal interface {
 	// times) has passed. It sees what is Written; a caller that answers for it waits with Commit(ctx, nil, Synced).
 	Lookup(ctx context.Context, keys []event.Key) ([]event.Fate, error)
 
-	// Get reads a record, with its payload if asked. Errors: ErrNotFound; ErrNoPayload and ErrCorrupt come with a valid Record.
+	// Get reads a record, with its payload if asked. Errors: ErrNotFound, where only the marker is left with a record as in Verdict; ErrNoPayload
+	// and ErrCorrupt come with a valid Record.
 	Get(ctx context.Context, id event.ID, withPayload bool) (event.Record, *event.Payload, error)
 
 	// Attempts lists the attempts of an event, in order of N. A running attempt is listed with OutcomeNone.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -84,18 +83,18 @@ func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, for
 func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force bool) (event.Record, string, error) {
 	for range 8 {
 		rec, _, err := r.journal.Get(ctx, id, false)
-		if err != nil {
+		if err != nil && !isRemnant(&rec, err) {
 			return rec, "", err
 		}
 		if rec.ReplayID == replay {
 			return rec, "", nil // a job that is resumed: it was started before
 		}
+		if why := r.whySkip(ctx, &rec, force); why != "" {
+			return rec, why, nil
+		}
 		s := r.Source(rec.Source)
 		if s == nil {
 			return rec, "", ErrUnknownSource
-		}
-		if why := r.whySkip(ctx, &rec, force); why != "" {
-			return rec, why, nil
 		}
 		waited := rec.State == event.Pending
 		s.again(&rec, replay, force)
@@ -227,7 +226,7 @@ func (r *Recovery) settle(ctx context.Context, id event.ID, why event.Reason, ac
 	ctx = context.WithoutCancel(ctx) // as in ReplayOne: its lane would go on waiting
 	for range 8 {
 		rec, _, err := r.journal.Get(ctx, id, false)
-		if err != nil && !errors.Is(err, journal.ErrNoPayload) {
+		if err != nil && !isRemnant(&rec, err) {
 			return rec, err
 		}
 		undecided := rec.State == event.Pending && rec.Reason == event.WaitingForDecision

@@ -278,10 +278,10 @@ func (r *Recovery) eachID(ctx context.Context, j *job, f func(*event.Record, str
 	slices.SortFunc(found, func(a, b event.ID) int { return cmp.Compare(a.Seq(), b.Seq()) })
 	for _, id := range found {
 		rec, _, err := r.journal.Get(ctx, id, false)
-		if errors.Is(err, journal.ErrNotFound) {
-			err = f(nil, id.String())
-		} else if err == nil {
+		if err == nil || isRemnant(&rec, err) {
 			err = f(&rec, rec.EventID)
+		} else if errors.Is(err, journal.ErrNotFound) {
+			err = f(nil, id.String())
 		}
 		if err != nil {
 			return err

@@ -167,7 +167,7 @@ func (r *Recovery) Watch(source, id string, until func(*event.Record) bool) (wok
 }
 
 // Find gives the record of an id: ours, or the sender's within a source (or, with source "", within all). Of several events with the same
-// sender's id the newest is meant. Errors: journal.ErrNotFound, ErrUnknownSource, *AmbiguousError, or the journal's.
+// sender's id the newest is meant. Where only an event's marker is left the record says no more than that. Errors: journal.ErrNotFound, ErrUnknownSource, *AmbiguousError, or the journal's.
 func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, error) {
 	if source != "" && r.Source(source) == nil {
 		known, err := r.recorded(ctx)
@@ -180,7 +180,7 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	}
 	if own, err := event.ParseID(id); err == nil {
 		rec, _, err := r.journal.Get(ctx, own, false)
-		if err == nil && (source == "" || rec.Source == source) {
+		if err == nil && (source == "" || rec.Source == source) || isRemnant(&rec, err) {
 			return rec, nil
 		}
 		if err != nil && !errors.Is(err, journal.ErrNotFound) {
@@ -210,10 +210,12 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 			continue
 		}
 		rec, _, err := r.journal.Get(ctx, f.ID, false)
-		if errors.Is(err, journal.ErrNotFound) {
+		switch {
+		case isRemnant(&rec, err):
+			rec.Source, rec.EventID = names[i], id
+		case errors.Is(err, journal.ErrNotFound):
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return event.Record{}, err
 		}
 		found, in = rec, append(in, names[i])
@@ -225,6 +227,11 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 		return found, nil
 	}
 	return event.Record{}, &AmbiguousError{Sources: in}
+}
+
+// isRemnant says whether an event's record is gone and only its marker is left: what it says, and no more, is known.
+func isRemnant(rec *event.Record, err error) bool {
+	return errors.Is(err, journal.ErrNotFound) && !rec.ID.IsZero()
 }
 
 // findOld looks for an event that dedup has forgotten and whose record is still there. Only records from before the dedup window are looked at.

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -62,7 +63,8 @@ func (e *Engine) Get(ctx context.Context, id event.ID, withPayload bool) (event.
 			return event.Record{}, nil, e.indexError(err)
 		}
 		if it == nil {
-			return event.Record{}, nil, journal.ErrNotFound
+			r, err := e.remnant(id)
+			return r, nil, cmp.Or(err, journal.ErrNotFound)
 		}
 		r, err := e.record(it, notes)
 		if err != nil {
@@ -87,6 +89,18 @@ func (e *Engine) Get(ctx context.Context, id event.ID, withPayload bool) (event.
 		}
 		return r, p, err
 	}
+}
+
+// remnant is what a marker says of an event whose record is gone; nothing where there is none.
+func (e *Engine) remnant(id event.ID) (event.Record, error) {
+	it, err := e.item(id.Seq())
+	if err != nil {
+		return event.Record{}, e.indexError(err)
+	}
+	if it == nil || it.removed || !it.marker || it.id != id {
+		return event.Record{}, nil
+	}
+	return e.record(it, noteCount{})
 }
 
 // payload reads a payload from the log.

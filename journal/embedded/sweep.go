@@ -242,6 +242,9 @@ func (d *due) add(it *item, r *journal.Retention) {
 		return
 	case forgotten:
 		d.remove[groupOf(it)] = append(d.remove[groupOf(it)], it)
+	case it.state == event.Failed: // whole as long as its sender may send it again
+		d.later(it, it.receivedAt()+int64(r.Dedup))
+		return
 	default:
 		d.later(it, it.receivedAt()+int64(r.Dedup)) // its marker
 		d.shrink[groupOf(it)] = append(d.shrink[groupOf(it)], it)

@@ -78,6 +78,7 @@ func Run(t *testing.T, f Factory) {
 		{"PayloadRetention", payloadRetention},
 		{"RecordRetention", recordRetention},
 		{"MarkerOutlivesTheRecord", markerOutlives},
+		{"FailedRecordStaysAsLongAsItsMarker", failedRecordStays},
 		{"DeadLetterRetention", deadLetterRetention},
 		{"PendingNeverExpires", pendingNeverExpires},
 		{"SweepIsBounded", sweepBounded},

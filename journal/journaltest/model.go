@@ -453,13 +453,20 @@ func (m *Model) Get(ctx context.Context, id event.ID, withPayload bool) (event.R
 	}
 	var rec *event.Record // nobody changes it, nor the payload: they can be copied without the lock
 	var payload *event.Payload
+	var remnant event.Record
 	if x := m.st.records[id.Seq()]; x != nil {
 		rec, payload = x.rec, x.payload
+	} else {
+		for _, k := range m.st.keys {
+			if k.item == nil && k.fate.ID == id {
+				remnant = k.record()
+			}
+		}
 	}
 	m.mu.Unlock()
 	switch {
 	case rec == nil || rec.ID != id:
-		return event.Record{}, nil, journal.ErrNotFound
+		return remnant, nil, journal.ErrNotFound
 	case !withPayload:
 		return *rec, nil, nil
 	case payload == nil:
@@ -687,6 +694,8 @@ func (m *Model) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			rec.Reason, rec.SettledAt, rec.HasPayload, rec.Rev = event.Expired, now, false, m.st.rev+1
 			m.apply(func(st *state) { st.put(rec, nil, nil, nil) })
 			m.tell(old, oldReason, rec)
+		case age >= ret.Record && rec.State == event.Failed && now.Sub(rec.ReceivedAt) < ret.Dedup:
+			continue
 		case age >= ret.Record:
 			m.apply(func(st *state) { st.forget(s) })
 		case rec.HasPayload && age >= ret.Payload:

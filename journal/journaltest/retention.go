@@ -84,8 +84,11 @@ func markerOutlives(t *testing.T, f Factory) {
 	c.Advance(time.Hour)
 	sweep(t, j, c.Now())
 	for j := range x.lives() {
-		_, _, err := j.Get(ctx, r.ID, false)
+		left, _, err := j.Get(ctx, r.ID, false)
 		wantErr(t, err, journal.ErrNotFound)
+		if left.ID != r.ID || left.State != event.Delivered || left.BodySHA256[0] != 0xab || !left.ReceivedAt.Equal(r.ReceivedAt) || left.HasPayload {
+			t.Fatalf("what is left: %+v", left)
+		}
 		if l := list(t, j, journal.Query{}); len(l) != 0 {
 			t.Fatalf("%v", ids(l))
 		}
@@ -104,6 +107,26 @@ func markerOutlives(t *testing.T, f Factory) {
 	if lookup(t, j, keyOf("a")).Known() || lookup(t, j, a.Aliases[0]).Known() {
 		t.Fatal("the marker is still there")
 	}
+	accept(t, j, at(newEvent("a"), c.Now()))
+}
+
+// The sender of an event that failed may send it again for as long as its id is known: the record must be there, to go on from.
+func failedRecordStays(t *testing.T, f Factory) {
+	c := newClock()
+	x := f(t, Config{Retention: journal.Retention{Payload: time.Hour, Record: time.Hour, Dedup: 5 * time.Hour, DeadLetter: time.Hour}, Now: c.Now})
+	r := settle(t, x.Journal, accept(t, x.Journal, at(newEvent("a"), c.Now())), event.Failed, event.Returned, c.Now())
+	c.Advance(5*time.Hour - time.Nanosecond)
+	sweep(t, x.Journal, c.Now())
+	for j := range x.lives() {
+		if got := get(t, j, r.ID); got.Reason != event.Returned {
+			t.Fatalf("%+v", got)
+		}
+	}
+	c.Advance(time.Nanosecond)
+	j := x.Reopen()
+	sweep(t, j, c.Now())
+	_, _, err := j.Get(ctx, r.ID, false)
+	wantErr(t, err, journal.ErrNotFound)
 	accept(t, j, at(newEvent("a"), c.Now()))
 }
 
