@@ -47,7 +47,7 @@ func TestTableThatACompactionLosesIsNoticed(t *testing.T) {
 			case time.Since(began) > 30*time.Second:
 				t.Fatal("no tables")
 			}
-			b := newWrites(ix.db, ix.versions.next())
+			b := newWrites(ix)
 			for range 16 {
 				rnd.Read(key)
 				rnd.Read(value)

@@ -11,7 +11,7 @@ import (
 	"github.com/hooktender/hooktender/event"
 )
 
-// flush writes a layer and the state as of its last frame, under a version of its own. The entry that says how far the log was applied comes
+// flush writes a layer and the state as of its last frame, under versions of its own. The entry that says how far the log was applied comes
 // last: a flush that a crash cut short is taken back at the next open (see versions), and the log replayed. It returns when the disk has it.
 func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	if ix.bare { // nobody has looked for space
@@ -19,7 +19,7 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 			return err
 		}
 	}
-	w := flusher{ix: ix, writes: newWrites(ix.db, ix.versions.next()), snap: s, layer: l}
+	w := flusher{ix: ix, writes: newWrites(ix), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
 	items, order := make([]*item, 0, len(l.items)), make([]sortKey, 0, max(len(l.items), len(l.keys)))

@@ -28,6 +28,7 @@ import (
 //	c hash       state of a resource
 //	m key        a meta value
 //	n            how far the log has been applied, and the counters as of then
+//	w            the write that the last one follows, see versions
 //
 // Event numbers are big-endian. Only flush writes.
 type index struct {
@@ -58,6 +59,7 @@ const (
 	prefixResource = 'c'
 	prefixMeta     = 'm'
 	prefixPosition = 'n'
+	prefixWrite    = 'w'
 )
 
 // errIndex: the index cannot be used and has to be rebuilt.
@@ -185,8 +187,14 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true, filter: filter}
 	if filter != nil {
 		ix.addRecent(filter, newest.Load())
+	} else {
+		for _, t := range db.Tables() {
+			if _, ok := before[t.ID]; ok {
+				newest.Store(max(newest.Load(), t.MaxVersion))
+			}
+		}
 	}
-	if err := dropUnnamed(db, dir); err != nil {
+	if err := errors.Join(ix.checkWrites(newest.Load()), dropUnnamed(db, dir)); err != nil {
 		return nil, errors.Join(err, ix.close())
 	}
 	if found > 0 {

@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -12,13 +13,15 @@ import (
 	"github.com/dgraph-io/badger/v4/pb"
 )
 
-// Each flush has a version, one more than that of the flush before; Badger is in managed mode, where they are ours to give. All entries of a flush bear
-// it, and a snapshot reads as of one. A flush goes to Badger in several writes, and a crash may leave some of them: what the index holds whole is
+// Badger is in managed mode, where versions are ours to give. A flush goes to Badger in several writes, each with a version of its own, one more than that of the
+// write before; a snapshot reads as of the last one of a flush. A crash may leave some of a flush's writes: what the index holds whole is
 // the version of its position entry, which every flush writes last. Badger keeps that version readable, as it drops only what no snapshot since can see,
 // and so the entries of a flush that was cut short can be taken back when the index is opened: a flush is seen whole or not at all.
+// The last entry of a write says which one it follows, so that a memory table that is lost, or damaged before its end, leaves a gap that is seen
+// where a later one is there (checkWrites).
 type versions struct {
 	mu   sync.Mutex
-	last uint64   // of the last flush
+	last uint64   // of the last write of the last flush
 	live []uint64 // of the snapshots in use, in the order in which they began
 }
 
@@ -44,11 +47,11 @@ func (v *versions) end(db *badger.DB, version uint64) {
 	db.SetDiscardTs(oldest)
 }
 
-// next is the version that the flush which begins writes.
-func (v *versions) next() uint64 {
+// now is the version that new snapshots see.
+func (v *versions) now() uint64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.last + 1
+	return v.last
 }
 
 // done makes a version the one that new snapshots see.
@@ -73,7 +76,8 @@ func (ix *index) undo() error {
 	}
 	then := ix.db.NewTransactionAt(at.Version(), false)
 	defer then.Discard()
-	w := newWrites(ix.db, newest+1)
+	w := newWrites(ix)
+	w.follows = at.Version()
 	o := badger.DefaultIteratorOptions
 	o.AllVersions, o.PrefetchValues, o.SinceTs = true, false, at.Version()
 	it := now.NewIterator(o)
@@ -104,14 +108,52 @@ func (ix *index) undo() error {
 	if err := errors.Join(w.finish(), ix.dir.Sync()); err != nil {
 		return err
 	}
-	ix.versions.done(newest + 1)
+	ix.versions.done(w.version)
 	return nil
 }
 
-// writes are entries on their way to Badger, under one version and in order: those of a chunk are on disk before the next is sent.
+// checkWrites returns errIndex where a write is missing before the one with the position entry: a memory table is lost or damaged, and a later one is not. Up to newest,
+// the highest version in a table, all are in tables. What comes after the position entry is taken back.
+func (ix *index) checkWrites(newest uint64) error {
+	txn := ix.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	at, err := txn.Get([]byte{prefixPosition})
+	if errors.Is(err, badger.ErrKeyNotFound) { // loadPosition says what becomes of that
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errIndex, err)
+	}
+	follows := map[uint64]uint64{}
+	o := badger.DefaultIteratorOptions
+	o.Prefix, o.AllVersions, o.PrefetchValues, o.SinceTs = []byte{prefixWrite}, true, false, newest
+	it := txn.NewIterator(o)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		err := it.Item().Value(func(b []byte) error {
+			d := decoder{buf: b}
+			follows[it.Item().Version()] = d.uvarint()
+			return d.done()
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", errIndex, err)
+		}
+	}
+	for v := at.Version(); v > newest; {
+		before, ok := follows[v]
+		if !ok || before >= v {
+			return fmt.Errorf("%w: a part of its memory tables is missing (write %d)", errIndex, v)
+		}
+		v = before
+	}
+	return nil
+}
+
+// writes are entries on their way to Badger, in order: those of a chunk are on disk before the next is sent, and in one memory table.
 type writes struct {
 	db      *badger.DB
-	version uint64
+	version uint64 // of the last chunk
+	follows uint64 // the version that the next chunk follows
 	chunk   *badger.KVLoader
 	n, size int // of chunk
 	kv      pb.KV
@@ -129,7 +171,11 @@ const metaDelete = 1
 
 var deleted = []byte{metaDelete}
 
-func newWrites(db *badger.DB, version uint64) *writes { return &writes{db: db, version: version} }
+// newWrites begins writes that follow the last flush.
+func newWrites(ix *index) *writes {
+	now := ix.versions.now()
+	return &writes{db: ix.db, version: now, follows: now}
+}
 
 // set takes a value that stays as it is until finish; the key is copied.
 func (w *writes) set(key, value []byte) { w.add(key, value, nil) }
@@ -146,9 +192,14 @@ func (w *writes) add(key, value, meta []byte) {
 	}
 	if w.chunk == nil {
 		w.chunk, w.n, w.size = w.db.NewKVLoader(1), 0, 0
+		w.version++
 	}
-	w.kv.Key, w.kv.Value, w.kv.Meta, w.kv.Version = key, value, meta, w.version
 	w.n, w.size = w.n+1, w.size+size
+	w.put(key, value, meta)
+}
+
+func (w *writes) put(key, value, meta []byte) {
+	w.kv.Key, w.kv.Value, w.kv.Meta, w.kv.Version = key, value, meta, w.version
 	if w.err == nil {
 		w.err = w.chunk.Set(&w.kv)
 	}
@@ -157,8 +208,9 @@ func (w *writes) add(key, value, meta []byte) {
 // finish returns when all is on disk.
 func (w *writes) finish() error {
 	if w.chunk != nil {
+		w.put([]byte{prefixWrite}, binary.AppendUvarint(nil, w.follows), nil)
 		w.err = errors.Join(w.err, w.chunk.Finish())
-		w.chunk = nil
+		w.chunk, w.follows = nil, w.version
 	}
 	return w.err
 }

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -16,13 +17,14 @@ import (
 	"github.com/hooktender/hooktender/journal"
 )
 
-// entries is all that an index holds.
+// entries is all that an index holds, but for what it says of its own last write.
 func entries(t *testing.T, ix *index) map[string]string {
 	t.Helper()
 	s := ix.snapshot()
 	defer s.release()
 	m := map[string]string{}
 	must(t, s.each(nil, func(key, value []byte) bool { m[string(key)] = string(value); return true }))
+	delete(m, string(prefixWrite))
 	return m
 }
 
@@ -49,7 +51,7 @@ func TestCutFlushIsTakenBack(t *testing.T) {
 	ix := open()
 	for round := range 6 {
 		for range 2 + round {
-			w := newWrites(ix.db, ix.versions.next())
+			w := newWrites(ix)
 			scribble(w, 700)
 			w.set([]byte{prefixPosition}, []byte{byte(round)})
 			must(t, w.finish())
@@ -58,7 +60,8 @@ func TestCutFlushIsTakenBack(t *testing.T) {
 		}
 		want := entries(t, ix)
 		for n := range round { // one that was cut, and rounds of taking it back that were cut
-			w := newWrites(ix.db, ix.versions.next()+uint64(n))
+			w := newWrites(ix)
+			w.version += uint64(n)
 			scribble(w, 1+rnd.IntN(2500))
 			must(t, w.finish())
 		}
@@ -71,6 +74,62 @@ func TestCutFlushIsTakenBack(t *testing.T) {
 	must(t, ix.close())
 }
 
+// TestLostMemoryTableIsNoticed: a kill has left two memory tables, and the older one is lost or damaged. Badger takes what is left of it for all, and the later one says how far
+// the index is: what the first held was nowhere in the index, ids that had been acknowledged were new again.
+func TestLostMemoryTableIsNoticed(t *testing.T) {
+	for name, keys := range map[string][][]byte{"plain": nil, "encrypted": {make([]byte, 32)}} {
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Keys: keys}
+		e, _ := write(t, o, 100, journal.Synced)
+		must(t, e.settle(context.Background()))
+		first := copyDir(t, o.Dir)
+		must(t, e.Close())
+		o.Dir = copyDir(t, first)
+		e = start(t, o) // begins another memory table
+		for i := range 100 {
+			accept(t, e, journal.Synced, sample(1000+i))
+		}
+		all := everything(t, e)
+		second := copyDir(t, o.Dir)
+		must(t, e.Close())
+		older := memFiles(filepath.Join(first, nameIndex))
+		newer := memFiles(filepath.Join(second, nameIndex))
+		if len(older) != 1 || len(all) != 200 {
+			t.Fatalf("%d memory tables, %d events: this is not the case to test", len(older), len(all))
+		}
+		index := filepath.Join(second, nameIndex) // as if the older memory table had not become one on disk yet
+		must(t, os.RemoveAll(index+".new"), os.Rename(filepath.Join(first, nameIndex), index+".new"))
+		at := filepath.Base(newer[len(newer)-1])
+		if at == filepath.Base(older[0]) {
+			t.Fatal("there is no later memory table")
+		}
+		must(t, os.Rename(filepath.Join(index, at), filepath.Join(index+".new", at)), os.Rename(filepath.Join(index, "KEYREGISTRY"), filepath.Join(index+".new", "KEYREGISTRY")))
+		must(t, os.RemoveAll(index), os.Rename(index+".new", index))
+		for damage, harm := range map[string]func(path string, raw []byte) error{
+			"none":                    func(string, []byte) error { return nil },
+			"it is lost":              func(path string, _ []byte) error { return os.Remove(path) },
+			"it is empty":             func(path string, _ []byte) error { return os.Truncate(path, 0) },
+			"its last bytes are lost": func(path string, raw []byte) error { return os.Truncate(path, int64(len(raw)-8)) },
+			"a bit flips in it":       func(path string, raw []byte) error { raw[len(raw)/2] ^= 1; return os.WriteFile(path, raw, 0o600) },
+		} {
+			t.Run(name+", "+damage, func(t *testing.T) {
+				o := o
+				o.Dir = copyDir(t, second)
+				path := filepath.Join(o.Dir, nameIndex, filepath.Base(older[0]))
+				must(t, harm(path, bytes.TrimRight(mustRead(t, path), "\x00")))
+				e := start(t, o)
+				if d := cmp.Diff(all, everything(t, e)); d != "" {
+					t.Errorf("(-want +got):\n%s", d)
+				}
+				for i := range 100 {
+					if accept(t, e, journal.Written, sample(i)).Accepted {
+						t.Fatalf("event %d was forgotten", i)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestOldVersionsGo: what no snapshot can see any more leaves the disk with the next compaction.
 func TestOldVersionsGo(t *testing.T) {
 	o, err := Options{Dir: memDir(t), Memory: minMemory, Log: quiet}.withDefaults()
@@ -79,7 +138,7 @@ func TestOldVersionsGo(t *testing.T) {
 	must(t, err)
 	const keys, size, rounds = 5000, 1 << 10, 16
 	for range rounds {
-		w := newWrites(ix.db, ix.versions.next())
+		w := newWrites(ix)
 		for i := range keys {
 			w.set(recordKey(event.Seq(i)), make([]byte, size))
 		}
@@ -131,7 +190,7 @@ func TestJournalAfterACutFlush(t *testing.T) {
 	must(t, err)
 	ix, err := openIndex(filepath.Join(cut, nameIndex), &c)
 	must(t, err)
-	w, n := newWrites(ix.db, ix.versions.next()), 0
+	w, n := newWrites(ix), 0
 	for k, v := range after {
 		if n++; n%2 == 0 && k != string(prefixPosition) {
 			w.set([]byte(k), []byte(v))
@@ -160,7 +219,7 @@ func TestMemoryTableOfALargerBudget(t *testing.T) {
 	}
 	dir := memDir(t)
 	ix := open(dir, 128<<20)
-	w := newWrites(ix.db, ix.versions.next())
+	w := newWrites(ix)
 	const n = 400
 	for i := range n {
 		w.set(recordKey(event.Seq(i)), make([]byte, 32<<10))
