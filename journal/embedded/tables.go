@@ -136,15 +136,24 @@ func endWritten(path string) (bool, error) {
 	return end != [4]byte{}, err
 }
 
-// putAside hides tables that the manifest does not name from Badger.
+// putAside hides tables that the manifest does not name from Badger. One of the same number may have been put aside at an open that did not come further: Badger gives
+// numbers again that its manifest does not have.
 func putAside(dir string, unnamed []uint64) error {
 	for _, n := range unnamed {
 		path := table.NewFilename(n, dir)
-		if err := os.Rename(path, path+unnamedSuffix); err != nil {
+		to := path + unnamedSuffix
+		for ; exists(to); to += unnamedSuffix {
+		}
+		if err := os.Rename(path, to); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // dropUnnamed removes the tables that were put aside, now or at an open that did not come so far. It returns errIndex where db says anything else without them
@@ -185,7 +194,7 @@ func dropUnnamed(db *badger.DB, dir string) error {
 type without struct {
 	db      *badger.DB
 	whole   uint64            // the version of the position entry
-	missing map[string]uint64 // keys that db does not have, with the version in which a table has them
+	missing map[string]uint64 // keys that db does not have, with the newest version in which a table has them
 }
 
 func newWithout(db *badger.DB) (*without, error) {
@@ -236,7 +245,7 @@ func (w *without) compare(t *table.Table) error {
 		case has || len(w.missing) == maxMissing:
 			return errLacks
 		default:
-			w.missing[string(key)] = version
+			w.missing[string(key)] = max(version, w.missing[string(key)])
 		}
 	}
 	return nil
