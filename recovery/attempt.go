@@ -125,6 +125,11 @@ func (f *flight) begin(j *errand) bool {
 		}
 		return false
 	}
+	if f.lane == nil && laned(f.cfg.policy, &f.rec) { // a reload has brought an order meanwhile
+		f.slot.cancel()
+		s.requeue(&f.rec, nil)
+		return false
+	}
 	if f.lane != nil {
 		f.rec.Gap = j.gap // as it is now: what was missing at an earlier attempt may have come
 	}
@@ -488,8 +493,8 @@ func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey, done b
 func (f *flight) land(rec *event.Record) {
 	s := f.src
 	if f.lane == nil {
-		if rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
-			s.at(rec.ID, rec.NextAt)
+		if rec.State == event.Pending {
+			s.requeue(rec, nil) // into a lane, if a reload has brought an order meanwhile
 		}
 		return
 	}

@@ -405,3 +405,52 @@ func TestBlackHoledResource(t *testing.T) {
 		}
 	})
 }
+
+// A reload brings an order while events of a resource wait without one, for their retry or for a slot: they take their place in its lane, the oldest goes first, and what
+// comes meanwhile waits behind them.
+func TestAnOrderThatAReloadBringsIsForWhatWaitsToo(t *testing.T) {
+	for name, change := range map[string]func(*recovery.SourceConfig){
+		"serial":       func(s *recovery.SourceConfig) { s.Ordering.Policy = "serial" },
+		"reject_stale": func(s *recovery.SourceConfig) { s.Ordering.Policy = "reject_stale" },
+		"in_sequence":  func(s *recovery.SourceConfig) { inSequence(s, nil) },
+		"types":        func(s *recovery.SourceConfig) { s.Ordering.Types = []string{"*"} },
+		"enforce":      func(s *recovery.SourceConfig) { s.Ordering.Mode = "enforce" },
+	} {
+		for _, after := range []time.Duration{10 * time.Millisecond, 5 * time.Minute} { // they wait for their time, or are due and wait for a slot
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+					s.Delivery.Mode, s.Delivery.Retry.MaxElapsed = "store", 12*time.Hour
+					switch name {
+					case "types":
+						s.Ordering.Policy, s.Ordering.Types = "reject_stale", []string{"other"}
+					case "enforce":
+						s.Ordering.Policy, s.Ordering.Mode = "reject_stale", "observe"
+					}
+					u.Breaker = forward.BreakerConfig{Failures: 5, Probe: time.Minute, MaxProbe: time.Minute}
+				})
+				b.up()
+				b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+				for v := 1; v <= 5; v++ { // the breaker opens
+					b.version(v)
+					time.Sleep(time.Millisecond)
+				}
+				time.Sleep(after)
+				before := len(b.consumer.Seen())
+				change(&b.source)
+				if err := b.r.Apply(recovery.Config{Upstreams: map[string]forward.Config{"app": b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
+					t.Fatal(err)
+				}
+				b.version(6)
+				b.consumer.Plan(nil)
+				time.Sleep(time.Hour)
+				var got []string
+				for _, s := range b.consumer.Seen()[before:] {
+					got = append(got, s.Header.Get("Hooktender-Event-Id")+s.Header.Get("Hooktender-Gap"))
+				}
+				if want := []string{"v1", "v2", "v3", "v4", "v5", "v6"}; !slices.Equal(got, want) {
+					t.Errorf("%s after %s: the consumer saw %v; %v", name, after, got, b.states())
+				}
+			})
+		}
+	}
+}

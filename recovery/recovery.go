@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -220,6 +221,9 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	}
 	if old != nil {
 		s.relane(policy)
+		if !reflect.DeepEqual(old.Ordering, sc.Ordering) {
+			s.unlaned.Store(true)
+		}
 	}
 	up.poke()
 	return nil

@@ -158,6 +158,20 @@ func (u *upstream) release(due *line) {
 	}
 }
 
+// recall gives a source its events without a lane back. The caller holds mu.
+func (l *line) recall(s *Source) {
+	var others []task
+	for _, t := range l.backlog {
+		if t.src == s && t.lane == nil {
+			s.events.push(t.timed)
+		} else {
+			others = append(others, t)
+		}
+	}
+	l.backlog = others
+	delete(l.shares, s)
+}
+
 // collect moves what is due from the sources to due, and says when the next thing will be, and whether more is due than a source's share.
 func (u *upstream) collect(due *line, now time.Time) (next time.Time, more bool) {
 	u.mu.Lock()
@@ -165,6 +179,9 @@ func (u *upstream) collect(due *line, now time.Time) (next time.Time, more bool)
 	u.mu.Unlock()
 	steady := u.r.steady().UnixNano()
 	for _, s := range sources {
+		if s.unlaned.Swap(false) {
+			s.intoLanes(due)
+		}
 		if s.paused.Load() {
 			continue
 		}

@@ -21,6 +21,7 @@ type Source struct {
 	cfg     atomic.Pointer[compiled]
 	paused  atomic.Bool
 	removed atomic.Bool
+	unlaned atomic.Bool  // a reload has changed the order: what waits without a lane may need one
 	pending atomic.Int64 // events in state pending
 	held    atomic.Int64 // of these, reason held
 
@@ -161,6 +162,24 @@ func (s *Source) relane(p *ordering.Policy) {
 	for _, l := range s.lanes {
 		l.Adopt(p)
 		s.wake(l, 0)
+	}
+}
+
+// intoLanes looks at what waits without a lane, in the line or for its time, after a reload has changed the order: what is ordered now takes its place in the lane
+// of its resource, all of it before the next attempt begins, so that the oldest goes first.
+func (s *Source) intoLanes(due *line) {
+	s.mu.Lock()
+	due.recall(s)
+	waiting := s.events
+	s.events = nil
+	s.mu.Unlock()
+	for _, w := range waiting {
+		rec, _, err := s.r.journal.Get(s.r.ctx, w.id, false)
+		if err != nil {
+			s.r.log.Error("pending event not read", "id", w.id.String(), "error", err)
+		} else if rec.State == event.Pending {
+			s.requeue(&rec, nil)
+		}
 	}
 }
 
