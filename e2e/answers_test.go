@@ -309,6 +309,46 @@ func TestAnotherBodyUnderOneID(t *testing.T) {
 	}
 }
 
+// on_conflict: reject, and requests of one id with two bodies at the same moment. Who has the body of the event that is known is its duplicate, whoever was looked at first;
+// where the first is sent away without a trace the other is sent away, too, and refused for nothing.
+func TestTwoBodiesUnderOneIDAtTheSameMoment(t *testing.T) {
+	c, addr := consumer(t)
+	p := planned(c)
+	block := source("s", "delivery: {mode: proxy, upstream: narrow}\n    dedup: {on_conflict: reject}")
+	g := startGateway(t, strings.Replace(sources(addr, block), "upstreams: {", "upstreams: {narrow: {url: \"http://"+addr+"\", timeout: 1s, max_in_flight: 1}, ", 1))
+	g.want("the first", g.ask("/s", custom("known", "a", "1")), 200, "delivered")
+	for range 20 {
+		got, of := make(chan string, 32), map[string]string{"a": "200 duplicate", "b": "409 conflict"}
+		for i := range cap(got) {
+			body := string("ab"[i%2])
+			go func() {
+				if a := g.ask("/s", custom("known", body, "1")); fmt.Sprint(a.status, " ", a.outcome()) != of[body] {
+					got <- fmt.Sprintf("%s is told %d %s", body, a.status, a.outcome())
+				} else {
+					got <- ""
+				}
+			}()
+		}
+		for range cap(got) {
+			if wrong := <-got; wrong != "" {
+				t.Error(wrong)
+			}
+		}
+	}
+
+	for i := range 3 { // the upstream is busy for longer than anybody waits for it
+		p.on(fmt.Sprint("busy_", i), hooktest.Answer{Delay: 800 * time.Millisecond})
+		go g.ask("/s", custom(fmt.Sprint("busy_", i), "r", "1"))
+	}
+	g.await("the upstream is busy", 10*time.Second, func() bool { return len(c.Seen()) == 2 })
+	first := make(chan answer)
+	go func() { first <- g.ask("/s", custom("unknown", "a", "1")) }()
+	second := g.ask("/s", custom("unknown", "b", "1"))
+	if a := <-first; a.status != 503 || second.status != 503 || second.head.Get("Hooktender-Conflict") != "" || g.record("s", "unknown") != nil {
+		t.Errorf("%d, then %d %s", a.status, second.status, second.outcome())
+	}
+}
+
 // Duplicates of one that reaches its deadline were told 503 a moment before the first was told 202.
 func TestDuplicatesOfOneThatReachesItsDeadlineReadItsAnswer(t *testing.T) {
 	c, addr := consumer(t)

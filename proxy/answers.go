@@ -35,6 +35,11 @@ func (r reply) as(outcome string) reply {
 	return r
 }
 
+// differs says that the reply is to a body that is not the known event's: it tells nothing to whoever came with it, whose body may be that.
+func (r *reply) differs() bool {
+	return r.outcome == "conflict" || r.outcome == "duplicate" && r.conflict
+}
+
 // keep copies what the reply borrows.
 func (r reply) keep(rec *event.Record) *kept {
 	k := &kept{reply: r, sum: rec.BodySHA256}

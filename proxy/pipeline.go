@@ -228,7 +228,7 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 
 // once lets the first of several requests for one event through, and answers the others as it was answered.
 func (p *Pipeline) once(ctx context.Context, v *visit) reply {
-	for range 4 {
+	for range 32 {
 		mine, other := p.index.Claim(v.keys)
 		if mine != nil {
 			r := p.claimed(ctx, v)
@@ -243,7 +243,7 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 		if !ok {
 			return unavailable(time.Second).as("duplicate")
 		}
-		if first, _ := value.(*kept); first != nil {
+		if first, _ := value.(*kept); first != nil && !first.reply.differs() {
 			return p.asTheFirst(v, first)
 		}
 	}
@@ -396,19 +396,19 @@ func (p *Pipeline) broken(v *visit, err error) reply {
 // for: where it is, this is a duplicate like any later one.
 func (p *Pipeline) asTheFirst(v *visit, first *kept) reply {
 	r := first.reply.as("duplicate")
+	if r.id.IsZero() {
+		return r // nothing is known that it could differ from
+	}
 	if v.src.DeliveryConfig.Mode == "store" && r.status/100 == 2 {
 		r = reply{status: v.src.statuses.Duplicate, outcome: "duplicate", own: &v.src.Own.Duplicate, id: r.id}
 	}
-	if first.sum == v.sub.Record.BodySHA256 {
-		p.journal.Note(first.reply.id, 1, 0)
+	if r.conflict = first.sum != v.sub.Record.BodySHA256; !r.conflict {
+		p.journal.Note(r.id, 1, 0)
 		return r
 	}
-	if !first.reply.id.IsZero() {
-		p.conflict(v, first.reply.id)
-	}
+	p.conflict(v, r.id)
 	if v.src.Dedup.OnConflict == "reject" {
-		return reply{status: 409, outcome: "conflict", conflict: true, id: first.reply.id}
+		return reply{status: 409, outcome: "conflict", conflict: true, id: r.id}
 	}
-	r.conflict = true
 	return r
 }
