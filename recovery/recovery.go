@@ -74,6 +74,8 @@ type Recovery struct {
 	mu        sync.RWMutex
 	sources   map[string]*Source
 	upstreams map[string]*upstream
+	loaded    bool
+	orphans   map[string]int // pending events of sources that were not configured when Load read them
 
 	flights sync.Pool      // of *flight
 	crew    crew           // makes the attempts that no request makes itself
@@ -109,9 +111,20 @@ func New(o Options) *Recovery {
 	return r
 }
 
-// Apply sets upstreams and sources, at start and on reload. Sources that are no longer named keep delivering what is pending to
-// the upstream they had. On an error nothing has changed that matters.
+// Apply sets upstreams and sources, at start and on reload, one call at a time. Sources that are no longer named keep delivering what is pending to
+// the upstream they had; what is pending of one that was not named since Load is taken up. On an error nothing has changed that matters.
 func (r *Recovery) Apply(c Config) error {
+	fresh, err := r.apply(c)
+	for _, s := range fresh {
+		if err == nil {
+			err = r.takeUp(context.Background(), s)
+		}
+	}
+	return err
+}
+
+// apply gives the sources that are new since Load.
+func (r *Recovery) apply(c Config) (fresh []*Source, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	named := map[string]bool{}
@@ -121,24 +134,28 @@ func (r *Recovery) Apply(c Config) error {
 	for name, s := range r.sources {
 		if !named[name] {
 			if err := r.keepUpstream(s, c.Upstreams); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	for name, cfg := range c.Upstreams {
 		if _, err := r.applyUpstream(name, cfg); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, sc := range c.Sources {
+		known := r.sources[sc.Name] != nil
 		if err := r.applySource(sc); err != nil {
-			return err
+			return nil, err
+		}
+		if !known && r.loaded {
+			fresh = append(fresh, r.sources[sc.Name])
 		}
 	}
 	for name, s := range r.sources {
 		s.removed.Store(!named[name])
 	}
-	return nil
+	return fresh, nil
 }
 
 func (r *Recovery) applyUpstream(name string, cfg forward.Config) (*upstream, error) {
@@ -269,11 +286,9 @@ func (r *Recovery) Load(ctx context.Context) error {
 		}
 	}
 	for _, s := range r.sources {
-		raw, err := r.journal.MetaGet(ctx, "paused/"+s.name)
-		if err != nil {
+		if err := s.recall(ctx); err != nil {
 			return err
 		}
-		s.paused.Store(raw != nil)
 	}
 	if err := r.loadSingles(ctx); err != nil { // before one of their events can end
 		return err
@@ -288,28 +303,57 @@ func (r *Recovery) loadPending(ctx context.Context) error {
 	if err := r.makeRoom(ctx); err != nil {
 		return err
 	}
-	orphans := map[string]int{}
-	err := r.journal.Pending(ctx, func(page []event.Record) error {
-		var cut []journal.Transition
-		for i := range page {
-			rec := &page[i]
-			if s := r.sources[rec.Source]; s == nil {
-				orphans[rec.Source]++
-			} else if rec.Reason == event.Delivering {
-				cut = append(cut, s.cutOff(*rec))
-			} else {
-				s.enlist(rec)
-			}
-		}
-		return r.commitCut(ctx, cut)
-	})
+	r.orphans = map[string]int{}
+	err := r.journal.Pending(ctx, func(page []event.Record) error { return r.enlist(ctx, page) })
 	if err != nil {
 		return fmt.Errorf("pending events: %w", err)
 	}
-	for name, n := range orphans {
-		r.log.Warn("pending events of a source that is not configured stay pending", "source", name, "events", n)
+	for name, n := range r.orphans {
+		r.log.Warn("pending events of a source that is not configured stay pending until it is", "source", name, "events", n)
 	}
+	r.loaded = true
 	return nil
+}
+
+// recall restores the source's pause from the journal.
+func (s *Source) recall(ctx context.Context) error {
+	raw, err := s.r.journal.MetaGet(ctx, "paused/"+s.name)
+	s.paused.Store(raw != nil)
+	return err
+}
+
+// takeUp puts into the schedule what was pending of a source that a reload has brought back.
+func (r *Recovery) takeUp(ctx context.Context, s *Source) error {
+	if err := s.recall(ctx); err != nil || r.orphans[s.name] == 0 {
+		return err
+	}
+	delete(r.orphans, s.name)
+	q := journal.Query{Source: s.name, States: []event.State{event.Pending}, Asc: true, Limit: 500}
+	for {
+		page, err := r.journal.List(ctx, q)
+		if err == nil {
+			err = r.enlist(ctx, page.Records)
+		}
+		if q.Cursor = page.Next; err != nil || q.Cursor == "" {
+			return err
+		}
+	}
+}
+
+// enlist puts pending events from the journal into the schedule; those of sources that are not configured stay where they are. The records are changed.
+func (r *Recovery) enlist(ctx context.Context, page []event.Record) error {
+	var cut []journal.Transition
+	for i := range page {
+		rec := &page[i]
+		if s := r.sources[rec.Source]; s == nil {
+			r.orphans[rec.Source]++
+		} else if rec.Reason == event.Delivering {
+			cut = append(cut, s.cutOff(*rec))
+		} else {
+			s.enlist(rec)
+		}
+	}
+	return r.commitCut(ctx, cut)
 }
 
 // makeRoom is for as many events as wait, so that reading a million of them does not copy what is there again and again.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -49,6 +50,53 @@ func TestBacklogFollowsItsSource(t *testing.T) {
 			time.Sleep(time.Second)
 			if n := len(b.consumer.Seen()); n != 5 {
 				t.Errorf("%s: %d of 5 events have come along", policy, n)
+			}
+		})
+	}
+}
+
+// A source that was left out of the configuration over a restart is brought back by a reload: what was pending is delivered, a pause goes on, and an attempt that the
+// restart cut off is marked.
+func TestSourceThatAReloadBringsBack(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Ordering.Policy = "store", policy
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Second} })
+			b.send("cut", "r", "")
+			time.Sleep(time.Second)
+			if _, err := b.r.SetPaused(t.Context(), "s", true); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 700 { // more than a page
+				b.send(fmt.Sprint("evt_", i), "r", "")
+			}
+			whole := b.source
+			b.source = b.another("other")
+			b.kill()
+			b.consumer.Plan(nil)
+			b.source = whole
+			b.reload(map[string]forward.Config{"app": b.upstream}, whole)
+			time.Sleep(time.Hour)
+			if n := len(b.consumer.Seen()); n != 1 {
+				t.Errorf("%s: a paused source sent %d requests", policy, n-1)
+			}
+			if _, err := b.r.SetPaused(t.Context(), "s", false); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if got := b.states(); got["delivered"] != 701 {
+				t.Errorf("%s: %v", policy, got)
+			}
+			if again := b.consumer.Of("s", "cut"); len(again) != 2 || again[1].Header.Get("Hooktender-Redelivered") != "possible" {
+				t.Errorf("%s: the attempt that was cut off: %+v", policy, again)
+			}
+			b.reload(map[string]forward.Config{"app": b.upstream}, whole)
+			time.Sleep(time.Minute)
+			if n := len(b.consumer.Seen()); n != 702 {
+				t.Errorf("%s: %d requests", policy, n)
 			}
 		})
 	}
