@@ -21,8 +21,7 @@ type runner struct {
 	r       *Recovery
 	j       *job
 	changes *follower
-	began   time.Time
-	paced   int                               // events that the rate has let go
+	next    time.Time                         // when the rate lets the next event go
 	batch   []event.Record                    // to be started next
 	waiting map[event.ID]event.ResourceKey    // sent and not ended
 	lines   map[event.ResourceKey]*resumeLine // resources with an event that has not ended
@@ -34,7 +33,7 @@ type resumeLine struct{ next []event.Record }
 
 // runJob sends what the selection holds, at the job's rate and in the order of each resource, then waits until all of it has ended.
 func (r *Recovery) runJob(j *job) {
-	w := &runner{r: r, j: j, changes: r.hub.follow(r.reached), began: time.Now(), waiting: map[event.ID]event.ResourceKey{},
+	w := &runner{r: r, j: j, changes: r.hub.follow(r.reached), next: time.Now(), waiting: map[event.ID]event.ResourceKey{},
 		lines: map[event.ResourceKey]*resumeLine{}}
 	defer r.hub.leave(w.changes)
 	err := r.each(r.ctx, j, w.take)
@@ -112,8 +111,13 @@ func (w *runner) pace() error {
 	if w.j.Spec.Rate <= 0 {
 		return nil
 	}
-	d := time.Until(w.began.Add(time.Duration(float64(w.paced) / w.j.Spec.Rate * float64(time.Second))))
-	w.paced++
+	each := time.Duration(float64(time.Second) / w.j.Spec.Rate)
+	now := time.Now()
+	if earliest := now.Add(min(0, each-time.Second)); w.next.Before(earliest) {
+		w.next = earliest // what skips or a full window have taken of the time is no burst, beyond a second's
+	}
+	d := w.next.Sub(now)
+	w.next = w.next.Add(each)
 	if d <= 0 {
 		return nil
 	}

@@ -1,0 +1,69 @@
+package recovery_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// refused makes n dead letters.
+func refused(b *bed, n int) {
+	b.up()
+	b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+	for i := range n {
+		b.send(fmt.Sprint("evt_", i), "", "")
+	}
+	time.Sleep(time.Minute)
+	b.consumer.Plan(nil)
+}
+
+func (b *bed) pause(on bool) {
+	b.t.Helper()
+	if _, err := b.r.SetPaused(b.t.Context(), "s", on); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// replayFailed starts a replay of all dead letters.
+func (b *bed) replayFailed(rate float64) recovery.Replay {
+	b.t.Helper()
+	v, err := b.r.StartReplay(b.t.Context(), recovery.ReplaySpec{Filter: &journal.Query{Source: "s", States: []event.State{event.Failed}}, Rate: rate})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return v
+}
+
+// A replay that had to wait, because as many of its events were open as may be, goes on at its rate: the time is not made up for.
+func TestReplayKeepsItsRateAfterAStandstill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n, rate, open = 5000, 100, 4096
+		b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+		refused(b, n)
+		b.pause(true)
+		before := len(b.consumer.Seen())
+		began := time.Now()
+		v := b.replayFailed(rate)
+		time.Sleep(10 * time.Minute)
+		if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.Sent > open {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		resumed := time.Now()
+		b.pause(false)
+		time.Sleep(10 * time.Minute)
+		seen := b.consumer.Seen()[before:]
+		if len(seen) != n {
+			t.Fatalf("%d of %d came, %s after the begin", len(seen), n, time.Since(began))
+		}
+		if took, least := seen[n-1].At.Sub(resumed), time.Second*(n-open-1)/rate-time.Second; took < least || took > least+2*time.Second {
+			t.Errorf("the last %d took %s", n-open, took)
+		}
+	})
+}
