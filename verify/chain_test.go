@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"fmt"
 	"math/big"
@@ -64,5 +65,35 @@ func TestAChainMayEndInAFingerprint(t *testing.T) {
 		if change(&bad); bad.Check() == nil {
 			t.Errorf("%+v is taken", bad)
 		}
+	}
+}
+
+// Whoever sees an ECDSA signature can make a second one for the same message. Both are one replay key.
+func TestTheTwoSignaturesOfECDSAAreOneReplayKey(t *testing.T) {
+	_, key, pem := certificate(t, "signer", false, nil, nil, x509.ExtKeyUsageAny)
+	sum := sha256.Sum256([]byte("{}"))
+	sig, err := ecdsa.SignASN1(rand.Reader, key, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pair struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(sig, &pair); err != nil {
+		t.Fatal(err)
+	}
+	pair.S.Sub(elliptic.P256().Params().N, pair.S)
+	again, err := asn1.Marshal(pair)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := Compile(Spec{Scheme: "public_key", Algorithm: "ecdsa-sha256", Encoding: "base64", Header: "X-Signature", Signed: "{body}"}, nil, Options{PublicKeys: []string{pem}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func(sig []byte) Verdict {
+		head := event.Head(nil).AppendString("X-Signature", base64.StdEncoding.EncodeToString(sig))
+		return v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: head, Body: []byte("{}")}, benchTime)
+	}
+	if one, two := judge(sig), judge(again); !one.OK || !two.OK || string(one.MAC) != string(two.MAC) {
+		t.Errorf("%v and %v, keys %x and %x", one.Check, two.Check, one.MAC, two.MAC)
 	}
 }

@@ -98,6 +98,9 @@ func (v *Verifier) judgeInput(st *state, in *signatureInput, values map[string][
 			return fail(c)
 		}
 	}
+	if v.spec.Algorithm != "hmac-sha256" {
+		sig = signedKey(st.msg)
+	}
 	out := Verdict{OK: true, SecretIndex: i, MAC: sig, SignedAt: time.Unix(in.created, 0)}
 	c = age(out.SignedAt, st.now, v.spec.Tolerance)
 	switch {

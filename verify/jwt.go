@@ -79,8 +79,7 @@ func (v *Verifier) jwtSignature(st *state, head, msg, sig []byte) Verdict {
 	}
 	for i, key := range keys {
 		if fits(alg, key, msg, sig) && !out.OK {
-			sum := sha256.Sum256(msg) // of an ECDSA signature there are two for one message: they must not be two replay keys
-			out = Verdict{OK: true, SecretIndex: i, MAC: sum[:]}
+			out = Verdict{OK: true, SecretIndex: i, MAC: signedKey(msg)}
 		}
 	}
 	return out

@@ -68,7 +68,7 @@ type Verdict struct {
 	OK          bool
 	Check       Check     // what failed first; CheckNone if OK
 	SignedAt    time.Time // the signature's own time; zero if it has none
-	MAC         []byte    // the verified signature, decoded (of JWTs under public keys the hash of what it signs); nil for tokens and where none was verified
+	MAC         []byte    // the verified signature, decoded (under public keys the hash of what it signs); nil for tokens and where none was verified
 	SecretIndex int       // which secret or public key fitted; -1 if none
 	Binds       Binding
 }
