@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hooktender/hooktender/config/internal/shape"
+	"github.com/hooktender/hooktender/provider"
 	"github.com/hooktender/hooktender/selector"
 	"github.com/hooktender/hooktender/verify"
 )
@@ -86,6 +87,7 @@ func (d *decoder) checkSource(c *Config, s *Source) {
 	d.room(key+".limits", s.Limits.Check())
 	d.room(key+".respond", s.Respond.Check())
 	if !d.faulty[key+".provider"] && s.Provider != "" {
+		d.checkHandshake(key, s)
 		d.checkVerify(c, key, s)
 		d.checkIdentity(key, s)
 		d.checkWindow(c, key, s)
@@ -105,6 +107,16 @@ func (d *decoder) checkProvider(key string, s *Source) {
 		d.fail(key+".verify", "use provider: custom", "provider: none verifies nothing")
 	case s.Provider == providerNone:
 		d.warn(at, "requests are not verified: anyone who knows the path can send")
+	}
+}
+
+// checkHandshake refuses keys that nothing asks for: behind a misspelled one is a check that is not made. A verify of one's own may ask for any.
+func (d *decoder) checkHandshake(key string, s *Source) {
+	own := fmt.Sprintf("%+v", s.Verify)
+	for _, name := range slices.Sorted(maps.Keys(s.Handshake)) {
+		if !slices.Contains(provider.HandshakeKeys, name) && !strings.Contains(own, "{config:"+name+"}") && !strings.Contains(own, "{config:"+name+"?}") {
+			d.fail(key+".handshake."+name, didYouMean(name, provider.HandshakeKeys), "unknown key")
+		}
 	}
 }
 

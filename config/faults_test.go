@@ -30,6 +30,7 @@ func TestFaults(t *testing.T) {
 		{"broken syntax", "version: 1\nlisten: [a\nsources: {}\n", []string{`f.yaml:3:8: is no YAML: did not find expected ',' or ']'`}},
 		{"an unknown top-level key", source + "    upstream: http://a\nlistn: \":1\"\n", []string{`f.yaml:10:1: listn: unknown key // did you mean "listen"?`}},
 		{"an unknown key of a source", source + "    upstrem: http://a\n    upstream: http://a\n", []string{`f.yaml:9:5: sources.s.upstrem: unknown key // did you mean "upstream"?`}},
+		{"an unknown key of a handshake", source + "    upstream: http://a\n    handshake: {verify_tokn: {env: ORDERS_SECRET}}\n", []string{`f.yaml:10:17: sources.s.handshake.verify_tokn: unknown key // did you mean "verify_token"?`}},
 		{"a key one block too far out", source + "    upstream: http://a\n    retry: {base: 1s}\n", []string{`f.yaml:10:5: sources.s.retry: unknown key // did you mean "delivery.retry", inside of "delivery"?`}},
 		{"a key twice", source + "    upstream: http://a\n    path: /t\n", []string{`f.yaml:10:5: sources.s.path: is given twice, first on line 4`}},
 		{"a source twice", source + "    upstream: http://a\n  s: {}\n", []string{`f.yaml:10:3: sources.s: is given twice, first on line 3`}},

@@ -227,6 +227,11 @@ func TestChangedNamesNoUpstreamByItsURL(t *testing.T) {
 	}
 }
 
+// A verify of one's own may take values from under handshake by any name.
+func TestAHandshakeHasTheKeysThatVerifyAsksFor(t *testing.T) {
+	mustParse(t, strings.Replace(minimal, "path: /webhooks/stripe", "path: /s\n    verify: {timestamp: \"header:{config:time_header}\"}\n    handshake: {time_header: X-Time}", 1))
+}
+
 func TestAPathSelectorHasAlternatives(t *testing.T) {
 	c := mustParse(t, strings.Replace(minimal, "path: /webhooks/stripe", "path: /webhooks/{shop}\n    identity: {account: \"path:shop | header:X-Shop\"}", 1))
 	if got := c.Sources["stripe"].Identity.Account; len(got) != 1 || got[0] != "path:shop | header:X-Shop" {

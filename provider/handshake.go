@@ -61,6 +61,10 @@ type challenge struct {
 	answer  func(*Handshake, *event.Request, time.Time) (HandshakeAnswer, bool)
 }
 
+// HandshakeKeys are the keys that `handshake:` of a source may have: what challenges, key services and the presets' rows ask for.
+var HandshakeKeys = []string{"allowed_origins", "audience", "auto_confirm", "bundle_id", "client_id", "client_secret", "email", "environment", "issuer", "param",
+	"public_key_id", "timestamp_header", "topics", "verification_token", "verify_token"}
+
 var (
 	onGet  = []string{http.MethodGet}
 	onPost = []string{http.MethodPost}

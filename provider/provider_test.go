@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +56,19 @@ func TestEveryRowIsSound(t *testing.T) {
 
 // TestEveryRowHasVectors wants a genuine vector and three different negative ones for every row that says how its sender signs, and a
 // challenge with its answer for every row that knows a sender's challenge only.
+// What a row asks for under handshake is not refused there.
+func TestRowsAskForKnownKeysOfAHandshake(t *testing.T) {
+	rows, err := os.ReadFile("providers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?:\{config:|handshake\.)([a-z_]+)`).FindAllSubmatch(rows, -1) {
+		if !slices.Contains(HandshakeKeys, string(m[1])) {
+			t.Errorf("handshake.%s is refused", m[1])
+		}
+	}
+}
+
 // Who shows a payload without a configuration knows the tokens of presets all the same.
 func TestTheTokensOfPresetsAreCredentials(t *testing.T) {
 	for _, p := range All() {
