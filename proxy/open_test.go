@@ -231,6 +231,20 @@ func TestCertificateReloadUnderLoad(t *testing.T) {
 	wg.Wait()
 }
 
+// Proxies keep their connections: whether they are trusted is a matter of the present configuration, not of the connection's age.
+func TestTrustFollowsTheConfiguration(t *testing.T) {
+	trusting := proxy.ServerConfig{Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	addr, srv := startServer(t, proxy.ServerConfig{}, handlerFunc(scheme))
+	c := dial(t, addr)
+	const request = "POST /a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 203.0.113.9\r\nContent-Length: 0\r\n\r\n"
+	for range 2 {
+		c.send(request).want(200, "false 127.0.0.1 0")
+		srv.Configure(trusting)
+		c.send(request).want(200, "false 203.0.113.9 0")
+		srv.Configure(proxy.ServerConfig{})
+	}
+}
+
 func TestProxyProtocol(t *testing.T) {
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	const header = "PROXY TCP4 203.0.113.9 10.0.0.1 4711 80\r\n"

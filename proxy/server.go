@@ -142,7 +142,7 @@ func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 	return s
 }
 
-// Configure replaces the configuration. Connections that are open keep what concerns their beginning: proxies, PROXY header, TLS.
+// Configure replaces the configuration. Connections that are open keep what concerns their beginning: PROXY header, TLS, whether they are counted.
 func (s *Server) Configure(cfg ServerConfig) {
 	cfg = cfg.withDefaults()
 	s.cfg.Store(&cfg)
@@ -320,8 +320,8 @@ func (c *conn) fill() {
 		Method: methodText(h.method.of(c.buf)), Target: h.target.of(c.buf), Host: h.host.of(c.buf),
 		Head: h.lines.of(c.buf), Body: c.body, Peer: c.peer, TLS: c.tls, Cert: c.cert,
 	}
-	if c.trusted {
-		c.srv.cfg.Load().believe(&c.req)
+	if cfg := c.srv.cfg.Load(); cfg.trusts(c.peer) { // by the present configuration: a proxy's connections are kept for long
+		cfg.believe(&c.req)
 	}
 }
 

@@ -34,7 +34,7 @@ type conn struct {
 	sendErr  error      // … and why it will not be
 	peer     netip.Addr // who speaks to us: the other end of the socket, or whom its PROXY header names
 	counted  netip.Addr // the address on the books; the zero Addr = none
-	trusted  bool       // peer is a trusted proxy
+	trusted  bool       // peer was a trusted proxy as the connection began
 	tls      bool
 	cert     *x509.Certificate // of the client, verified; nil = it showed none
 	opened   bool              // PROXY header and TLS handshake are done
