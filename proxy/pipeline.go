@@ -109,7 +109,7 @@ type visit struct {
 	known   bool                // the journal has been asked about its keys
 	other   bool                // a redelivery whose body is not the one that failed
 	sub     recovery.Submission // with the record
-	keybuf  [3]event.Key
+	keybuf  [4]event.Key
 	aliasb  [1]event.Key
 }
 
@@ -186,6 +186,9 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 		v.sub.Record.Origin = s.binds == "origin"
 		if s.MACKey && len(verdict.MAC) > 0 {
 			v.keys = append(v.keybuf[:1], event.MakeKey(event.KeyMAC, s.Name, string(verdict.MAC)))
+			for _, mac := range verdict.Others {
+				v.keys = append(v.keys, event.MakeKey(event.KeyMAC, s.Name, string(mac)))
+			}
 		}
 		return reply{}, false
 	case s.Observe:

@@ -146,8 +146,11 @@ func (v *Verifier) judgeMAC(st *state) Verdict {
 				if c != CheckNone {
 					return fail(c)
 				}
-				hit := v.compare(st, i, sum)
-				if hit >= 0 && !out.OK {
+				switch hit := v.compare(st, i, sum); {
+				case hit < 0:
+				case out.OK:
+					out.also(sum)
+				default:
 					out.OK, out.Check, out.SecretIndex = true, CheckNone, key
 					out.MAC = append([]byte(nil), sum...)
 					stamp = st.stamp

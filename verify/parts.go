@@ -134,7 +134,11 @@ func (v *Verifier) judgeParts(st *state) Verdict {
 			bad = &one
 		case one.OK && good == nil:
 			good = &one
-		case one.OK && !v.any:
+		case one.OK && v.any:
+			for _, mac := range append(one.Others, one.MAC) {
+				good.also(mac)
+			}
+		case one.OK:
 			good.MAC = append(good.MAC, one.MAC...)
 			if good.SignedAt.IsZero() {
 				good.SignedAt = one.SignedAt

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"math/big"
 	"net/url"
@@ -211,4 +213,55 @@ func TestClientCertificates(t *testing.T) {
 	if s := (Spec{Scheme: "token", Location: "connection"}); s.Check() == nil {
 		t.Error("a token may be a connection")
 	}
+}
+
+// Where several signatures would do, each is a replay key: a captured request from which all but one are taken away is known.
+func TestEverySignatureThatWouldDoIsAReplayKey(t *testing.T) {
+	secrets := []Secret{NewSecret([]byte("new-secret")), NewSecret([]byte("old-secret")), NewSecret([]byte("old-secret"))}
+	hmacOf := func(algorithm, header string, use ...int) Spec {
+		return Spec{Scheme: "hmac", Algorithm: algorithm, Encoding: "hex", Header: header, Signed: "{body}", Use: use}
+	}
+	list := hmacOf("sha256", "X-List")
+	list.Format = "list"
+	for name, spec := range map[string]Spec{
+		"two schemes":                    {Any: []Spec{hmacOf("sha256", "X-A", 1), hmacOf("sha1", "X-B", 1)}},
+		"two secrets in one header":      list,
+		"one of two, and another scheme": {Any: []Spec{list, hmacOf("sha1", "X-B", 1)}},
+	} {
+		v, err := Compile(spec, secrets, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := sumOf("sha256", "new-secret"), sumOf("sha1", "new-secret")
+		old := sumOf("sha256", "old-secret")
+		judge := func(lines ...string) map[string]bool {
+			head := event.Head(nil)
+			for i := 0; i < len(lines); i += 2 {
+				head = head.AppendString(lines[i], lines[i+1])
+			}
+			verdict := v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: head, Body: []byte("{}")}, benchTime)
+			keys := map[string]bool{}
+			for _, mac := range append(verdict.Others, verdict.MAC) {
+				if verdict.OK && keys[string(mac)] {
+					t.Errorf("%s: the same key twice", name)
+				}
+				keys[string(mac)] = verdict.OK
+			}
+			return keys
+		}
+		whole := judge("X-A", a, "X-B", b, "X-List", a+","+old)
+		for _, less := range []map[string]bool{judge("X-A", a), judge("X-B", b), judge("X-List", old), judge("X-List", a)} {
+			for key, ok := range less {
+				if ok && !whole[key] {
+					t.Errorf("%s: %x is no key of the whole request", name, key)
+				}
+			}
+		}
+	}
+}
+
+func sumOf(algorithm, secret string) string {
+	mac := hmac.New(hashOf(algorithm), []byte(secret))
+	mac.Write([]byte("{}"))
+	return hex.EncodeToString(mac.Sum(nil))
 }

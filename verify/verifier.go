@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -69,6 +70,7 @@ type Verdict struct {
 	Check       Check     // what failed first; CheckNone if OK
 	SignedAt    time.Time // the signature's own time; zero if it has none
 	MAC         []byte    // the verified signature, decoded (under public keys the hash of what it signs); nil for tokens and where none was verified
+	Others      [][]byte  // MACs of further signatures, each of which would have done alone; at most maxOthers
 	SecretIndex int       // which secret or public key fitted; -1 if none
 	Binds       Binding
 }
@@ -381,9 +383,19 @@ func (v *Verifier) Verify(req *event.Request, now time.Time) Verdict {
 	v.pool.Put(st)
 	out.Binds = v.binds
 	if !out.OK {
-		out.MAC, out.SecretIndex = nil, -1
+		out.MAC, out.Others, out.SecretIndex = nil, nil, -1
 	}
 	return out
+}
+
+// maxOthers is how many more replay keys an event may have (SPEC §4).
+const maxOthers = 2
+
+// also notes the MAC of one more good signature: whoever leaves out the first could make a new event of the request with it.
+func (v *Verdict) also(mac []byte) {
+	if len(mac) > 0 && len(v.Others) < maxOthers && !slices.ContainsFunc(append(v.Others, v.MAC), func(m []byte) bool { return bytes.Equal(m, mac) }) {
+		v.Others = append(v.Others, bytes.Clone(mac))
+	}
 }
 
 func fail(c Check) Verdict { return Verdict{Check: c} }
