@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -289,17 +290,20 @@ func TestProxyProtocol(t *testing.T) {
 
 // A connection that never said anything makes room before one that did.
 func TestSilentConnectionsMakeRoomFirst(t *testing.T) {
-	addr := newServer(t, proxy.ServerConfig{MaxConns: 3}, handlerFunc(echo))
-	used := dial(t, addr).send(post)
-	used.want(200, "*")
-	dial(t, addr)
-	dial(t, addr)
-	for range 5 {
-		dial(t, addr).send(post).want(200, "*")
-		time.Sleep(20 * time.Millisecond) // until the server has noted that it waits
-		used.send(post).want(200, "*")
-		time.Sleep(20 * time.Millisecond)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		dial, end := bubbled(t, proxy.ServerConfig{MaxConns: 3})
+		defer end()
+		used := dial().send(post)
+		used.want(200, "*")
+		dial()
+		dial()
+		for range 5 {
+			dial().send(post).want(200, "*")
+			time.Sleep(time.Second)
+			used.send(post).want(200, "*")
+			time.Sleep(time.Second)
+		}
+	})
 }
 
 // Requests beyond the bound are shed at once; the connection stays.

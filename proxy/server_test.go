@@ -341,13 +341,17 @@ func TestLingerIsBounded(t *testing.T) {
 
 // A sender that writes on behind a request that ends its connection still reads the answer, and no reset.
 func TestSurplusIsNoReset(t *testing.T) {
+	in, surplus := make(chan struct{}), make(chan struct{})
 	addr := newServer(t, proxy.ServerConfig{}, handlerFunc(func(ctx context.Context, req *event.Request, a *proxy.Answer) {
-		time.Sleep(50 * time.Millisecond)
+		close(in)
+		<-surplus
 		echo(ctx, req, a)
 	}))
 	c := dial(t, addr).send("POST /a HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi")
-	time.Sleep(10 * time.Millisecond)
-	c.send("\r\n").want(200, "POST /a 2")
+	<-in
+	c.send("\r\n")
+	close(surplus)
+	c.want(200, "POST /a 2")
 	c.wantEnd()
 }
 
@@ -636,7 +640,9 @@ func TestShutdownUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(200 * time.Millisecond)
+	for end := time.Now().Add(20 * time.Second); answered.Load() < 1000 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -646,24 +652,40 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 }
 
-// The whole server runs in a bubble, where minutes pass at once.
-func TestBubble(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network := &hooktest.Network{}
-		ln, err := network.Listen("127.0.0.1:80")
+// bubbled starts a Server in a bubble. end stops it, before the bubble ends.
+func bubbled(t *testing.T, cfg proxy.ServerConfig) (dial func() *client, end func()) {
+	t.Helper()
+	network := &hooktest.Network{}
+	ln, err := network.Listen("127.0.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := proxy.NewServer(cfg, handlerFunc(echo), slog.New(slog.DiscardHandler))
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(context.Background(), ln) }()
+	dial = func() *client {
+		c, err := network.Dial(t.Context(), "tcp", "127.0.0.1:80")
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := proxy.NewServer(proxy.ServerConfig{}, handlerFunc(echo), slog.New(slog.DiscardHandler))
-		done := make(chan error, 1)
-		go func() { done <- s.Serve(context.Background(), ln) }()
-		dial := func() *client {
-			c, err := network.Dial(t.Context(), "tcp", "127.0.0.1:80")
-			if err != nil {
-				t.Fatal(err)
-			}
-			return &client{c, t, bufio.NewReader(c)}
+		return &client{c, t, bufio.NewReader(c)}
+	}
+	return dial, func() {
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
 		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute) // fasthttp's worker pool ends with its next round
+	}
+}
+
+// The whole server runs in a bubble, where minutes pass at once.
+func TestBubble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, end := bubbled(t, proxy.ServerConfig{})
+		defer end()
 		begin := time.Now()
 		c := dial()
 		for range 3 { // each request has its own time
@@ -687,13 +709,6 @@ func TestBubble(t *testing.T) {
 		if d := time.Since(begin); d != 5*time.Second {
 			t.Errorf("408 for a slow body after %s", d)
 		}
-		if err := s.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		time.Sleep(time.Minute) // fasthttp's worker pool ends with its next round
 	})
 }
 
