@@ -26,9 +26,15 @@ func follow(t *testing.T, p *port, query, lastID string) <-chan string {
 	if lastID != "" {
 		req.Header.Set("Last-Event-ID", lastID)
 	}
+	before := p.Core.Followed()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); p.Core.Followed() == before; time.Sleep(time.Millisecond) { // its head may come before it listens
+		if time.Now().After(end) {
+			t.Fatal("nobody follows")
+		}
 	}
 	if kind := resp.Header.Get("Content-Type"); resp.StatusCode != 200 || kind != "text/event-stream" {
 		t.Fatalf("status %d, %s", resp.StatusCode, kind)
@@ -71,7 +77,7 @@ func next(t *testing.T, p *port, lines <-chan string) (id, record string) {
 					return id, record
 				}
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("nothing came")
 		}
 	}

@@ -24,11 +24,12 @@ type Core struct {
 	Resources   map[string]recovery.ResourceStatus
 	OnReplay    func() // called while a replay is started
 
-	mu      sync.Mutex
-	paused  map[string]bool
-	replays []recovery.Replay
-	changed chan struct{} // closed and replaced at every change
-	log     []event.Record
+	mu       sync.Mutex
+	paused   map[string]bool
+	replays  []recovery.Replay
+	changed  chan struct{} // closed and replaced at every change
+	log      []event.Record
+	followed int
 }
 
 func newCore(j journal.Journal) *Core {
@@ -100,10 +101,18 @@ func (c *Core) Watch(source, id string, until func(*event.Record) bool) (<-chan 
 	return woken, sync.OnceFunc(func() { close(stop) })
 }
 
+// Followed is how many streams of changes have begun.
+func (c *Core) Followed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.followed
+}
+
 // Changes emits what commit has done; a cursor is the number of changes seen.
 func (c *Core) Changes(ctx context.Context, cursor string, emit func(string, *event.Record) error) error {
 	c.mu.Lock()
 	next := len(c.log)
+	c.followed++
 	c.mu.Unlock()
 	if cursor != "" {
 		n, err := strconv.Atoi(cursor)
