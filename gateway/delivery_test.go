@@ -96,7 +96,7 @@ func rfc9421(id string, at time.Time) hooktest.Request {
 // A consumer that verifies signatures itself takes what has waited for three hours: it is signed anew, body untouched; what did not wait has the sender's own.
 func TestSignaturesAfterHoursInTheQueue(t *testing.T) {
 	var text strings.Builder
-	text.WriteString("public_url: https://hooks.example.com\nupstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2}}}\nsources:\n")
+	text.WriteString("public_url: https://hooks.example.com\nupstreams: {app: {url: \"http://127.0.0.1:3000\", breaker: {failures: 2, max_probe: 4m}}}\nsources:\n")
 	for name, s := range signers {
 		more := ""
 		if name == "off" {
