@@ -3,8 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"io"
-	"slices"
-	"strings"
+	"sort"
 
 	"github.com/hooktender/hooktender/admin/api"
 )
@@ -34,11 +33,9 @@ func groupDead(events []api.Event) []deadGroup {
 		}
 		groups[n].events = append(groups[n].events, ev)
 	}
-	slices.SortStableFunc(groups, func(a, b deadGroup) int {
-		if a.source != b.source {
-			return strings.Compare(a.source, b.source)
-		}
-		return len(b.events) - len(a.events)
+	sort.SliceStable(groups, func(i, j int) bool { // a generic sort weighs more
+		a, b := &groups[i], &groups[j]
+		return a.source < b.source || a.source == b.source && len(a.events) > len(b.events)
 	})
 	return groups
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -275,7 +276,7 @@ func (r *Recovery) eachID(ctx context.Context, j *job, f func(*event.Record, str
 			found = append(found, rec.ID)
 		}
 	}
-	slices.SortFunc(found, func(a, b event.ID) int { return cmp.Compare(a.Seq(), b.Seq()) })
+	sort.Slice(found, func(i, j int) bool { return found[i].Seq() < found[j].Seq() }) // a generic sort weighs more
 	for _, id := range found {
 		rec, _, err := r.journal.Get(ctx, id, false)
 		if err == nil || isRemnant(&rec, err) {

@@ -345,7 +345,7 @@ func (r *Recovery) catchUp(ctx context.Context, f *follower, emit func(string, *
 			break
 		}
 	}
-	slices.SortFunc(found, func(a, b change) int { return cmp.Compare(a.rev, b.rev) })
+	sort.Slice(found, func(i, j int) bool { return found[i].rev < found[j].rev }) // a generic sort weighs more
 	for _, c := range found {
 		rec, _, err := r.journal.Get(ctx, c.id, false)
 		if errors.Is(err, journal.ErrNotFound) || err == nil && rec.Rev != c.rev {

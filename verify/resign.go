@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"slices"
+	"sort"
 	"strconv"
 	"time"
 
@@ -196,8 +197,8 @@ type edit struct {
 }
 
 func apply(b []byte, edits []edit) []byte {
-	slices.SortFunc(edits, func(a, b edit) int { return b.from - a.from })
-	for _, e := range edits { // the last first, so that the others stay where they are
+	sort.Slice(edits, func(i, j int) bool { return edits[i].from > edits[j].from }) // a generic sort weighs more
+	for _, e := range edits {                                                       // the last first, so that the others stay where they are
 		b = slices.Concat(b[:e.from], strconv.AppendInt(nil, e.value, 10), b[e.to:])
 	}
 	return b

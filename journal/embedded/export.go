@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -152,7 +153,7 @@ func (x *exporter) one(e *exported) (*Exported, error) {
 	for _, a := range byN {
 		out.Attempts = append(out.Attempts, a)
 	}
-	slices.SortFunc(out.Attempts, func(a, b event.Attempt) int { return a.N - b.N })
+	sort.Slice(out.Attempts, func(i, j int) bool { return out.Attempts[i].N < out.Attempts[j].N }) // a generic sort of so large a struct weighs 20 KiB
 	if !e.kept {
 		return out, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"sort"
 	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
@@ -218,7 +219,7 @@ func (e *Engine) attempts(it *item) ([][]byte, error) {
 	for _, a := range byN {
 		out = append(out, a)
 	}
-	slices.SortFunc(out, func(a, b []byte) int { return int(attemptN(a)) - int(attemptN(b)) })
+	sort.Slice(out, func(i, j int) bool { return attemptN(out[i]) < attemptN(out[j]) }) // a generic sort weighs more
 	return out, nil
 }
 
