@@ -36,6 +36,7 @@ type Lane struct {
 	left    Version // window: highest version that has left the buffer
 	flying  *Entry
 	waiting []*Entry
+	coming  []*Entry // judged, and on their way into the journal
 }
 
 // NewLane makes a lane from what the journal remembers of the resource. A stored version that the present comparison cannot read counts as none.
@@ -59,15 +60,35 @@ func (l *Lane) Idle() bool { return l.flying == nil && len(l.waiting) == 0 }
 // Waiting is the number of events that are not in flight.
 func (l *Lane) Waiting() int { return len(l.waiting) }
 
-// Early is the number of events that wait behind a gap or for their window.
+// Early is the number of events that wait behind a gap or for their window, or will.
 func (l *Lane) Early() int {
 	n := 0
-	for _, e := range l.waiting {
-		if e.Early {
-			n++
+	for _, list := range [...][]*Entry{l.waiting, l.coming} {
+		for _, e := range list {
+			if e.Early {
+				n++
+			}
 		}
 	}
 	return n
+}
+
+// Expect says that an event that was judged is on its way into the journal: those that are judged meanwhile count on it. Its ID may be unknown.
+func (l *Lane) Expect(e *Entry) { l.coming = append(l.coming, e) }
+
+// Expected ends Expect; without one it does nothing: the event has been added, or does not come.
+func (l *Lane) Expected(e *Entry) {
+	l.coming = slices.DeleteFunc(l.coming, func(other *Entry) bool { return other == e })
+}
+
+// ahead is what waits, in order, and what is on its way there.
+func (l *Lane) ahead() []*Entry {
+	if len(l.coming) == 0 {
+		return l.waiting
+	}
+	all := append(slices.Clone(l.waiting), l.coming...)
+	slices.SortStableFunc(all, l.order)
+	return all
 }
 
 // Entries are the events that wait, in order. The slice is the lane's own.
@@ -114,7 +135,7 @@ func (l *Lane) newest() Version {
 	if l.flying != nil && !l.flying.Forced {
 		newest = maxVersion(newest, l.flying.Version)
 	}
-	for _, e := range l.waiting {
+	for _, e := range l.ahead() {
 		if !e.Forced {
 			newest = maxVersion(newest, e.Version)
 		}
@@ -161,7 +182,7 @@ func (l *Lane) next() Version {
 	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
 		next = l.flying.Version.plus(1)
 	}
-	for _, e := range l.waiting {
+	for _, e := range l.ahead() {
 		switch {
 		case e.Forced:
 		case e.Unknown && !e.Version.Less(next):
@@ -490,6 +511,9 @@ func (l *Lane) Adopt(p *Policy) {
 		}
 	}
 	slices.SortStableFunc(l.waiting, l.order)
+	for _, e := range l.coming {
+		read(e)
+	}
 }
 
 // Gone says that the event in flight is back with its sender: the lane goes on as if it had not come.

@@ -417,3 +417,37 @@ func TestTypes(t *testing.T) {
 		}
 	}
 }
+
+// What was judged and is being stored counts as on its way: the next version is not behind a gap, and no jump. If it does not come after all, it counts no more.
+func TestWhatIsBeingStoredIsOnItsWay(t *testing.T) {
+	l := NewLane(policy(t, func(c *Config) { sequence(c); c.MaxJump = 1 }), event.ResourceState{Version: "4"})
+	five, six := at(0, "5"), at(0, "6")
+	l.Expect(five)
+	if d := l.Judge(six.Version); d != Pass && d != Turn {
+		t.Errorf("6 while 5 is stored: %s", d)
+	}
+	l.Expect(six)
+	if d := l.Judge(at(0, "7").Version); d != Pass && d != Turn {
+		t.Errorf("7 while 5 and 6 are stored: %s", d)
+	}
+	l.Expected(six)
+	l.Add(at(2, "6"))
+	if s := l.Next(0); s.Go != nil {
+		t.Errorf("6 goes before 5: %+v", s)
+	}
+	l.Expected(five) // the disk is full: its sender is told 503
+	if d := l.Judge(at(0, "7").Version); d != Jump {
+		t.Errorf("7 without 5: %s", d)
+	}
+	l.Add(at(1, "5"))
+	if s := l.Next(0); s.Go == nil || s.Go.Text != "5" {
+		t.Errorf("5 in the end: %+v", s)
+	}
+
+	held := policy(t, func(c *Config) { sequence(c); c.Start = "1" })
+	l = NewLane(held, event.ResourceState{})
+	l.Expect(&Entry{Version: at(0, "3").Version, Text: "3", Early: true})
+	if d := l.Judge(at(0, "4").Version); d != Hold || l.Early() != 1 {
+		t.Errorf("4 while 3, which is early, is stored: %s, %d early", d, l.Early())
+	}
+}

@@ -266,7 +266,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	if l == nil {
 		return Handled{Outcome: Unavailable}, nil
 	}
-	defer s.unpin(l, d)
+	defer s.unpin(l, e)
 	switch d {
 	case ordering.Stale:
 		return s.reject(ctx, sub, event.Stale)
@@ -290,6 +290,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.r.logEvent(rec)
 	var w *sender
+	expected := e
 	e = entry(c.policy, rec, s.r.steady())
 	e.Early = d == ordering.Hold
 	if !store {
@@ -297,6 +298,7 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		e.Owner = w
 	}
 	s.mu.Lock()
+	l.Expected(expected)
 	l.Add(e)
 	if l.index == 0 && !l.ready && !store {
 		l.fresh = true
@@ -372,23 +374,23 @@ func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *o
 	d := l.Judge(e.Version)
 	if d == ordering.Hold {
 		// What fills a gap, or waits for one that is on its way, is never refused: that would keep the rest held.
-		if l.Early()+l.early >= c.policy.MaxHeld || s.held.Load() >= int64(c.Held) {
+		if l.Early() >= c.policy.MaxHeld || s.held.Load() >= int64(c.Held) {
 			s.settleLane(l)
 			return nil, 0, nil
 		}
-		l.early++
+	}
+	if e.Early = d == ordering.Hold; d != ordering.Stale && d != ordering.Jump {
+		l.Expect(e)
 	}
 	l.pins++
 	return l, d, nil
 }
 
-func (s *Source) unpin(l *lane, d ordering.Decision) {
+func (s *Source) unpin(l *lane, e *ordering.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.pins--
-	if d == ordering.Hold {
-		l.early--
-	}
+	l.Expected(e)
 	s.settleLane(l)
 }
 

@@ -49,7 +49,6 @@ type lane struct {
 	ready    bool  // taken from the queue, waits for a slot
 	fresh    bool  // a sender waits for it
 	pins     int   // requests between judging and adding
-	early    int   // of these, the ones that will be held
 }
 
 // queue is a heap of lanes by due time.
