@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -44,7 +45,9 @@ type job struct {
 	storing sync.Mutex // so that what is stored last is newest
 	cancel  chan struct{}
 	stopped bool
-	resumed bool // it was running when the process ended
+	resumed bool        // it was running, or open, when the process ended
+	open    bool        // it was cancelled, and some of what it had sent had not ended: that is counted anew
+	counted atomic.Bool // it was cancelled, and all that it had sent has ended
 }
 
 func (j *jobs) init() { j.all, j.stop = map[string]*job{}, make(chan struct{}) }

@@ -57,12 +57,13 @@ func (j *job) wasCancelled() bool {
 // jobStopped says whether the job was cancelled or the process ends.
 func (r *Recovery) jobStopped(j *job) bool {
 	select {
-	case <-j.cancel:
 	case <-r.jobs.stop:
+		return true
+	case <-j.cancel:
+		return !j.open // else it walks over all of it once more
 	default:
 		return false
 	}
-	return true
 }
 
 // open is the number of events that the job has taken and that have not ended.
@@ -74,6 +75,9 @@ func (w *runner) take(rec *event.Record, id string) error {
 		return errJobStopped
 	}
 	w.drain()
+	if w.j.open && (rec == nil || rec.ReplayID != w.j.Replay.ID) {
+		return nil
+	}
 	if rec == nil {
 		w.skip(nil, id, SkipUnknownEvent)
 		return nil
@@ -140,6 +144,9 @@ func (w *runner) resume(rec *event.Record) error {
 	w.j.mu.Lock()
 	w.j.Replay.Sent++
 	w.j.mu.Unlock()
+	if w.j.open && rec.State == event.Rejected {
+		return nil // counted as skipped when it ended
+	}
 	key := w.key(rec)
 	w.waiting[rec.ID] = key
 	if key.Resource != "" && w.lines[key] == nil {
@@ -360,6 +367,7 @@ func (w *runner) seeOut() {
 			return
 		}
 	}
+	w.j.counted.Store(true)
 	w.r.finishJob(w.j, nil)
 }
 

@@ -24,7 +24,8 @@ type storedJob struct {
 	Spec       ReplaySpec
 	MaxSeq     event.Seq
 	After      event.Seq
-	IDs, Skips int // parts
+	IDs, Skips int  // parts
+	Open       bool // cancelled, and some of what it had sent has not ended
 }
 
 func partKey(prefix, id string, n int) string { return fmt.Sprintf("%s%s/%05d", prefix, id, n) }
@@ -54,7 +55,7 @@ func (r *Recovery) store(ctx context.Context, j *job) error {
 	}
 	listed := len(v.Skips)
 	v.Skips = nil
-	head := storedJob{Replay: v, Spec: j.Spec, MaxSeq: j.MaxSeq, After: j.After, IDs: j.ids, Skips: skips}
+	head := storedJob{Replay: v, Spec: j.Spec, MaxSeq: j.MaxSeq, After: j.After, IDs: j.ids, Skips: skips, Open: v.State == "cancelled" && !j.counted.Load()}
 	head.Spec.IDs = nil
 	raw, err := json.Marshal(head)
 	if err != nil {
@@ -170,21 +171,29 @@ func eachStored[T any](ctx context.Context, r *Recovery, prefix string, f func(T
 	return nil
 }
 
-// loadReplays brings back the jobs; those that were running start again, and find in the records what they have sent.
+// loadReplays brings back the jobs; those that were running start again, and find in the records what they have sent. Those that were cancelled see out what they had sent.
 func (r *Recovery) loadReplays(ctx context.Context) error {
 	return eachStored(ctx, r, headPrefix, func(st storedJob) (err error) {
 		j := &job{Replay: st.Replay, Spec: st.Spec, MaxSeq: st.MaxSeq, After: st.After, ids: st.IDs, skips: st.Skips, cancel: make(chan struct{})}
 		r.jobs.mu.Lock()
 		r.jobs.all[j.Replay.ID] = j
 		r.jobs.mu.Unlock()
-		if j.Replay.State != "running" {
+		if j.Replay.State != "running" && !st.Open {
 			return nil
 		}
 		if j.Spec.IDs, err = loadParts[string](ctx, r.journal, idsPrefix, j.Replay.ID, st.IDs); err != nil {
 			return err
 		}
 		j.resumed = true
-		j.Replay.Sent, j.Replay.Replayed, j.Replay.Failed, j.Replay.Skipped, j.Replay.Skips = 0, 0, 0, 0, nil
+		j.Replay.Sent, j.Replay.Replayed, j.Replay.Failed = 0, 0, 0
+		if j.open = st.Open; !j.open {
+			j.Replay.Skipped, j.Replay.Skips = 0, nil
+		} else if j.Replay.Skips, err = loadParts[Skip](ctx, r.journal, skipsPrefix, j.Replay.ID, st.Skips); err != nil {
+			return err
+		} else {
+			j.stopped = true
+			close(j.cancel)
+		}
 		r.begin(func() { r.runJob(j) })
 		return nil
 	})

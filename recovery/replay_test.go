@@ -67,3 +67,32 @@ func TestReplayKeepsItsRateAfterAStandstill(t *testing.T) {
 		}
 	})
 }
+
+// What a cancelled replay had sent is counted as it ends, also after a kill; nothing more is sent.
+func TestCancelledReplayIsCountedAfterAKill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+		refused(b, 50)
+		v := b.replayFailed(10)
+		time.Sleep(time.Second)
+		b.pause(true)
+		time.Sleep(time.Second + 50*time.Millisecond)
+		v, err := b.r.CancelReplay(t.Context(), v.ID)
+		if err != nil || v.Replayed < 10 || v.Sent < v.Replayed+9 || v.Sent > 25 {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		b.kill()
+		b.pause(false)
+		time.Sleep(time.Minute)
+		for range 2 {
+			now, err := b.r.Replay(t.Context(), v.ID)
+			if err != nil || now.State != "cancelled" || now.Sent != v.Sent || now.Replayed != v.Sent || now.Failed != 0 {
+				t.Errorf("%d sent and %d replayed before; now %+v, %v", v.Sent, v.Replayed, now, err)
+			}
+			b.restart()
+		}
+		if got := b.states(); got["replayed"] != int(v.Sent) {
+			t.Errorf("%v", got)
+		}
+	})
+}
