@@ -226,6 +226,7 @@ type Stats struct {
 	Syncs         int64     // fsyncs so far
 	SyncNanos     int64     // time spent in them
 	CoversSince   time.Time // the log remembers everything received since
+	Forgets       time.Time // ids of events that were received before are forgotten
 	OldestSegment time.Time
 	Born          time.Time // when the journal was made
 	LastRev       uint64    // of the commits that reads see, none has a higher revision

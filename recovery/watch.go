@@ -237,10 +237,10 @@ func isRemnant(rec *event.Record, err error) bool {
 // findOld looks for an event that dedup has forgotten and whose record is still there. Only records from before the dedup window are looked at.
 func (r *Recovery) findOld(ctx context.Context, source, id string) (event.Record, error) {
 	st := r.journal.Stats()
-	if !st.Born.Before(st.CoversSince) {
+	if !st.Born.Before(st.Forgets) {
 		return event.Record{}, journal.ErrNotFound // nothing is that old
 	}
-	page, err := r.journal.List(ctx, journal.Query{Source: source, EventID: id, Until: st.CoversSince, Limit: 1})
+	page, err := r.journal.List(ctx, journal.Query{Source: source, EventID: id, Until: st.Forgets, Limit: 1})
 	if err != nil || len(page.Records) == 0 {
 		return event.Record{}, cmp.Or(err, journal.ErrNotFound)
 	}

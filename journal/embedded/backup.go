@@ -17,14 +17,14 @@ import (
 // Backup copies the journal in dir, which may be in use, to the new directory to, checking every frame on the way. The copy
 // appears whole or not at all. It needs no key: an encrypted journal stays encrypted. progress may be nil. An error that wraps journal.ErrDamaged names the file.
 func Backup(ctx context.Context, dir, to string, progress func(done, total int64)) (*Report, error) {
-	r, err := backup(ctx, dir, to, progress)
+	r, err := backup(ctx, dir, to, false, progress)
 	if err != nil {
 		return nil, fmt.Errorf("back up journal %q: %w", dir, err)
 	}
 	return r, nil
 }
 
-func backup(ctx context.Context, dir, to string, progress func(done, total int64)) (*Report, error) {
+func backup(ctx context.Context, dir, to string, restored bool, progress func(done, total int64)) (*Report, error) {
 	if _, err := os.Lstat(to); err == nil {
 		return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
 	}
@@ -37,7 +37,7 @@ func backup(ctx context.Context, dir, to string, progress func(done, total int64
 	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(filepath.Join(part, nameLog), 0o700)); err != nil {
 		return nil, err
 	}
-	c := copier{ctx: ctx, known: known, to: filepath.Join(part, nameLog), progress: progress, report: &Report{Dir: to, Damage: []Damage{}}}
+	c := copier{ctx: ctx, known: known, to: filepath.Join(part, nameLog), restored: restored, progress: progress, report: &Report{Dir: to, Damage: []Damage{}}}
 	if err := c.copy(files); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(part))
 	}
@@ -123,6 +123,7 @@ type copier struct {
 	ctx      context.Context
 	known    ledgerState
 	to       string
+	restored bool // the copy goes on as the journal: what came after it was made is missing
 	progress func(done, total int64)
 	report   *Report
 	done     int64
@@ -177,6 +178,10 @@ func (c *copier) segment(f *os.File, number, lsn uint64) (uint64, error) {
 		}
 		c.report.Changes++
 	}
+	if c.restored && number == c.known.newest {
+		h.covers = coversNext
+		copy(data, h.encode(number))
+	}
 	path := segmentPath(c.to, number)
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -213,7 +218,7 @@ func restore(ctx context.Context, from, dir string, progress func(done, total in
 	}
 	if err == nil { // an empty directory, a mount point perhaps: the copy is made inside it
 		part := filepath.Join(dir, "restore")
-		r, err := backup(ctx, from, part, progress)
+		r, err := backup(ctx, from, part, true, progress)
 		if err != nil {
 			return nil, err
 		}
@@ -228,5 +233,5 @@ func restore(ctx context.Context, from, dir string, progress func(done, total in
 	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o700); err != nil {
 		return nil, err
 	}
-	return backup(ctx, from, dir, progress)
+	return backup(ctx, from, dir, true, progress)
 }

@@ -21,8 +21,9 @@ type Engine struct {
 	lock   *os.File
 	wal    *wal
 	index  *index
-	ledger *ledger // written by whoever holds syncs.ledger
-	born   int64   // Unix nanoseconds: when the journal was created
+	ledger *ledger      // written by whoever holds syncs.ledger
+	born   int64        // Unix nanoseconds: when the journal was created
+	covers atomic.Int64 // what was received before may be missing: it was lost, or retention has taken its id
 	// rebuilding: the index is incomplete and must not say how far it is. Only while Open runs.
 	rebuilding bool
 	pool       sync.Pool

@@ -89,10 +89,17 @@ func (e *Engine) recover() error {
 	e.clock.begin(known.mark)
 	now := e.clock.read()
 	e.born, e.nextSeq, e.horizon = now, max(t.nextSeq, 1), t.horizon
+	again := false
 	if len(t.segs) == 0 {
 		err = e.create(now)
 	} else {
 		e.born = t.segs[0].born
+		for _, s := range t.segs {
+			e.covers.Store(max(e.covers.Load(), s.covers))
+		}
+		if again = t.segs[len(t.segs)-1].covers == coversNext; again {
+			e.covers.Store(now)
+		}
 		err = e.wal.resume(t.segs, t.end, t.lsn)
 	}
 	if err != nil {
@@ -105,14 +112,14 @@ func (e *Engine) recover() error {
 	if err := e.openIndex(t); err != nil {
 		return err
 	}
-	if e.wal.unshared() && !(t.torn && e.opts.keys != nil) {
+	if e.wal.unshared() && !(t.torn && e.opts.keys != nil) && !again {
 		return nil
 	}
 	p := e.wal.make(smallSegment)
 	if p.err != nil {
 		return p.err
 	}
-	return e.wal.succeed(p, segmentHead{nextSeq: uint64(e.nextSeq), created: now, born: e.born, horizon: e.horizon, lowest: t.segs[0].number})
+	return e.wal.succeed(p, segmentHead{nextSeq: uint64(e.nextSeq), created: now, born: e.born, horizon: e.horizon, lowest: t.segs[0].number, covers: e.covers.Load()})
 }
 
 // create makes the first segment of a new journal.

@@ -390,9 +390,11 @@ func (e *Engine) Stats() journal.Stats {
 		s.Full = e.full.Load()
 	}
 	s.Full = s.Full || e.space.refusing()
-	s.CoversSince = time.Unix(0, max(e.born, e.clock.read()-int64(e.retention.Load().Dedup))+e.clock.shift.Load()).UTC()
+	at := func(t int64) time.Time { return time.Unix(0, t+e.clock.shift.Load()).UTC() }
+	forgotten := e.clock.read() - int64(e.retention.Load().Dedup)
+	s.Forgets, s.CoversSince = at(forgotten), at(max(e.born, e.covers.Load(), forgotten))
 	s.OldestSegment = e.wal.oldestCreated()
-	s.Born = time.Unix(0, e.born).UTC()
+	s.Born = at(e.born)
 	return s
 }
 

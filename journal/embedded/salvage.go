@@ -165,6 +165,9 @@ func (s *salvager) write(ctx context.Context, o Options, to string) error {
 	if err := s.fill(max(s.known.synced, s.w.lsn) + 1); err != nil {
 		return err
 	}
+	if s.report.MissingEvents > 0 {
+		s.last.covers = coversNext
+	}
 	// A last segment, so that no event number is given out twice.
 	if err := s.begin(firstSegment, max(s.next, s.known.next, 1)); err != nil {
 		return err

@@ -42,7 +42,7 @@ type segment struct {
 //	64 horizon    i64  events settled up to here have lost their payload
 //	72 lowest     u64  number of the oldest segment at the time
 //	80 key        u64  of the bodies' encryption, see sealer; 0 = none
-//	88 reserved   8
+//	88 covers     i64  what was received before may be missing; 0 = since born nothing is, -1 = what was received before the next start
 type segmentHead struct {
 	generation uint64
 	firstLSN   uint64
@@ -52,7 +52,11 @@ type segmentHead struct {
 	horizon    int64
 	lowest     uint64
 	key        uint64
+	covers     int64
 }
+
+// coversNext is covers of the newest segment of a journal that goes on from an earlier state, or without what was lost: nobody knows yet when that will be.
+const coversNext = -1
 
 const (
 	segmentHeadSize = 96
@@ -79,6 +83,7 @@ func (h *segmentHead) encode(number uint64) []byte {
 	le.PutUint64(b[64:], uint64(h.horizon))
 	le.PutUint64(b[72:], h.lowest)
 	le.PutUint64(b[80:], h.key)
+	le.PutUint64(b[88:], uint64(h.covers))
 	le.PutUint32(b[12:], segmentHeadSum(b))
 	return b
 }
@@ -95,7 +100,7 @@ func parseSegmentHead(b []byte, number uint64) (h segmentHead, ok bool) {
 	}
 	h.generation, h.firstLSN, h.nextSeq = le.Uint64(b[24:]), le.Uint64(b[32:]), le.Uint64(b[40:])
 	h.created, h.born, h.horizon = int64(le.Uint64(b[48:])), int64(le.Uint64(b[56:])), int64(le.Uint64(b[64:]))
-	h.lowest, h.key = le.Uint64(b[72:]), le.Uint64(b[80:])
+	h.lowest, h.key, h.covers = le.Uint64(b[72:]), le.Uint64(b[80:]), int64(le.Uint64(b[88:]))
 	return h, true
 }
 

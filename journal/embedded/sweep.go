@@ -267,6 +267,9 @@ func (d *due) write(w *writer) error {
 		}
 	}
 	for g, its := range d.remove {
+		for _, it := range its {
+			w.e.covers.Store(max(w.e.covers.Load(), it.receivedAt()+1))
+		}
 		if err := d.forget(w, kindRemove, g, its); err != nil {
 			return err
 		}

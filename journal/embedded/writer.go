@@ -363,7 +363,7 @@ func (w *writer) rotate() error {
 		lowest = first.number
 	}
 	err := l.rotate(segmentHead{
-		nextSeq: uint64(w.nextSeq), created: w.now, born: w.e.born, horizon: w.horizon, lowest: lowest,
+		nextSeq: uint64(w.nextSeq), created: w.now, born: w.e.born, horizon: w.horizon, lowest: lowest, covers: w.e.covers.Load(),
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,74 @@
+package embedded
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/journal"
+)
+
+// An event that nothing is known of was "not received" only as far as the log goes back. What was lost to a restore, to damage or to an earlier, shorter
+// retention is not in it: covers moves behind that, and stays there over restarts.
+func TestTheLogCoversNothingThatItMayHaveLost(t *testing.T) {
+	since := func(o Options) (first, again time.Time) {
+		for _, at := range []*time.Time{&first, &again} {
+			e := start(t, o)
+			*at = e.Stats().CoversSince
+			must(t, e.Close())
+		}
+		return first, again
+	}
+	made := func(dir string) (o Options, lost time.Time) {
+		o = Options{Dir: dir, AllowTmpfs: true, Sync: true, Log: quiet}
+		e := start(t, o)
+		if covers := e.Stats().CoversSince; !covers.Equal(e.Stats().Born) {
+			t.Errorf("a new journal covers %s", covers)
+		}
+		accept(t, e, journal.Synced, bigSample(1))
+		if _, err := Backup(t.Context(), dir, dir+".backup", nil); err != nil {
+			t.Fatal(err)
+		}
+		lost = accept(t, e, journal.Synced, bigSample(2)).Record.ReceivedAt
+		must(t, e.Close())
+		return o, lost
+	}
+	t.Run("restored", func(t *testing.T) {
+		o, lost := made(filepath.Join(memDir(t), "j"))
+		must(t, os.RemoveAll(o.Dir))
+		if _, err := Restore(t.Context(), o.Dir+".backup", o.Dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		if first, again := since(o); !first.After(lost) || !again.Equal(first) {
+			t.Errorf("it covers %s, after a restart %s; what came at %s is not there", first, again, lost)
+		}
+	})
+	t.Run("salvaged", func(t *testing.T) {
+		o, lost := made(filepath.Join(memDir(t), "j"))
+		flip(t, segmentFiles(t, o.Dir)[0], segmentHeadSize+frameHead+12)
+		if r, err := Salvage(t.Context(), o, "", nil); err != nil || r.MissingEvents != 1 {
+			t.Fatal(r, err)
+		}
+		if first, again := since(o); !first.After(lost) || !again.Equal(first) {
+			t.Errorf("it covers %s, after a restart %s", first, again)
+		}
+	})
+}
+
+func TestALongerRetentionBringsNothingBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hour := journal.Retention{Dedup: time.Hour, Payload: time.Hour, Record: time.Hour, DeadLetter: time.Hour}
+		e := start(t, Options{Dir: t.TempDir(), InBubble: true, Retention: hour})
+		lost := deliver(t, e, journal.Written, accept(t, e, journal.Written, sample(1)).Record).ReceivedAt
+		time.Sleep(2 * time.Hour)
+		if _, err := e.Sweep(t.Context(), time.Now(), 100); err != nil {
+			t.Fatal(err)
+		}
+		e.SetRetention(journal.Retention{Dedup: 5 * time.Hour, Payload: time.Hour, Record: 5 * time.Hour, DeadLetter: time.Hour})
+		if covers := e.Stats().CoversSince; !covers.After(lost) {
+			t.Errorf("it covers %s; what came at %s is forgotten", covers, lost)
+		}
+	})
+}
