@@ -57,6 +57,7 @@ func (e *env) load() (*config.Config, error) {
 
 // serve runs the gateway with everything around it: warnings, SIGHUP, the watch of the file.
 func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) error {
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may go: events are taken all the same
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP) // from the first moment: unhandled, it would end the process
 	defer signal.Stop(hup)

@@ -319,3 +319,21 @@ func TestASourceThatIsTakenOut(t *testing.T) {
 		t.Errorf("the old consumer saw %d, the other %d", len(old.Seen()), len(other.Seen()))
 	}
 }
+
+// Whoever reads the gateway's log may end first: events are taken all the same.
+func TestTheReaderOfTheLogGoes(t *testing.T) {
+	_, addr := consumer(t)
+	g := prepareGateway(t, sources(addr, source("s", refusing)), "info")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.stderr = w // closed with the test
+	g.launch()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		g.send("s", fmt.Sprint("evt_", i), "", "1", "delivered")
+	}
+}
