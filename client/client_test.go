@@ -125,6 +125,19 @@ func is[T error](err error) bool {
 	return ok
 }
 
+func TestWhatAnswersEverythingIsNotReady(t *testing.T) {
+	for _, body := range []string{"ok", "{}", `{"status":"ok"}`} {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
+		defer other.Close()
+		if err := dial(t, other.URL, "").Ready(context.Background()); err == nil {
+			t.Errorf("%q was taken for a gateway that takes events", body)
+		}
+	}
+	if err := dial(t, admintest.Start(t, nil).URL, "").Ready(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWhatIsNoGatewayIsSaidToBeNone(t *testing.T) {
 	other := httptest.NewServer(http.NotFoundHandler())
 	defer other.Close()

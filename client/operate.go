@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 
 	"github.com/hooktender/hooktender/admin/api"
 )
@@ -116,5 +117,9 @@ func (c *Client) Drain(ctx context.Context, reason string) (api.Draining, error)
 
 // Ready returns nil if the gateway takes events, and a *Problem that says why if not.
 func (c *Client) Ready(ctx context.Context) error {
-	return c.get(ctx, "/readyz", nil, nil)
+	var out api.Health
+	if err := c.get(ctx, "/readyz", nil, &out); err != nil || out.Status == "ready" {
+		return err
+	}
+	return errors.New("the answer is not hooktender's: is this its admin port?")
 }
