@@ -51,7 +51,7 @@ func (e *Engine) applyLoop(stop <-chan struct{}) {
 			}
 			continue
 		case <-due:
-			if w := e.weight(); e.space.low() && w < flushWeight {
+			if w := e.weight(); e.space.low() && w < flushWeight && !a.awaited() {
 				e.space.roomForIndex(e.index, w) // says so if not
 				due = time.After(flushInterval)
 				continue
@@ -156,6 +156,13 @@ func (e *Engine) applied() uint64 {
 		return e.active.last.lsn
 	}
 	return 0
+}
+
+// awaited says that somebody waits for the index: a kick may have come while there was no space.
+func (a *applier) awaited() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.waiting) > 0
 }
 
 func (e *Engine) wakeBarriers(lsn uint64) {

@@ -58,6 +58,36 @@ func TestFullVolumeStopsNewEventsOnly(t *testing.T) {
 	}
 }
 
+// A list that was asked for while the volume was full, and a start that reads what is pending, waited for good when space came back that was enough for the index, but less than
+// min_free: the gateway stayed "starting".
+func TestListGoesOnBelowMinFree(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(1 << 30)
+	look := func(string) (uint64, error) { return free.Load(), nil }
+	e, _ := write(t, Options{Sync: true, MinFree: 64 << 20, free: look, reserveFree: look}, 20, journal.Synced)
+	free.Store(0)
+	if err := e.MetaPut(context.Background(), "key", []byte("for the index"), journal.Synced); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	listed := make(chan error, 1)
+	go func() {
+		_, err := e.List(ctx, journal.Query{Limit: 1})
+		listed <- err
+	}()
+	for !e.space.indexPaused.Load() && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	for len(e.applier.kick) > 0 && ctx.Err() == nil { // until the applier has seen it
+		time.Sleep(time.Millisecond)
+	}
+	free.Store(60 << 20)
+	if err := <-listed; err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The log goes on in the ballast where nothing else is left.
 func TestBallastBecomesTheLog(t *testing.T) {
 	dir := t.TempDir()
