@@ -137,3 +137,22 @@ func TestEncryptionTurnedOnLater(t *testing.T) {
 		t.Errorf("readable in %v, want the first segment only", found)
 	}
 }
+
+// A payload that was looked up just before its segment goes is looked for where it is now, and not taken for damaged.
+func TestEncryptedPayloadOfASegmentThatGoes(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Keys: [][]byte{bytes.Repeat([]byte{1}, 32)}, Log: quiet}
+	e := start(t, o)
+	defer e.Close()
+	it, _, err := e.live(accept(t, e, journal.Synced, secretSample(0)).Record.ID)
+	must(t, err)
+	if _, err := e.payload(it.payload); err != nil {
+		t.Fatal(err)
+	}
+	must(t, e.call(context.Background(), journal.Synced, (*writer).rotate))
+	e.wal.mu.Lock()
+	e.wal.segs = e.wal.segs[1:] // as dropOldest does before it removes the file
+	e.wal.mu.Unlock()
+	if _, err := e.payload(it.payload); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, not that it is gone", err)
+	}
+}

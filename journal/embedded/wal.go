@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -345,6 +346,13 @@ type keptFile struct {
 
 // read gives bytes of a segment. It returns fs.ErrNotExist if the segment is gone.
 func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
+	var block cipher.Block
+	if w.keys != nil {
+		var ok bool
+		if block, ok = w.blockOf(number); !ok { // not looked for behind the bytes, which without it are like damaged ones
+			return nil, fs.ErrNotExist
+		}
+	}
 	b := make([]byte, size)
 	err := os.ErrClosed
 	if k := w.kept[number%uint64(len(w.kept))].Load(); k != nil && k.number == number {
@@ -361,9 +369,7 @@ func (w *wal) read(number uint64, offset int64, size uint32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.keys != nil {
-		crypt(w.blockOf(number), b, b, offset)
-	}
+	crypt(block, b, b, offset)
 	return b, nil
 }
 
@@ -385,14 +391,14 @@ func (w *wal) keep(number uint64, f *keptFile) {
 	}
 }
 
-// blockOf is the cipher of a segment; nil if it has none, or is gone.
-func (w *wal) blockOf(number uint64) cipher.Block {
+// blockOf is the cipher of a segment, nil if it has none; false if it is gone.
+func (w *wal) blockOf(number uint64) (cipher.Block, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if i := int64(number) - int64(w.segs[0].number); i >= 0 && i < int64(len(w.segs)) {
-		return w.segs[i].block
+		return w.segs[i].block, true
 	}
-	return nil
+	return nil, false
 }
 
 // unshared says whether the active segment may be written to at all: it has the encryption that is asked for, and no process
