@@ -120,7 +120,7 @@ type Options struct {
 	Tokens []Token
 	// Debug serves /debug/pprof to callers with the scope admin.
 	Debug bool
-	// Hide says which headers' values a payload does not show; nil = event.Credential.
+	// Hide says which headers' values a payload does not show, and which parameters' of its query, asked for as "?name"; nil = event.Credential.
 	Hide func(header string) bool
 	// AllowedHosts are names that a Host header may hold besides localhost and loopback addresses, without port. See guard.go.
 	AllowedHosts []string

@@ -71,9 +71,9 @@ func excerpt(b []byte) string {
 	return strings.ToValidUTF8(string(b), "\uFFFD")
 }
 
-// showPayload leaves out the values of headers that carry credentials.
-func showPayload(p *event.Payload, hide func(header string) bool) api.Payload {
-	out := api.Payload{Method: p.Method, Path: string(p.Target), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
+// showPayload leaves out the values of headers and query parameters that carry credentials.
+func showPayload(p *event.Payload, hide func(name string) bool) api.Payload {
+	out := api.Payload{Method: p.Method, Path: event.RedactQuery(string(p.Target), hide), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
 	for name, value := range p.Head.All() {
 		if hide(string(name)) {
 			value = []byte(event.Redacted)

@@ -101,7 +101,7 @@ func (j *journalFlags) export() *cobra.Command {
 	return cmd
 }
 
-func exportLine(x *embedded.Exported, hide func(header string) bool) *exportedEvent {
+func exportLine(x *embedded.Exported, hide func(name string) bool) *exportedEvent {
 	r := &x.Record
 	e := &exportedEvent{ID: r.ID.String(), EventID: r.EventID, Source: r.Source, Type: r.Type, Resource: r.Resource, Version: r.Version,
 		State: r.State.String(), Reason: r.Reason.String(), ReceivedAt: api.Time{Time: r.ReceivedAt}, DeliveredAt: api.Time{Time: r.DeliveredAt},
@@ -115,7 +115,7 @@ func exportLine(x *embedded.Exported, hide func(header string) bool) *exportedEv
 		e.PayloadError = x.Err.Error()
 	}
 	if p := x.Payload; p != nil {
-		e.Payload = &api.Payload{Method: p.Method, Path: string(p.Target), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
+		e.Payload = &api.Payload{Method: p.Method, Path: event.RedactQuery(string(p.Target), hide), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
 		for name, value := range p.Head.All() {
 			if hide(string(name)) {
 				value = []byte(event.Redacted)

@@ -68,13 +68,14 @@ type Config struct {
 	Warnings []Problem `yaml:"-"`
 }
 
-// Credential says whether a header carries credentials, or a secret of a source as it is: where a payload is shown, its value is not.
-func (c *Config) Credential(header string) bool {
-	if event.Credential(header) {
+// Credential says whether a header, or a parameter of the query (asked for as "?name"), carries credentials, or a secret of a source as it is: where a payload is shown,
+// its value is not.
+func (c *Config) Credential(name string) bool {
+	if event.Credential(name) {
 		return true
 	}
 	for _, s := range c.Sources {
-		if s.Verify.ShowsSecret(header) {
+		if s.Verify.ShowsSecret(name, s.Params()) {
 			return true
 		}
 	}

@@ -1,6 +1,9 @@
 package event
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // Redacted stands in place of a header's value that is not shown.
 const Redacted = "[redacted]"
@@ -18,4 +21,17 @@ func Credential(name string) bool {
 		}
 	}
 	return false
+}
+
+// RedactQuery is the target of a request without the values of parameters of its query that carry credentials: hide is asked for "?name".
+func RedactQuery(target string, hide func(name string) bool) string {
+	path, query, _ := strings.Cut(target, "?")
+	fields := strings.Split(query, "&")
+	for i, f := range fields {
+		name, _, valued := strings.Cut(f, "=")
+		if plain, err := url.QueryUnescape(name); valued && err == nil && hide("?"+plain) {
+			fields[i] = name + "=" + Redacted
+		}
+	}
+	return path + target[len(path):len(target)-len(query)] + strings.Join(fields, "&")
 }

@@ -179,8 +179,8 @@ func tokens(cfg *config.Config) []admin.Token {
 	return out
 }
 
-// hidden says which headers' values the admin port does not show.
-func hidden(cfg *config.Config) func(header string) bool {
+// hidden says what the admin port does not show.
+func hidden(cfg *config.Config) func(name string) bool {
 	if cfg.Admin.ShowCredentials {
 		return func(string) bool { return false }
 	}

@@ -353,13 +353,20 @@ func (s *Spec) ReadsConnection() bool {
 	return s.Location == "connection" || slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ReadsConnection() })
 }
 
-// ShowsSecret says whether a header's value is one of the secrets as it is, not something made with it.
-func (s *Spec) ShowsSecret(header string) bool {
-	is := func(name string) bool { return strings.EqualFold(name, header) }
+// ShowsSecret says whether the value of a header, or of a parameter of the query (asked for as "?name"), is one of the secrets as it is, not something made with it.
+// params are the source's, which names may refer to.
+func (s *Spec) ShowsSecret(name string, params map[string]string) bool {
+	is := func(own string) bool {
+		for k, v := range params {
+			own = strings.ReplaceAll(own, "{config:"+k+"}", v)
+		}
+		return strings.EqualFold(own, name)
+	}
 	prefix, numbered := strings.CutPrefix(s.Location, "headers:")
-	numbered = numbered && len(header) > len(prefix) && strings.EqualFold(header[:len(prefix)], prefix)
-	return s.Scheme == "token" && (is(s.Header) || numbered || slices.ContainsFunc(s.Also, is)) || is(strings.TrimPrefix(s.Allow, "header:")) ||
-		slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ShowsSecret(header) })
+	numbered = numbered && len(name) > len(prefix) && strings.EqualFold(name[:len(prefix)], prefix)
+	param, inQuery := strings.CutPrefix(s.Location, "query:")
+	return s.Scheme == "token" && (is(s.Header) || numbered || inQuery && is("?"+param) || slices.ContainsFunc(s.Also, is)) || is(strings.TrimPrefix(s.Allow, "header:")) ||
+		slices.ContainsFunc(s.parts(), func(p Spec) bool { return p.ShowsSecret(name, params) })
 }
 
 // SignsURL says whether verification needs the public URL of the request.

@@ -43,7 +43,7 @@ func TestShowsSecretIsAboutTokensAsTheyAre(t *testing.T) {
 		{Spec{Any: []Spec{{Scheme: "hmac", Header: "X-Signature"}, token}}, "X-Token", true},
 		{Spec{All: []Spec{token, {Scheme: "hmac", Header: "X-Signature"}}}, "X-Signature", false},
 	} {
-		if got := tt.spec.ShowsSecret(tt.header); got != tt.want {
+		if got := tt.spec.ShowsSecret(tt.header, nil); got != tt.want {
 			t.Errorf("%+v, %s: %v", tt.spec, tt.header, got)
 		}
 	}
