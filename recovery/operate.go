@@ -111,22 +111,27 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 	return event.Record{}, "", ErrBusy
 }
 
-// again makes of a record the begin of a fresh run of attempts under a replay's id. What had ended keeps what it was, to fall back to.
+// again makes of a record the begin of a fresh run of attempts under a replay's id. What had ended keeps what it was, to fall back to; what waited for a decision
+// keeps its place in the lane, since it may be at the consumer: nothing older goes before it.
 func (s *Source) again(rec *event.Record, replay string, force bool) {
+	waited := rec.State == event.Pending
 	prior, why, settled := event.State(0), event.NoReason, rec.Resolution
-	if rec.State != event.Pending && !rec.DeadLetter() && rec.Reason != event.Returned {
+	if !waited && !rec.DeadLetter() && rec.Reason != event.Returned {
 		prior, why = rec.State, rec.Reason
 	}
 	s.reopen(rec)
 	rec.PriorState, rec.PriorReason, rec.Resolution = prior, why, settled
 	rec.State, rec.Reason, rec.NextTrigger = event.Pending, event.Queued, event.TriggerReplay
+	if waited {
+		rec.Reason, rec.NextAt = event.Retrying, s.r.steady()
+	}
 	rec.ReplayID, rec.Forced = replay, force
 }
 
 // launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane.
 func (s *Source) launch(rec *event.Record, waited bool) {
-	if waited {
-		s.unlist(rec, false)
+	if waited && !laned(s.cfg.Load().policy, rec) {
+		s.unlist(rec, false) // from the lane that it had before a reload
 	}
 	s.requeue(rec, nil)
 }

@@ -358,6 +358,39 @@ func TestUnknownOutcomeWaitsForADecision(t *testing.T) {
 	}
 }
 
+// A version that waited for a decision may be at the consumer: replayed by force it goes before the older ones that wait behind it, also where the process ends meanwhile,
+// and they are too late then.
+func TestNothingOlderGoesBeforeAForcedReplayOfAnUnknownOutcome(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Ordering.Policy, s.Delivery.OnUnknown, s.Delivery.Mode = "reject_stale", "hold", "store"
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Break: true} })
+			b.version(5)
+			time.Sleep(time.Second)
+			b.consumer.Plan(nil)
+			b.version(4)
+			time.Sleep(time.Hour)
+			if ended {
+				b.down()
+			}
+			if _, err := b.r.ReplayOne(context.Background(), b.find("v5").ID, "ops", true, "looked at it"); err != nil {
+				t.Fatal(err)
+			}
+			if ended {
+				b.restart()
+				b.up()
+			}
+			time.Sleep(time.Hour)
+			if got, older := b.arrivals(), b.find("v4"); got != "5 5" || older.Reason != event.Stale {
+				t.Errorf("ended %t: the consumer saw %s; 4 is %s/%s", ended, got, older.State, older.Reason)
+			}
+		})
+	}
+}
+
 // observe: everything passes, and the consumer is told what would have been done.
 func TestObserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -222,6 +222,9 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 		s.r.log.Error("event not scheduled", "id", rec.ID.String(), "error", err)
 		return
 	}
+	if e.Forced {
+		l.Remove(rec.ID) // it waited here for a decision
+	}
 	l.Add(e)
 	s.wake(l, 0)
 }
