@@ -58,7 +58,7 @@ func salvage(ctx context.Context, o Options, to string, progress func(done, tota
 	if err := finishSalvage(o.Dir, o.Log); err != nil {
 		return nil, err
 	}
-	r, err := Check(ctx, o.Dir, o.Keys, nil)
+	r, err := check(ctx, o.Dir, o.Keys, false, nil) // the lock is ours
 	if err != nil || r.Whole() {
 		return r, err
 	}

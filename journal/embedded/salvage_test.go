@@ -83,6 +83,33 @@ func TestCheckNamesTheFileThatIsCutOff(t *testing.T) {
 	}
 }
 
+// TestSalvageBeyondTheLedger: after a power cut the ledger may be older than the log, and later frames say what the disk had confirmed. A start was refused, and the salvage, which
+// took its own lock for a running gateway's, found nothing wrong with what the ledger does not know.
+func TestSalvageBeyondTheLedger(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e, _ := write(t, o, 5, journal.Synced)
+	old := mustRead(t, filepath.Join(o.Dir, nameLedger))
+	at := int64(0)
+	for i := range 10 {
+		if i == 2 {
+			at = e.wal.offset
+		}
+		accept(t, e, journal.Synced, sample(100+i))
+	}
+	must(t, e.Close(), os.WriteFile(filepath.Join(o.Dir, nameLedger), old, 0o600))
+	flip(t, segmentFiles(t, o.Dir)[0], at+20)
+	if _, err := Open(o); !errors.Is(err, journal.ErrDamaged) {
+		t.Fatal(err)
+	}
+	r, err := Salvage(context.Background(), o, "", nil)
+	if err != nil || r.Whole() || r.MissingEvents != 1 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	if n := len(everything(t, start(t, o))); n != 14 {
+		t.Errorf("%d events are left", n)
+	}
+}
+
 func must(t *testing.T, errs ...error) {
 	t.Helper()
 	if err := errors.Join(errs...); err != nil {

@@ -77,8 +77,12 @@ type survey struct {
 // keys of an encrypted journal only checksums are looked at. progress may be nil.
 // An error means that it could not be read at all.
 func Check(ctx context.Context, dir string, keys [][]byte, progress func(done, total int64)) (*Report, error) {
-	v := &survey{dir: dir, keys: newKeyring(keys), report: &Report{Dir: dir, Damage: []Damage{}}, progress: progress, visit: func(*segment, *frame, *parts) error { return ctx.Err() }}
-	v.report.InUse = inUse(dir)
+	return check(ctx, dir, keys, inUse(dir), progress)
+}
+
+// check is Check of a journal that another process has in use, or none.
+func check(ctx context.Context, dir string, keys [][]byte, inUse bool, progress func(done, total int64)) (*Report, error) {
+	v := &survey{dir: dir, keys: newKeyring(keys), report: &Report{Dir: dir, Damage: []Damage{}, InUse: inUse}, progress: progress, visit: func(*segment, *frame, *parts) error { return ctx.Err() }}
 	if err := v.run(); err != nil {
 		return nil, fmt.Errorf("check journal %q: %w", dir, err)
 	}
