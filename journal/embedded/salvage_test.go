@@ -83,6 +83,27 @@ func TestCheckNamesTheFileThatIsCutOff(t *testing.T) {
 	}
 }
 
+// TestCheckCountsWhatTheFirstSegmentHeld: where nothing of it can be read, its events are missing whether the file is there or not. It said that none were.
+func TestCheckCountsWhatTheFirstSegmentHeld(t *testing.T) {
+	for name, c := range map[string]struct {
+		keys   [][]byte
+		damage func(path string) error
+		want   uint64
+	}{
+		"gone":                     {damage: os.Remove, want: 20},
+		"empty":                    {damage: func(path string) error { return os.Truncate(path, 0) }, want: 20},
+		"no header":                {damage: func(path string) error { flip(t, path, 30); return nil }, want: 0},
+		"encrypted, and no header": {keys: [][]byte{make([]byte, 32)}, damage: func(path string) error { flip(t, path, 30); return nil }, want: 20},
+	} {
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Keys: c.keys, Log: quiet}
+		e, _ := write(t, o, 20, journal.Synced)
+		must(t, e.Close(), c.damage(segmentFiles(t, o.Dir)[0]))
+		if r, err := Check(context.Background(), o.Dir, o.Keys, nil); err != nil || r.MissingEvents != c.want {
+			t.Errorf("%s: %+v %v, want %d missing events", name, r, err, c.want)
+		}
+	}
+}
+
 // TestSalvageBeyondTheLedger: after a power cut the ledger may be older than the log, and later frames say what the disk had confirmed. A start was refused, and the salvage, which
 // took its own lock for a running gateway's, found nothing wrong with what the ledger does not know.
 func TestSalvageBeyondTheLedger(t *testing.T) {

@@ -309,6 +309,10 @@ func (v *survey) head(s *segment, data []byte) (genSum uint32, ok bool) {
 		return generationSum(h.generation), true
 	}
 	v.damage(s.path, 0, "the segment's header does not match its checksum")
+	first := v.lsn == 0 && s.number == 1 && v.known.lowest == 1 // of all: what it held is missing, as if there were no file
+	if first {
+		v.next, v.first = 1, 1
+	}
 	s.segmentHead = segmentHead{nextSeq: uint64(v.next)}
 	for at := segmentHeadSize; at+frameHead < len(data); at++ {
 		if k := kind(data[at+12]); k == 0 || k >= kindEnd {
@@ -319,6 +323,9 @@ func (v *survey) head(s *segment, data []byte) (genSum uint32, ok bool) {
 			continue
 		}
 		return genSumOf(data[at : at+frameHead]), true
+	}
+	if first {
+		v.lsn = 1
 	}
 	return 0, false
 }
