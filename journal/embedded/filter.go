@@ -86,6 +86,9 @@ func (b bloom) has(k event.Key) bool {
 }
 
 func (f *keyFilter) add(k event.Key) {
+	if !f.absent(k) { // written again, as each is when its segment goes; it must not seem to be one more
+		return
+	}
 	if f.added.Add(1) > f.room.Load() {
 		f.grow()
 	}

@@ -98,6 +98,33 @@ func TestWornFilterIsBuiltAnew(t *testing.T) {
 	}
 }
 
+// TestKeyWrittenAgainIsNoneMore: an event is carried forward up to twice. Were its key one more each time, never half of the keys would seem to be gone, and a filter
+// that has worn out would stay.
+func TestKeyWrittenAgainIsNoneMore(t *testing.T) {
+	e := start(t, Options{Dir: memDir(t), Sync: true, Log: quiet})
+	keys := keysOf(t, e, 0, 100)
+	before := e.filters.now.Load().added.Load()
+	for range 2 {
+		must(t, e.call(context.Background(), journal.Synced, func(w *writer) error {
+			for seq := event.Seq(1); seq <= event.Seq(len(keys)); seq++ {
+				it, err := w.item(seq)
+				if err == nil {
+					err = w.carry(it.id, it.base)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		must(t, e.settle(context.Background()))
+	}
+	if n := e.filters.now.Load().added.Load(); n != before {
+		t.Errorf("%d keys, which have become %d", before, n)
+	}
+	holdsAll(t, e, keys)
+}
+
 // awaitFilter writes until another filter than old is in use.
 func awaitFilter(t *testing.T, e *Engine, old *keyFilter) {
 	t.Helper()
