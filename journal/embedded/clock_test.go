@@ -45,6 +45,7 @@ func TestSettingTheClockForgetsNothing(t *testing.T) {
 	for _, restart := range []string{"running", "over a restart", "over a reboot"} {
 		for _, jump := range []time.Duration{day, -day, year, -year} {
 			t.Run(restart+" "+jump.String(), func(t *testing.T) {
+				t.Parallel()
 				m := newMachine()
 				o := m.options(memDir(t))
 				e := start(t, o)

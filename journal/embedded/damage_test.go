@@ -320,7 +320,7 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 // a table whose name the manifest has lost, and which holds what is nowhere else, is not taken for one.
 func TestUnfinishedTables(t *testing.T) {
 	src := memDir(t)
-	e, _ := write(t, Options{Dir: src, AllowTmpfs: true, Sync: true}, 300, journal.Synced)
+	e, _ := write(t, Options{Dir: src, AllowTmpfs: true, Sync: true}, 300, journal.Written)
 	all := everything(t, e)
 	e.Close()
 	for name, c := range map[string]struct {
