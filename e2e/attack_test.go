@@ -328,7 +328,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	pad := strings.Repeat("x", 100<<10) // the log needs new segments meanwhile
 	for s := range 16 {
 		wg.Go(func() {
-			for i := range 25 {
+			for i := range 20 {
 				id, path := fmt.Sprintf("d-%d-%d", s, i), []string{"/s", "/later"}[i%2]
 				a := g.ask(path, signed(fmt.Sprintf(`{"id":%q,"type":"t","pad":%q}`, id, pad)))
 				if a.status/100 != 2 {

@@ -56,6 +56,7 @@ func (g *gatewayProcess) wants503(what string, a answer) {
 
 // The bytes of bodies that are handled at once are bounded: beyond it 503 and Retry-After, what is small goes on, and the sender's retry is new.
 func TestBytesInFlightAreBounded(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	at := gated(c)
 	g := startGateway(t, "limits: {in_flight_bytes: 1MiB}\n"+strings.Replace(sources(addr, source("s", "delivery: {mode: proxy, upstream: app}")), "timeout: 3s", "timeout: 1m", 1))
@@ -79,6 +80,7 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 
 // No more requests than max_in_flight are with the upstream at once: who waits for one is answered 202 in time, in hybrid and store mode, and is delivered when there is room.
 func TestRequestsToTheUpstreamAreBounded(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	at := gated(c)
 	g := startGateway(t, strings.Replace(sources(addr, source("h", "delivery: {mode: hybrid, upstream: app, deadline: 300ms}")+source("s", "delivery: {mode: store, upstream: app}")),
@@ -112,6 +114,7 @@ func TestRequestsToTheUpstreamAreBounded(t *testing.T) {
 
 // One resource whose event hangs keeps nobody else from being delivered, and its own later event waits for it.
 func TestAResourceThatHangsBlocksNoOther(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	at := gated(c)
 	g := startGateway(t, strings.Replace(sources(addr, source("serial", "delivery: {mode: hybrid, upstream: app, deadline: 300ms}\n    ordering: {policy: serial}")+
@@ -122,8 +125,10 @@ func TestAResourceThatHangsBlocksNoOther(t *testing.T) {
 			t.Errorf("%s: behind it: %d %s", s, a.status, a.body)
 		}
 	}
-	for i := range 20 {
-		for _, s := range []string{"serial", "seq"} {
+	var senders sync.WaitGroup
+	for i := range 40 {
+		senders.Go(func() {
+			s := []string{"serial", "seq"}[i%2]
 			for range 50 { // its deadline may pass on a busy machine; it is delivered all the same
 				if a := g.ask("/"+s, custom(fmt.Sprintf("other%d", i), fmt.Sprint("r", i), "1")); a.status != 200 && a.status != 202 {
 					t.Errorf("%s: another resource: %d %s", s, a.status, a.body)
@@ -131,8 +136,11 @@ func TestAResourceThatHangsBlocksNoOther(t *testing.T) {
 					break
 				}
 			}
-			g.becomes(s, fmt.Sprintf("other%d", i), "delivered/")
-		}
+		})
+	}
+	senders.Wait()
+	for i := range 40 {
+		g.becomes([]string{"serial", "seq"}[i%2], fmt.Sprintf("other%d", i), "delivered/")
 	}
 	for _, s := range []string{"serial", "seq"} {
 		if len(c.Of(s, "slow_"+s)) != 1 || len(c.Of(s, "behind_"+s)) != 0 {
@@ -147,6 +155,7 @@ func TestAResourceThatHangsBlocksNoOther(t *testing.T) {
 
 // At most once: what may have arrived waits for a person, and its lane with it. resolve says that it arrived, discard that it did not, a forced replay sends it again, marked.
 func TestWhatWaitsForADecision(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	p := planned(c)
 	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app, on_unknown: hold, deadline: 300ms}\n    ordering: {policy: in_sequence, start: 1, max_wait: 10m}")))
@@ -203,6 +212,7 @@ func TestWhatWaitsForADecision(t *testing.T) {
 
 // CloudEvents over HTTP: identity, resource and sequence stand in headers that are signed. As an integer 10 comes after 9, as text before it.
 func TestCloudEventsInSequence(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	events := func(name, order string) string {
 		return fmt.Sprintf(`  %s:
@@ -248,6 +258,7 @@ func TestCloudEventsInSequence(t *testing.T) {
 
 // What has waited for longer than its sender's tolerance is signed again with a time of now, if the source does not say otherwise; its body stays as it is.
 func TestWhatWaitedIsSignedAgain(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	short := func(name, more string) string {
 		return strings.Replace(source(name, "delivery: {mode: store, upstream: app, "+more+"retry: {base: 50ms, factor: 1, max_attempts: 100000}}"), "tolerance: 5m", "tolerance: 4s", 1)

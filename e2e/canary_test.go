@@ -37,6 +37,7 @@ func (g *gatewayProcess) raw(addr, request string) string {
 // Secrets in every header, query, body and config field appear in no log, no metric, no answer of the API that does not need the scope for
 // payloads, and on no command's output.
 func TestSecretsAppearNowhere(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	down := freeAddr(t)
 	const canary = "CANARY-" // every secret begins so

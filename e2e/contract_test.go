@@ -86,6 +86,7 @@ func (p *port) ask(method, path, body string, header []string) (*http.Request, *
 // Every answer of every route of the real gateway is as the OpenAPI document that it serves says, and every described answer was seen, save
 // those that need a broken disk.
 func TestEveryAnswerIsAsDescribed(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	g := startGuarded(t, tokens, sources(addr, source("s", refusing)+source("hold", "delivery: {mode: hybrid, upstream: app, on_unknown: hold, retry: {base: 20ms, max_attempts: 2}}")+
 		source("seq", "delivery: {mode: hybrid, upstream: app}\n    ordering: {policy: in_sequence, start: \"1\", max_wait: 60s, max_jump: 100}")+
@@ -245,12 +246,13 @@ func (g *gatewayProcess) verdict(source, id string) string {
 
 // "Can I safely retry?" has the right answer in every state, and after a kill at the worst moment.
 func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	const stale = "ordering: {policy: reject_stale}"
-	g := startGateway(t, sources(addr, source("s", refusing)+source("hold", "delivery: {mode: hybrid, upstream: app, on_unknown: hold}")+
+	g := startGateway(t, strings.Replace(sources(addr, source("s", refusing)+source("hold", "delivery: {mode: hybrid, upstream: app, on_unknown: hold}")+
 		source("redo", "delivery: {mode: hybrid, upstream: app, retry: {base: 20ms, max_attempts: 2}}")+source("prox", "delivery: {mode: proxy, upstream: app}")+
 		source("slow", "delivery: {mode: hybrid, upstream: app, retry: {base: 1h, max_attempts: 9, max_elapsed: 10h, jitter: full}}")+
-		source("ord", refusing+"\n    "+stale)))
+		source("ord", refusing+"\n    "+stale)), "timeout: 3s", "timeout: 1m", 1))
 	var mu sync.Mutex
 	answers := map[string]hooktest.Answer{"refused": {Status: 410}, "exhausted": {Status: 503}, "returned": {Status: 503}, "retrying": {Status: 503}, "old": {Status: 400},
 		"cut": {Delay: time.Minute}, "cut2": {Delay: time.Minute}, "resolved": {Status: 400}, "discarded": {Status: 400}, "broken": {Break: true}}
@@ -312,7 +314,7 @@ func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
 			g.post(context.Background(), "/"+source, hooktest.Custom(secret, hooktest.CustomBody(id, "x", "b", "1"), time.Now()))
 		})
 	}
-	g.await("both are under way", 10*time.Second, func() bool { return len(c.Of("hold", "cut")) == 1 && len(c.Of("redo", "cut2")) == 1 })
+	g.await("both are under way", 20*time.Second, func() bool { return len(c.Of("hold", "cut")) == 1 && len(c.Of("redo", "cut2")) == 1 })
 	check("hold", "cut", "pending/delivering wait")
 	g.kill()
 	wg.Wait()
@@ -349,7 +351,7 @@ func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
 	if _, err := g.api().Replay(t.Context(), "s", "delivered", api.ReplayRequest{Force: true, Reason: "once more"}); err != nil {
 		t.Error(err)
 	}
-	g.await("the forced replay", 10*time.Second, func() bool { return len(c.Of("s", "delivered")) == 2 })
+	g.await("the forced replay", 20*time.Second, func() bool { return len(c.Of("s", "delivered")) == 2 })
 	if _, err := g.api().Event(t.Context(), "s", "delivered", client.Wait{For: 20 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
@@ -358,6 +360,7 @@ func TestSafeToRetryIsRightInEveryStateAndAfterAKill(t *testing.T) {
 
 // A stream that is broken off and taken up again, also after a kill, misses no change; one that stays sees each once, in order.
 func TestTheStreamMissesNothing(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	g := startGateway(t, sources(addr, source("s", refusing)+source("t", refusing)))
 	c.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
@@ -386,9 +389,15 @@ func TestTheStreamMissesNothing(t *testing.T) {
 	for i := 0; heard() == 0; i++ { // until it listens
 		g.send("s", fmt.Sprintf("begin%d", i), "r", "1", "delivered")
 	}
-	for i := range 60 {
-		g.post(t.Context(), "/"+[]string{"s", "t"}[i%2], hooktest.Custom(secret, hooktest.CustomBody(fmt.Sprintf("e%02d", i), "x", "r", "1"), time.Now()))
+	var senders sync.WaitGroup
+	for k := range 4 {
+		senders.Go(func() {
+			for i := k; i < 60; i += 4 {
+				g.post(t.Context(), "/"+[]string{"s", "t"}[i%2], hooktest.Custom(secret, hooktest.CustomBody(fmt.Sprintf("e%02d", i), "x", "r", "1"), time.Now()))
+			}
+		})
 	}
+	senders.Wait()
 	final := func() int {
 		mu.Lock()
 		defer mu.Unlock()

@@ -45,9 +45,10 @@ func posted(path, id, lines string) string {
 // Behind proxies: only those that are trusted say who the client is, by X-Forwarded-* or the PROXY protocol; addresses that are allowed are
 // judged by that.
 func TestBehindProxies(t *testing.T) {
+	t.Parallel()
 	const v2 = "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xcb\x00\x71\x09\x0a\x00\x00\x01\x12\x67\x00\x50" // 203.0.113.9
 	forwarded := "X-Forwarded-For: 198.51.100.7, 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: other.example\r\n"
-	for _, tt := range []struct {
+	cases := []struct {
 		name, settings, before, lines string
 		status                        int
 		peer, proto, host             string
@@ -61,15 +62,23 @@ func TestBehindProxies(t *testing.T) {
 		{"version 2", "trusted_proxies: [127.0.0.1/32]\nproxy_protocol: true\n", v2, "", 200, "203.0.113.9", "http", "hooks.example"},
 		{"the header is missing", "trusted_proxies: [127.0.0.1/32]\nproxy_protocol: true\n", "", "", 400, "", "", ""},
 		{"not from a trusted proxy", "trusted_proxies: [192.0.2.1]\nproxy_protocol: true\n", "PROXY TCP4 203.0.113.9 10.0.0.1 4711 80\r\n", "", 400, "", "", ""},
-	} {
-		c, addr := consumer(t)
-		g := startGateway(t, tt.settings+sources(addr, source("s", "limits: {allow_ips: [203.0.113.0/24]}\n    delivery: {mode: hybrid, upstream: app}")))
+	}
+	c, addr := consumer(t)
+	var gateways []*gatewayProcess
+	for _, tt := range cases {
+		g := prepareGateway(t, tt.settings+sources(addr, source("s", "limits: {allow_ips: [203.0.113.0/24]}\n    delivery: {mode: hybrid, upstream: app}")), "warn")
+		g.begin()
+		gateways = append(gateways, g)
+	}
+	for i, tt := range cases {
+		g, before := gateways[i], len(c.Seen())
+		g.ready()
 		status, _ := raw1(t, g.public, tt.before+posted("/s", "evt_1", tt.lines))
 		if status != tt.status {
 			t.Errorf("%s: %d, want %d", tt.name, status, tt.status)
 		}
 		var peer, proto, host string
-		for _, s := range c.Seen() {
+		for _, s := range c.Seen()[before:] {
 			peer, proto, host = s.Header.Get("X-Forwarded-For"), s.Header.Get("X-Forwarded-Proto"), s.Header.Get("X-Forwarded-Host")
 		}
 		if peer != tt.peer || proto != tt.proto || host != tt.host {
@@ -82,16 +91,17 @@ func TestBehindProxies(t *testing.T) {
 // A pod goes: `hooktender drain` as preStop makes it not ready, refuses what is new, pushes the queue to the app that still lives, and ends when
 // nothing is pending; SIGTERM then ends the process with 0. An app that is gone already costs no attempts.
 func TestDrainBeforeStop(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	p := planned(c)
-	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app, retry: {base: 15s, factor: 1, jitter: none, max_attempts: 2}}")))
+	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app, retry: {base: 1m, factor: 1, jitter: none, max_attempts: 2}}")))
 	probe := func(path string) int { return g.call("GET", path, "").status }
 	for _, path := range []string{"/livez", "/readyz", "/startupz"} {
 		if status := probe(path); status != 200 {
 			t.Errorf("%s before: %d", path, status)
 		}
 	}
-	for i := range 5 { // their next attempts would be in fifteen seconds
+	for i := range 5 { // their next attempts would be in a minute
 		id := fmt.Sprintf("evt_%d", i)
 		p.on(id, hooktest.Answer{Status: 503}, hooktest.Answer{})
 		g.want(id, g.ask("/s", custom(id, "", "")), 202, "accepted")
@@ -102,7 +112,7 @@ func TestDrainBeforeStop(t *testing.T) {
 		return cmd.ProcessState.ExitCode()
 	}
 	begin := time.Now()
-	if code := drain("30s"); code != 0 || time.Since(begin) > 10*time.Second {
+	if code := drain("30s"); code != 0 || time.Since(begin) > 30*time.Second {
 		t.Errorf("drain: exit %d after %s", code, time.Since(begin))
 	}
 	for i := range 5 {
@@ -126,10 +136,12 @@ func TestDrainBeforeStop(t *testing.T) {
 	c.Close() // the app is gone first
 	g.launch()
 	g.want("the app is gone", g.ask("/s", custom("evt_gone", "", "")), 202, "accepted")
-	if code := drain("500ms"); code != 7 { // it is tried at once, and refused
+	if code := drain("2s"); code != 7 { // it is tried at once, and refused
 		t.Errorf("drain without the app: exit %d, want 7", code)
 	}
-	if r := g.record("s", "evt_gone"); r == nil || r["state"] != "pending" || r["attempt_count"] != 2.0 {
+	var r map[string]any
+	g.await("it is tried", 20*time.Second, func() bool { r = g.record("s", "evt_gone"); return r != nil && r["attempt_count"] != 1.0 })
+	if r["state"] != "pending" || r["attempt_count"] != 2.0 {
 		t.Errorf("an app that is gone used up an attempt: %v", r)
 	}
 	g.signal(syscall.SIGTERM)
@@ -141,7 +153,7 @@ func TestDrainBeforeStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.launch()
-	if code := drain("30s"); code != 0 { // fifteen seconds need not be waited for
+	if code := drain("30s"); code != 0 { // the minute need not be waited for
 		t.Errorf("drain with the app back: exit %d", code)
 	}
 	g.becomes("s", "evt_gone", "delivered/")
@@ -149,6 +161,7 @@ func TestDrainBeforeStop(t *testing.T) {
 
 // Beyond a bound requests are shed at once, and told when to come again; those within it are served as before.
 func TestShedding(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	at := gated(c)
 	g := startGateway(t, "limits: {in_flight: 8, connections_per_ip: 80}\n"+strings.Replace(sources(addr, source("s", "delivery: {mode: proxy, upstream: app}")+

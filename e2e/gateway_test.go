@@ -109,7 +109,15 @@ func freeAddr(t *testing.T) string {
 	return addr
 }
 
+// launch starts the gateway and waits until it is ready.
 func (g *gatewayProcess) launch() {
+	g.t.Helper()
+	g.begin()
+	g.ready()
+}
+
+// begin starts the gateway.
+func (g *gatewayProcess) begin() {
 	g.t.Helper()
 	g.cmd = exec.Command(binary, append([]string{"run", "--config", g.file(), "--log-level", g.logLevel}, g.extra...)...)
 	if g.descriptors > 0 {
@@ -120,7 +128,12 @@ func (g *gatewayProcess) launch() {
 	if err := g.cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
-	for range 1500 {
+}
+
+// ready waits until the gateway is ready.
+func (g *gatewayProcess) ready() {
+	g.t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		resp, err := g.client.Get("http://" + g.admin + "/readyz")
 		if err == nil {
 			_ = resp.Body.Close()
@@ -128,7 +141,6 @@ func (g *gatewayProcess) launch() {
 				return
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	raw, _ := os.ReadFile(g.stderr.Name())
 	g.t.Fatalf("not ready:\n%s", raw)

@@ -59,6 +59,7 @@ func issue(t *testing.T, name string, parent *issued) *issued {
 // The TLS listener asks every sender for a certificate, a source takes one name only, the signature is judged beside it, and an address that is
 // not allowed is told so. A header that claims a certificate counts for nothing.
 func TestGuardsBesideASignature(t *testing.T) {
+	t.Parallel()
 	authority, other := issue(t, "Senders CA", nil), issue(t, "Other CA", nil)
 	server := issue(t, "hooks.example.com", authority)
 	c, addr := consumer(t)

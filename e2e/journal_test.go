@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -153,26 +154,34 @@ var damages = []struct {
 	{"both its slots", "LEDGER", 0, false, func(b []byte) []byte { b[20] ^= 4; b[532] ^= 4; return b }},
 }
 
+func damagedConfig(addr string) string {
+	return sources(addr, source("s", "delivery: {mode: store, upstream: app, retry: {base: 50ms, factor: 1, max_attempts: 100000}}"))
+}
+
 // A damaged journal is refused by everything that would trust it, with the file's name and the page that says what to do, and nothing is changed; what can be read of it can
 // be had by each way that the page names, and how much is missing is said and is right: nothing more is missing, and nothing else is delivered.
 //
 // All: go test ./e2e -run TestADamagedJournal -damaged 11
 func TestADamagedJournal(t *testing.T) {
+	t.Parallel()
 	const each, size = 30, 100_000
 	c, addr := consumer(t)
 	p := planned(c)
-	g := startGateway(t, sources(addr, source("s", "delivery: {mode: store, upstream: app, retry: {base: 50ms, factor: 1, max_attempts: 100000}}")))
+	g := startGateway(t, damagedConfig(addr))
 	sent := map[string]hooktest.Request{} // done_…: delivered, dead_…: refused for good, wait_…: pending
 	for i := range each {
+		var three sync.WaitGroup
 		for _, kind := range []string{"done", "dead", "wait"} {
 			id := fmt.Sprintf("%s_%02d", kind, i)
-			if sent[id] = letter(id, size); kind == "dead" {
+			r := letter(id, size)
+			if sent[id] = r; kind == "dead" {
 				p.on(id, hooktest.Answer{Status: 422})
 			} else if kind == "wait" {
 				p.on(id, hooktest.Answer{Status: 503})
 			}
-			g.want(id, g.ask("/s", sent[id]), 202, "accepted")
+			three.Go(func() { g.want(id, g.ask("/s", r), 202, "accepted") })
 		}
+		three.Wait()
 	}
 	ends := map[string]string{"done": "delivered/", "dead": "failed/permanent", "wait": "pending/retrying"}
 	for id := range sent {
@@ -193,17 +202,15 @@ func TestADamagedJournal(t *testing.T) {
 	if len(logs) < 2 {
 		t.Fatalf("segments: %v", logs)
 	}
-	for id := range sent {
-		p.on(id) // whatever comes from now on is taken
-	}
 	for i, d := range damages[:min(*damagedWays, len(damages))] {
 		name := map[string]string{"first": "log/" + filepath.Base(logs[0]), "last": "log/" + filepath.Base(logs[len(logs)-1])}[d.file]
 		if name == "" {
 			name = d.file
 		}
 		t.Run(strings.ReplaceAll(d.name+" of "+d.file, " ", "_"), func(t *testing.T) {
-			g := *g
-			g.t = t
+			t.Parallel()
+			c, addr := consumer(t) // takes whatever comes
+			g := prepareGateway(t, damagedConfig(addr), "warn")
 			keep(t, whole, g.data())
 			path := filepath.Join(g.data(), name)
 			raw, err := os.ReadFile(path)
@@ -264,7 +271,7 @@ func TestADamagedJournal(t *testing.T) {
 			if missing != report.MissingEvents {
 				t.Errorf("--accept-loss says that %d events are missing, check said %d", missing, report.MissingEvents)
 			}
-			g.await("everything ends", 30*time.Second, func() bool { return counts(t, &g)["pending"] == 0 })
+			g.await("everything ends", time.Minute, func() bool { return counts(t, g)["pending"] == 0 })
 			states := map[string]string{}
 			for e, err := range g.api().AllEvents(t.Context(), client.Query{Source: "s"}) {
 				if err != nil {
@@ -301,15 +308,19 @@ func TestADamagedJournal(t *testing.T) {
 			if corrupt > 0 && !d.corrupt || d.name == "a byte of a payload" && corrupt != 1 {
 				t.Errorf("%d events are corrupt", corrupt)
 			}
+			var senders sync.WaitGroup
 			for id, r := range sent { // the senders send everything again
-				switch a := g.ask("/s", hooktest.Custom(secret, r.Body, time.Now())); {
-				case states[id] == "", strings.HasPrefix(states[id], "failed"):
-					g.want(id+", again", a, 202, "accepted")
-				default:
-					g.want(id+", again", a, 200, "duplicate")
-				}
+				senders.Go(func() {
+					switch a := g.ask("/s", hooktest.Custom(secret, r.Body, time.Now())); {
+					case states[id] == "", strings.HasPrefix(states[id], "failed"):
+						g.want(id+", again", a, 202, "accepted")
+					default:
+						g.want(id+", again", a, 200, "duplicate")
+					}
+				})
 			}
-			g.await("everything ends", 30*time.Second, func() bool { return counts(t, &g)["delivered"] == int64(len(sent)) })
+			senders.Wait()
+			g.await("everything ends", time.Minute, func() bool { return counts(t, g)["delivered"] == int64(len(sent)) })
 			g.kill()
 			aside, _ := filepath.Glob(filepath.Join(g.data(), "damaged-*"))
 			if len(aside) != 1 {
@@ -370,13 +381,14 @@ func (g *gatewayProcess) saysMissing(t *testing.T, from int64) int {
 // A backup is made of a running gateway under load and holds everything that was acknowledged before it began; restored, all of that is there and is delivered or known. What
 // would lose something is refused: a directory that is there already, a journal in use, a backup with a wrong byte.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	p := planned(c)
 	g := startGateway(t, sources(addr, source("s", "delivery: {mode: hybrid, upstream: app, "+quick+"}")))
 	p.on("wait", hooktest.Answer{Status: 503})
 	g.want("a pending event", g.ask("/s", custom("wait", "", "")), 202, "accepted")
 	tr := load(g, "/s", "l", 8)
-	g.await("some events", 10*time.Second, func() bool { return tr.answered.Load() > 50 })
+	g.await("some events", 30*time.Second, func() bool { return tr.answered.Load() > 50 })
 	before := len(c.Seen())
 	acked := tr.acknowledged()
 	to := filepath.Join(g.dir, "backup")
@@ -428,7 +440,7 @@ func TestBackupAndRestore(t *testing.T) {
 	p.on("wait")
 	g.launch()
 	g.becomes("s", "wait", "delivered/")
-	g.await("everything ends", 30*time.Second, func() bool { return counts(t, g)["pending"] == 0 })
+	g.await("everything ends", time.Minute, func() bool { return counts(t, g)["pending"] == 0 })
 	for _, id := range acked {
 		if r := g.record("s", id); r == nil || r["state"] != "delivered" {
 			t.Errorf("%s was acknowledged before the backup; it is %v", id, r)
@@ -440,6 +452,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 // What else refuses a start (a full disk apart, see torture) says what to do: the page has a section for each. Nothing is changed.
 func TestRefusedStarts(t *testing.T) {
+	t.Parallel()
 	_, addr := consumer(t)
 	g := prepareGateway(t, sources(addr, source("s", "delivery: {mode: store, upstream: app}")), "warn")
 	text, err := os.ReadFile(g.file())

@@ -19,6 +19,7 @@ import (
 func TestKillUnderLoad(t *testing.T) {
 	for _, mode := range []string{"hybrid", "store", "proxy"} {
 		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
 			c, addr := consumer(t)
 			book := &ledger.Book{}
 			c.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
@@ -113,6 +114,7 @@ func drained(t *testing.T, g *gatewayProcess) map[string]string {
 
 // 64 senders of one id: exactly one delivery, every answer a success.
 func TestManySendersOfOneID(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", max_in_flight: 256}}\nsources:\n%s%s", addr,
 		source("hybrid", "delivery: {mode: hybrid, upstream: app}"), source("store", "delivery: {mode: store, upstream: app}")))

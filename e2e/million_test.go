@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -44,16 +45,23 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 	}
 	median := func(name string, n int, bar time.Duration, f func(i int) error) {
 		t.Helper()
-		before := g.cpu()
-		mid, slowest := middle(name, n, f)
-		spent := (g.cpu() - before) / time.Duration(n)
-		t.Logf("%-34s median %8s, slowest %8s, %8s of the gateway's processor", name, mid.Round(10*time.Microsecond), slowest.Round(10*time.Microsecond), spent.Round(10*time.Microsecond))
-		if mid <= bar || testing.Short() { // -short goes with the race detector, which is in the client, too
-			return
+		var mid, spent, queued time.Duration
+		for range 3 { // others may use the machine for a while
+			var slowest time.Duration
+			cpu, queue := g.cpu(), g.queued()
+			mid, slowest = middle(name, n, f)
+			spent, queued = (g.cpu()-cpu)/time.Duration(n), (g.queued()-queue)/time.Duration(n)
+			t.Logf("%-34s median %8s, slowest %8s, %8s of the gateway's processor, %8s in line for one", name, mid.Round(10*time.Microsecond), slowest.Round(10*time.Microsecond),
+				spent.Round(10*time.Microsecond), queued.Round(10*time.Microsecond))
+			if mid <= bar || testing.Short() { // -short goes with the race detector, which is in the client, too
+				return
+			}
 		}
-		// Where others use the machine, a call that does nothing is slow as well: then what the gateway spends on it tells.
+		// A call that does nothing takes 0.2 ms: where it takes more, the machine is slow, and the bar as much higher. Where the gateway stands in line for a processor,
+		// others use it, and what the gateway spends of it tells.
 		nothing, _ := middle("nothing", n, func(int) error { g.call("GET", "/livez", ""); return nil })
-		if nothing > time.Millisecond && spent <= bar/2 {
+		higher := time.Duration(float64(bar) * max(1, float64(nothing)/float64(200*time.Microsecond)))
+		if mid <= higher || queued > bar/4 && spent <= higher {
 			t.Logf("%s: not judged by the clock: a call that does nothing takes %s", name, nothing)
 			return
 		}
@@ -93,6 +101,19 @@ func TestLookupsAreQuickHoweverMuchIsStored(t *testing.T) {
 	pages("nothing", 0, client.Query{Source: "t", Type: "no.such"})
 	median("checkpoints", 30, time.Minute, func(int) error { _, err := c.Checkpoints(ctx, ""); return err })
 	median("sources", 30, 20*time.Millisecond, func(int) error { _, err := c.Sources(ctx); return err })
+}
+
+// queued is how long the gateway's threads have stood in line for a processor so far; 0 where the system does not say.
+func (g *gatewayProcess) queued() (d time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", g.cmd.Process.Pid))
+	for _, file := range threads {
+		var ran, stood time.Duration
+		if raw, err := os.ReadFile(file); err == nil {
+			_, _ = fmt.Sscan(string(raw), &ran, &stood)
+		}
+		d += stood
+	}
+	return d
 }
 
 // cpu is the processor time that the gateway has taken so far.

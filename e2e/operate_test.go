@@ -54,6 +54,7 @@ func (g *gatewayProcess) call(method, path, body string) answer {
 
 // A reload by a changed file, a swapped symlink, SIGHUP and the API; all of it takes effect, an invalid file changes nothing.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	_, addr := consumer(t)
 	deliver := "delivery: {mode: hybrid, upstream: app}\n    "
 	one, two := sources(addr, source("one", deliver)), sources(addr, source("one", deliver)+source("two", deliver))
@@ -62,7 +63,7 @@ func TestReload(t *testing.T) {
 	g.want("at start", g.ask("/two", custom("a", "", "")), 404, "")
 
 	g.write(g.file(), g.text(two))
-	g.await("a changed file", 5*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 200 })
+	g.await("a changed file", 30*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 200 })
 
 	v1, v2, link := filepath.Join(g.dir, "v1"), filepath.Join(g.dir, "v2"), filepath.Join(g.dir, "link") // as a kubelet swaps a mounted ConfigMap
 	for dir, text := range map[string]string{v1: g.text(two), v2: g.text(one)} {
@@ -81,40 +82,47 @@ func TestReload(t *testing.T) {
 	if err := errors.Join(os.Symlink(filepath.Join(link, "hooktender.yaml"), g.file()+".new"), os.Rename(g.file()+".new", g.file())); err != nil {
 		t.Fatal(err)
 	}
-	g.await("the file became a link", 5*time.Second, func() bool { return reloads() == 2 })
+	g.await("the file became a link", 30*time.Second, func() bool { return reloads() == 2 })
 	swap(v2)
-	g.await("a swapped link", 5*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 404 })
+	g.await("a swapped link", 30*time.Second, func() bool { return g.ask("/two", custom("a", "", "")).status == 404 && reloads() == 3 })
 
-	before := reloads()
 	_ = g.cmd.Process.Signal(syscall.SIGHUP)
-	g.await("SIGHUP", 5*time.Second, func() bool { return reloads() == before+1 })
+	g.await("SIGHUP", 30*time.Second, func() bool { return reloads() == 4 })
 
 	known := custom("known", "", "")
 	g.want("first", g.ask("/one", known), 200, "delivered")
-	next := strings.Replace(g.text("retention: {dedup: 1s, payload: 1s}\n"+one), "admin: {", "admin: {debug: true, ", 1)
-	g.write(filepath.Join(v2, "hooktender.yaml"), strings.Replace(next, deliver, deliver+"limits: {body: 200}\n    respond: {rejected: 400}\n", 1))
-	if a := g.call("POST", "/v1/config/reload", "{}"); a.status != 200 || !strings.Contains(a.body, `"retention.dedup"`) {
-		t.Errorf("reload: %+v", a)
+	tries := 0
+	for changed := false; !changed; { // on a busy machine the watch of the file is quicker now and then: the call finds nothing changed
+		if tries++; tries > 20 {
+			t.Fatal("the API changes nothing")
+		}
+		next := strings.Replace(g.text(fmt.Sprintf("retention: {dedup: %dms, payload: 1s}\n", 999+tries)+one), "admin: {", "admin: {debug: true, ", 1)
+		g.write(filepath.Join(v2, "hooktender.yaml"), strings.Replace(next, deliver, deliver+"limits: {body: 200}\n    respond: {rejected: 400}\n", 1))
+		a := g.call("POST", "/v1/config/reload", "{}")
+		if changed = strings.Contains(a.body, `"retention.dedup"`); a.status != 200 {
+			t.Fatalf("reload: %+v", a)
+		}
 	}
 	g.want("a limit", g.ask("/one", custom(strings.Repeat("x", 250), "", "")), 413, "")
 	g.want("an answer", g.ask("/one", hooktest.Custom("wrong", []byte("{}"), time.Now())), 400, "rejected")
 	if a := g.call("GET", "/debug/pprof/cmdline", ""); a.status != 200 {
 		t.Errorf("admin.debug: %d", a.status)
 	}
-	g.await("a shorter dedup window", 5*time.Second, func() bool { return g.ask("/one", known).outcome() == "delivered" })
+	g.await("a shorter dedup window", 30*time.Second, func() bool { return g.ask("/one", known).outcome() == "delivered" })
 
 	g.write(filepath.Join(v2, "hooktender.yaml"), g.text("listn: 1\n"+two))
 	if a := g.call("POST", "/v1/config/reload", "{}"); a.status != 422 || !strings.Contains(a.body, "listn") {
 		t.Errorf("an invalid file: %+v", a)
 	}
 	g.want("the old configuration stays", g.ask("/one", custom("b", "", "")), 200, "delivered")
-	if reloads() != before+2 {
-		t.Errorf("%v reloads, want %v", reloads(), before+2)
+	if n := reloads(); tries == 1 && n != 5 {
+		t.Errorf("%v reloads, want 5", n)
 	}
 }
 
 // What may not start is refused with 3, the place, and nothing on disk; no secret is shown.
 func TestConfigurationsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	const hidden = "tell-nobody-0123456789"
 	for _, r := range []struct{ name, from, to, says string }{
 		{"an unknown key", "listen:", "lisden:", `:2:1: lisden: unknown key`},
@@ -161,52 +169,56 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 // The crash points of SPEC §1 in each mode: nothing acknowledged is lost, what may have arrived is marked, and a sender's retry is a duplicate.
 func TestCrashPoints(t *testing.T) {
 	for _, mode := range []string{"proxy", "hybrid", "store"} {
-		c, addr := consumer(t)
-		p := planned(c)
-		g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 5s, breaker: {failures: 100000}}}\nsources:\n%s", addr, source("s", "delivery: {mode: "+mode+", upstream: app, retry: {base: 1s, factor: 1, jitter: none}}")))
-		sent := custom("sent", "", "")
-		p.on("sent", hooktest.Answer{Delay: 10 * time.Second}, hooktest.Answer{})
-		gone := make(chan struct{})
-		go func() { defer close(gone); g.ask("/s", sent) }()
-		g.await("the bytes are out", 5*time.Second, func() bool { return len(c.Of("s", "sent")) == 1 })
-		done := custom("done", "", "")
-		g.ask("/s", done)
-		g.becomes("s", "done", "delivered/")
-		g.kill()
-		<-gone
-		queued := custom("queued", "", "")
-		if mode != "proxy" {
-			c.Close()
-		}
-		g.launch()
-		if mode != "proxy" {
-			g.want(mode+": no byte sent", g.ask("/s", queued), 202, "accepted")
-			g.becomes("s", "queued", "pending/retrying") // no attempt is under way
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			c, addr := consumer(t)
+			p := planned(c)
+			g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", timeout: 1m, breaker: {failures: 100000}}}\nsources:\n%s", addr, source("s", "delivery: {mode: "+mode+", upstream: app, retry: {base: 1s, factor: 1, jitter: none}}")))
+			sent := custom("sent", "", "")
+			p.on("sent", hooktest.Answer{Delay: time.Minute}, hooktest.Answer{})
+			gone := make(chan struct{})
+			go func() { defer close(gone); g.ask("/s", sent) }()
+			g.await("the bytes are out", 20*time.Second, func() bool { return len(c.Of("s", "sent")) == 1 })
+			done := custom("done", "", "")
+			g.ask("/s", done)
+			g.becomes("s", "done", "delivered/")
 			g.kill()
-			if _, err := c.Listen(""); err != nil {
-				t.Fatal(err)
+			<-gone
+			queued := custom("queued", "", "")
+			if mode != "proxy" {
+				c.Close()
 			}
 			g.launch()
-			g.becomes("s", "queued", "delivered/")
-			g.want(mode+": queued, again", g.ask("/s", queued), 200, "duplicate")
-		}
-		g.becomes("s", "sent", "delivered/")
-		g.want(mode+": sent, again", g.ask("/s", sent), 200, "duplicate")
-		g.want(mode+": done, again", g.ask("/s", done), 200, "duplicate")
-		l := c.Of("s", "sent")
-		if last := l[len(l)-1].Header; len(l) != 2 || last.Get("Hooktender-Redelivered") != "possible" || last.Get("Idempotency-Key") != l[0].Header.Get("Idempotency-Key") {
-			t.Errorf("%s: bytes out, outcome unknown: %d requests, the last %v", mode, len(l), last)
-		}
-		for _, id := range []string{"done", "queued"} {
-			if l := c.Of("s", id); len(l) > 1 || id == "done" && len(l) == 0 || len(l) == 1 && l[0].Header.Get("Hooktender-Redelivered") != "" {
-				t.Errorf("%s: %s arrived %d times", mode, id, len(l))
+			if mode != "proxy" {
+				g.want(mode+": no byte sent", g.ask("/s", queued), 202, "accepted")
+				g.becomes("s", "queued", "pending/retrying") // no attempt is under way
+				g.kill()
+				if _, err := c.Listen(""); err != nil {
+					t.Fatal(err)
+				}
+				g.launch()
+				g.becomes("s", "queued", "delivered/")
+				g.want(mode+": queued, again", g.ask("/s", queued), 200, "duplicate")
 			}
-		}
+			g.becomes("s", "sent", "delivered/")
+			g.want(mode+": sent, again", g.ask("/s", sent), 200, "duplicate")
+			g.want(mode+": done, again", g.ask("/s", done), 200, "duplicate")
+			l := c.Of("s", "sent")
+			if last := l[len(l)-1].Header; len(l) != 2 || last.Get("Hooktender-Redelivered") != "possible" || last.Get("Idempotency-Key") != l[0].Header.Get("Idempotency-Key") {
+				t.Errorf("%s: bytes out, outcome unknown: %d requests, the last %v", mode, len(l), last)
+			}
+			for _, id := range []string{"done", "queued"} {
+				if l := c.Of("s", id); len(l) > 1 || id == "done" && len(l) == 0 || len(l) == 1 && l[0].Header.Get("Hooktender-Redelivered") != "" {
+					t.Errorf("%s: %s arrived %d times", mode, id, len(l))
+				}
+			}
+		})
 	}
 }
 
 // Refusals and replays of one event are counted, every event has one line in the log and every attempt one; payloads, secrets and ids stay where they belong.
 func TestWhatCanBeSeen(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	p := planned(c)
 	g := prepareGateway(t, sources(addr, source("s", "limits: {body: 1KiB, read_timeout: 200ms}\n    delivery: {mode: hybrid, upstream: app, "+quick+"}")), "info")
@@ -233,35 +245,40 @@ func TestWhatCanBeSeen(t *testing.T) {
 	g.call("POST", "/v1/events/evt_1/replay?source=s", `{"force":true,"reason":"test"}`)
 	g.becomes("s", "evt_1", "replayed/")
 	g.call("POST", "/v1/events/evt_2/replay?source=s", `{}`)
-	got := g.series()
-	for name, want := range map[string]float64{
+	counted := map[string]float64{
 		`requests_total{outcome="not_found",source=""}`: 1, `requests_total{outcome="too_large",source="s"}`: 1, `requests_total{outcome="timeout",source="s"}`: 1,
 		`replay_events_total{result="replayed"}`: 1, `replay_events_total{result="skipped"}`: 1,
-	} {
-		if v, ok := got["hooktender_"+name]; !ok || v != want {
-			t.Errorf("%s is %v (there: %t), want %v", name, v, ok, want)
-		}
 	}
-	raw, err := os.ReadFile(g.stderr.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := map[string]int{}
-	for line := range bytes.Lines(raw) {
-		var l struct {
-			Msg     string
-			EventID string `json:"event_id"`
+	var raw []byte
+	g.settles(func() (wrong []string) {
+		got := g.series()
+		for name, want := range counted {
+			if v, ok := got["hooktender_"+name]; !ok || v != want {
+				wrong = append(wrong, fmt.Sprintf("%s is %v (there: %t), want %v", name, v, ok, want))
+			}
 		}
-		if err := json.Unmarshal(line, &l); err != nil {
-			t.Errorf("no JSON: %s", line)
+		var err error
+		if raw, err = os.ReadFile(g.stderr.Name()); err != nil {
+			t.Fatal(err)
 		}
-		lines[l.Msg+" "+l.EventID]++
-	}
-	for line, want := range map[string]int{"event evt_1": 1, "event evt_2": 1, "event evt_3": 1, "attempt evt_1": 2, "attempt evt_2": 2, "attempt evt_3": 1, "event evt_4": 0} {
-		if lines[line] != want {
-			t.Errorf("%d lines of %s, want %d", lines[line], line, want)
+		lines := map[string]int{}
+		for line := range bytes.Lines(raw) {
+			var l struct {
+				Msg     string
+				EventID string `json:"event_id"`
+			}
+			if err := json.Unmarshal(line, &l); err != nil {
+				wrong = append(wrong, fmt.Sprintf("no JSON: %s", line))
+			}
+			lines[l.Msg+" "+l.EventID]++
 		}
-	}
+		for line, want := range map[string]int{"event evt_1": 1, "event evt_2": 1, "event evt_3": 1, "attempt evt_1": 2, "attempt evt_2": 2, "attempt evt_3": 1, "event evt_4": 0} {
+			if lines[line] != want {
+				wrong = append(wrong, fmt.Sprintf("%d lines of %s, want %d", lines[line], line, want))
+			}
+		}
+		return wrong
+	})
 	for _, hidden := range []string{payload, secret} {
 		if bytes.Contains(raw, []byte(hidden)) || strings.Contains(g.call("GET", "/metrics", "").body, hidden) {
 			t.Errorf("%q is shown", hidden)
@@ -271,6 +288,7 @@ func TestWhatCanBeSeen(t *testing.T) {
 
 // Signals that come before the gateway is ready: SIGHUP does not end it, SIGTERM ends it with 0.
 func TestSignalsDuringTheStart(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
 		g := prepareGateway(t, sources("127.0.0.1:1", source("s", "delivery: {mode: store, upstream: app}")), "warn")
 		cmd := exec.CommandContext(t.Context(), binary, "run", "--config", g.file())
@@ -299,6 +317,7 @@ func TestSignalsDuringTheStart(t *testing.T) {
 
 // What is pending of a source that a reload takes out goes to the old upstream, though the upstream's name means another one now.
 func TestASourceThatIsTakenOut(t *testing.T) {
+	t.Parallel()
 	old, oldAddr := consumer(t)
 	other, otherAddr := consumer(t)
 	old.Close()

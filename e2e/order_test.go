@@ -29,6 +29,7 @@ var (
 //
 // Large: go test ./e2e -run TestOrderWhateverHappens -order-kills 20 -order-versions 60
 func TestOrderWhateverHappens(t *testing.T) {
+	t.Parallel()
 	const resources = 8
 	n := *orderVersions
 	c, addr := consumer(t)
@@ -81,11 +82,17 @@ func TestOrderWhateverHappens(t *testing.T) {
 	}
 	for k := range *orderKills + 1 {
 		part := all[len(all)*k/(*orderKills+1) : len(all)*(k+1)/(*orderKills+1)]
-		for i, o := range part {
-			if send(o); i%5 == 0 {
-				send(o) // a duplicate
-			}
+		var senders sync.WaitGroup
+		for from := range 16 {
+			senders.Go(func() {
+				for i := from; i < len(part); i += 16 {
+					if send(part[i]); i%5 == 0 {
+						send(part[i]) // a duplicate
+					}
+				}
+			})
 		}
+		senders.Wait()
 		if k < *orderKills {
 			g.kill()
 			g.launch()
@@ -142,6 +149,7 @@ func TestOrderWhateverHappens(t *testing.T) {
 
 // What an operator and a sender see of order: ties and comparisons, a gap while it lasts and afterwards, a version sent by mistake, a bound that is reached.
 func TestWhatOrderShows(t *testing.T) {
+	t.Parallel()
 	c, addr := consumer(t)
 	const deliver = "delivery: {mode: hybrid, upstream: app}\n    "
 	store := func(order string) string { return "delivery: {mode: store, upstream: nobody}\n    " + order }
@@ -280,6 +288,7 @@ func TestWhatOrderShows(t *testing.T) {
 
 // In observe mode a request that failed verification comes through, and its version counts for nothing: cursors come from verified bytes only.
 func TestAForgedVersionThatIsOnlyObservedMovesNoCursor(t *testing.T) {
+	t.Parallel()
 	_, addr := consumer(t)
 	observed := func(name, order string) string {
 		return strings.Replace(source(name, "delivery: {mode: hybrid, upstream: app}\n    ordering: "+order), "verify: {", "verify: {mode: observe, ", 1)

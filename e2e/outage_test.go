@@ -16,9 +16,12 @@ import (
 )
 
 var (
-	outageEvents = flag.Int("outage-events", 400, "events that arrive while the consumer is away")
-	outageRate   = flag.Int("outage-rate", 200, "attempts a second when it is back")
+	outageEvents = flag.Int("outage-events", 300, "events that arrive while the consumer is away")
+	outageRate   = flag.Int("outage-rate", 100, "attempts a second when it is back")
 )
+
+// freshBefore is how many events come before the outage.
+const freshBefore = 20
 
 // The consumer goes away while versions of a hundred resources keep arriving, the gateway is killed once meanwhile, and the consumer comes back. None is lost,
 // none is a dead letter, each resource's versions come in sequence, once; the backlog drains at the configured rate, and new events are taken as fast as before.
@@ -30,7 +33,7 @@ func TestOutage(t *testing.T) {
 	c, addr := consumer(t)
 	g := startGateway(t, fmt.Sprintf("upstreams: {app: {url: \"http://%s\", rate: %d, breaker: {failures: 5, probe: 200ms, max_probe: 1s}}}\nsources:\n%s%s", addr, rate,
 		source("s", "ordering: {policy: in_sequence, start: \"1\"}\n    delivery: {upstream: app}"), source("fresh", "delivery: {upstream: app}")))
-	before := latencies(t, g, "before", 50)
+	before := latencies(t, g, "before", freshBefore)
 	c.Close()
 
 	var next atomic.Int64
@@ -105,7 +108,7 @@ func judgeDrain(t *testing.T, c *hooktest.Consumer, n, rate int) {
 			t.Errorf("a gap before %s", s.Header.Get("Hooktender-Event-Id"))
 		}
 	}
-	at = at[50:] // those before the outage
+	at = at[freshBefore:]
 	took, half := at[len(at)-1].Sub(at[0]), (len(at)-1)/2
 	best := took // of the half that came quickest: on a busy machine others may take the time that all of them need
 	for i := range len(at) - half {

@@ -62,6 +62,7 @@ func secureConsumer(t *testing.T, i *issued) (*hooktest.Consumer, string) {
 // An https upstream is believed only with the authority of its ca_file and the right name. Another one is an upstream that is not there: the
 // event waits, and is delivered once the file is right.
 func TestUpstreamTLS(t *testing.T) {
+	t.Parallel()
 	ours, other := issue(t, "Our CA", nil), issue(t, "Other CA", nil)
 	c, addr := secureConsumer(t, issue(t, "app.internal", ours))
 	_, port, err := net.SplitHostPort(addr)
@@ -172,7 +173,7 @@ func TestTLSListener(t *testing.T) {
 				t.Fatalf("reload: %+v", a)
 			}
 		}
-		g.await(name+" is shown", 10*time.Second, func() bool {
+		g.await(name+" is shown", 30*time.Second, func() bool {
 			now, err := shown(&tls.Config{})
 			return err == nil && now == name
 		})

@@ -19,13 +19,13 @@ var zoo = flag.Int("zoo", 1000, "deliveries to an upstream that misbehaves; the 
 // No event is credited with another's answer, or with one that was not whole, and each attempt is one wire request, whatever the upstream
 // does on its connections.
 func TestZoo(t *testing.T) {
-	z := hooktest.NewZoo(7, 4*time.Second)
+	z := hooktest.NewZoo(7, 20*time.Second)
 	addr, err := z.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(z.Close)
-	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\", timeout: 400ms, breaker: {failures: 1000000}}}\nsources:\n"+source("s", "delivery: {mode: proxy, upstream: app}"))
+	g := startGateway(t, "upstreams: {app: {url: \"http://"+addr+"\", timeout: 2s, breaker: {failures: 1000000}}}\nsources:\n"+source("s", "delivery: {mode: proxy, upstream: app}"))
 	var next, delivered, wrong atomic.Int64
 	var wg sync.WaitGroup
 	for range 32 {
