@@ -1,10 +1,12 @@
 package gateway_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -166,6 +168,36 @@ func TestStopDoesNotWaitForASenderForEver(t *testing.T) {
 		synctest.Wait()
 		if err := b.Stop(); err != nil {
 			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+// Where a sender's published keys cannot be had (no DNS, no way out), it is not known whether a request is genuine. That is no reason to tell
+// its sender that it was forged: SNS gives up at any 4xx.
+func TestAKeyThatCannotBeHadIsOurFault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), `
+upstreams: {app: {url: "http://127.0.0.1:3000"}}
+sources:
+  s:
+    path: /s
+    provider: custom
+    verify: {scheme: public_key, algorithm: ed25519, encoding: base64, header: X-Signature, signed: "{body}", key: key_id, key_from: "header:X-Key-Id", jwks: "https://keys..invalid/jwks.json"}
+    identity: {id: "json:id"}
+    upstream: app
+`, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			r := hooktest.Request{Header: http.Header{"X-Signature": {base64.StdEncoding.EncodeToString(make([]byte, 64))}, "X-Key-Id": {"k1"}}, Body: []byte(`{"id":"evt_1"}`)}
+			status, head, err := b.Ask("/s", r)
+			if err != nil || status != 503 || head.Get("Hooktender-Outcome") != "unavailable" || head.Get("Retry-After") == "" {
+				t.Errorf("%d %v, %v", status, head, err)
+			}
+		}
+		if err := b.Stop(); err != nil {
+			t.Error(err)
 		}
 	})
 }

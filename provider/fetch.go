@@ -26,8 +26,13 @@ const (
 	maxFetches  = 4                // at the same time
 )
 
-// ErrNoKey says that a sender's key could not be had.
+// ErrNoKey says that a sender's key could not be had. An error that is not final wraps verify.ErrKeyLater, too.
 var ErrNoKey = errors.New("no such key")
+
+var (
+	errNotHTTPS = fmt.Errorf("%w: not https", ErrNoKey)
+	errSize     = fmt.Errorf("%w: empty or too large", ErrNoKey)
+)
 
 // Keys fetches the keys that a sender publishes: certificates by URL, or the keys of one JWK set by their ids. It speaks
 // https only, follows no redirect, connects to no private address, waits at most 3 s and reads at most 64 KiB. Documents are
@@ -49,6 +54,7 @@ type keyDoc struct {
 	body    []byte
 	fetched time.Time // last success
 	tried   time.Time // last attempt
+	err     error     // of the last attempt, where there is no body
 }
 
 // KeySources says where the published keys of requests come from that are verified like those of p, or by fields that replaced its own. They
@@ -162,12 +168,12 @@ func (k *Keys) document(ctx context.Context, address string, fresh time.Duration
 		d.tried = now
 		if body, err := k.fetch(ctx, address); err == nil {
 			d.body, d.fetched = body, now
-		} else if d.body == nil {
-			return nil, fmt.Errorf("%w: %w", ErrNoKey, err)
+		} else if d.err = err; !errors.Is(err, ErrNoKey) { // nobody has said that there is none
+			d.err = fmt.Errorf("%w: %w: %w", ErrNoKey, verify.ErrKeyLater, err)
 		}
 	}
 	if d.body == nil {
-		return nil, ErrNoKey
+		return nil, d.err
 	}
 	return d.body, nil
 }
@@ -190,7 +196,7 @@ func (k *Keys) entry(address string) (*keyDoc, error) {
 			}
 		}
 		if len(k.docs) >= maxKeyDocs {
-			return nil, fmt.Errorf("%w: too many different ones", ErrNoKey)
+			return nil, fmt.Errorf("%w: %w: too many different ones", ErrNoKey, verify.ErrKeyLater)
 		}
 	}
 	d := &keyDoc{}
@@ -223,22 +229,26 @@ func (k *Keys) do(req *http.Request) ([]byte, error) {
 		return nil, req.Context().Err()
 	}
 	if req.URL.Scheme != "https" {
-		return nil, errors.New("not https")
+		return nil, errNotHTTPS
 	}
 	resp, err := k.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
+	if s := resp.StatusCode; s != http.StatusOK {
+		answer := ErrNoKey
+		if s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout {
+			answer = verify.ErrKeyLater
+		}
+		return nil, fmt.Errorf("%w: status %d", answer, s)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeyBytes+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(body) > maxKeyBytes || len(body) == 0 {
-		return nil, errors.New("empty or too large")
+		return nil, errSize
 	}
 	return body, nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,30 @@ func TestAnOldKeyIsUsedWhileANewOneCannotBeHad(t *testing.T) {
 	}
 	if _, err := k.Key(context.Background(), base+"/b"); !errors.Is(err, ErrNoKey) {
 		t.Errorf("%v", err)
+	}
+}
+
+// That nobody could be asked is no word of the sender: who asks again later may get the key.
+func TestAKeyThatCannotBeHadNowIsNotUnknown(t *testing.T) {
+	k, base := keyServer(t, "", func(w http.ResponseWriter, r *http.Request) {
+		status, _ := strconv.Atoi(r.URL.Path[1:])
+		w.WriteHeader(status)
+	})
+	for address, later := range map[string]bool{
+		base + "/500": true, base + "/503": true, base + "/429": true, base + "/408": true, "https://keys..invalid/a": true,
+		base + "/404": false, base + "/403": false, base + "/204": false, base + "/302": false, "http://keys..invalid/a": false,
+	} {
+		for range 2 { // the second time nobody is asked
+			if _, err := k.Key(context.Background(), address); !errors.Is(err, ErrNoKey) || errors.Is(err, verify.ErrKeyLater) != later {
+				t.Errorf("%s: %v", address, err)
+			}
+		}
+	}
+	for i := range maxKeyDocs {
+		k.docs[strconv.Itoa(i)] = &keyDoc{body: []byte("pem")}
+	}
+	if _, err := k.Key(context.Background(), base+"/one-more"); !errors.Is(err, verify.ErrKeyLater) {
+		t.Errorf("beyond what is remembered: %v", err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
 	"github.com/hooktender/hooktender/selector"
+	"github.com/hooktender/hooktender/verify"
 )
 
 // Pipeline answers requests (it is the server's Handler). Its table of sources is swapped whole on a reload. Safe for concurrent use.
@@ -185,15 +186,21 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 		v.sub.Record.Verified, v.sub.Record.SignedAt = true, verdict.SignedAt
 		v.sub.Record.Origin = s.binds == "origin"
 		if s.MACKey && len(verdict.MAC) > 0 {
-			v.keys = append(v.keybuf[:1], event.MakeKey(event.KeyMAC, s.Name, string(verdict.MAC)))
-			for _, mac := range verdict.Others {
+			v.keys = v.keybuf[:1]
+			for mac, more := verdict.MAC, verdict.Others; ; mac, more = more[0], more[1:] {
 				v.keys = append(v.keys, event.MakeKey(event.KeyMAC, s.Name, string(mac)))
+				if len(more) == 0 {
+					break
+				}
 			}
 		}
 		return reply{}, false
 	case s.Observe:
 		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check.String())
 		return reply{}, false
+	case verdict.Check == verify.CheckKeys: // our own fault, perhaps, and then no reason to give up for its sender
+		p.log.Warn("the sender's key cannot be had now", "source", s.Name)
+		return unavailable(0), true
 	}
 	p.log.Info("rejected", "source", s.Name, "check", verdict.Check.String(), "peer", v.req.Peer.String())
 	return reply{status: s.statuses.Rejected, outcome: "rejected"}, true

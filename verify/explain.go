@@ -96,6 +96,8 @@ func (v *Verifier) describe(verdict Verdict, req *event.Request, now time.Time) 
 			return "the signature fits, but it has expired"
 		}
 		return fmt.Sprintf("the signature fits, but it is %d s too old: signed %s, tolerance %s", int64((d-v.Tolerance()+time.Second-1)/time.Second), distance(d), v.Tolerance())
+	case CheckKeys:
+		return "the sender's key cannot be had now: whoever publishes it cannot be asked, or does not answer"
 	case CheckFuture:
 		if verdict.SignedAt.IsZero() || v.Tolerance() == 0 {
 			return "the signature fits, but it is not valid yet"

@@ -297,6 +297,9 @@ func (v *Verifier) fetch(name string, now time.Time) ([]crypto.PublicKey, Check)
 	ctx, cancel := context.WithTimeout(context.Background(), keyWait)
 	defer cancel()
 	b, err := v.keys.source.Key(ctx, name)
+	if errors.Is(err, ErrKeyLater) {
+		return nil, CheckKeys
+	}
 	if err != nil {
 		return nil, CheckSender
 	}

@@ -130,14 +130,12 @@ func (v *Verifier) judgeParts(st *state) Verdict {
 	for _, p := range v.parts {
 		one := p.Verify(st.req, st.now)
 		switch {
-		case !one.OK && bad == nil:
+		case !one.OK && (bad == nil || v.any && one.Check == CheckKeys):
 			bad = &one
 		case one.OK && good == nil:
 			good = &one
 		case one.OK && v.any:
-			for _, mac := range append(one.Others, one.MAC) {
-				good.also(mac)
-			}
+			good.also(append(one.Others, one.MAC)...)
 		case one.OK:
 			good.MAC = append(good.MAC, one.MAC...)
 			if good.SignedAt.IsZero() {

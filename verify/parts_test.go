@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -214,6 +215,39 @@ func TestClientCertificates(t *testing.T) {
 		t.Error("a token may be a connection")
 	}
 }
+
+// A key that cannot be had now leaves open whether one of several ways is good, and a way that is good needs it not.
+func TestAKeyThatCannotBeHadLeavesAnyOpen(t *testing.T) {
+	published := Spec{Scheme: "public_key", Algorithm: "ed25519", Encoding: "base64", Header: "X-Signature", Signed: "{body}", Key: "key_id", KeyFrom: "header:X-Key-Id", JWKS: "https://a.example/jwks"}
+	token := Spec{Scheme: "token", Header: "X-Token"}
+	head := event.Head(nil).AppendString("X-Signature", base64.StdEncoding.EncodeToString(make([]byte, 64))).AppendString("X-Key-Id", "k")
+	for _, tt := range []struct {
+		spec  Spec
+		token string
+		want  Check
+	}{
+		{published, "", CheckKeys},
+		{Spec{Any: []Spec{token, published}}, "wrong", CheckKeys},
+		{Spec{Any: []Spec{published, token}}, "wrong", CheckKeys},
+		{Spec{Any: []Spec{published, token}}, "the-token", CheckNone},
+		{Spec{All: []Spec{token, published}}, "wrong", CheckMismatch},
+		{Spec{All: []Spec{token, published}}, "the-token", CheckKeys},
+	} {
+		v, err := Compile(tt.spec, []Secret{NewSecret([]byte("the-token"))}, Options{Keys: func(*Spec) KeySource { return offline{} }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: head[:len(head):len(head)].AppendString("X-Token", tt.token), Body: []byte("{}")}, benchTime)
+		if got.Check != tt.want || got.OK != (tt.want == CheckNone) {
+			t.Errorf("%+v, %q: %v", tt.spec, tt.token, got.Check)
+		}
+	}
+}
+
+// offline is a KeySource that cannot ask.
+type offline struct{}
+
+func (offline) Key(context.Context, string) ([]byte, error) { return nil, ErrKeyLater }
 
 // Where several signatures would do, each is a replay key: a captured request from which all but one are taken away is known.
 func TestEverySignatureThatWouldDoIsAReplayKey(t *testing.T) {

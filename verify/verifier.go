@@ -51,10 +51,11 @@ const (
 	CheckRefused                // what is signed is the answer to a challenge, no event
 	CheckStale                  // signed too long ago
 	CheckFuture                 // signed in the future
+	CheckKeys                   // the sender's key cannot be had now: whether the request is genuine is not known
 	checkCount
 )
 
-var checkNames = [checkCount]string{"", "missing", "duplicate", "malformed", "too_large", "required", "sender", "mismatch", "body", "claim", "refused", "stale", "future"}
+var checkNames = [checkCount]string{"", "missing", "duplicate", "malformed", "too_large", "required", "sender", "mismatch", "body", "claim", "refused", "stale", "future", "keys"}
 
 // String is the check's name in logs and answers of the command line; "" if nothing failed.
 func (c Check) String() string {
@@ -76,8 +77,8 @@ type Verdict struct {
 }
 
 // KeySource finds the keys of senders that publish them. Key returns a PEM certificate or public key, or a JWK
-// (RFC 7517) for name: an https URL, or a key id. It fails if there is none; the caller decides nothing by the error but
-// that the request is not verified. It must honour ctx and be safe for concurrent use.
+// (RFC 7517) for name: an https URL, or a key id. It fails if there is none, and with an error that wraps ErrKeyLater if that cannot be
+// known now. It must honour ctx and be safe for concurrent use.
 type KeySource interface {
 	Key(ctx context.Context, name string) ([]byte, error)
 }
@@ -87,6 +88,9 @@ type KeySources func(*Spec) KeySource
 
 // StaticKeys is a KeySource that knows its keys from the start, by name.
 type StaticKeys map[string][]byte
+
+// ErrKeyLater says that a KeySource could not ask for a key: later it may have it.
+var ErrKeyLater = errors.New("the key cannot be had now")
 
 // ErrUnknownKey says that a KeySource has no key of that name.
 var ErrUnknownKey = errors.New("unknown key")
@@ -392,9 +396,17 @@ func (v *Verifier) Verify(req *event.Request, now time.Time) Verdict {
 const maxOthers = 2
 
 // also notes the MAC of one more good signature: whoever leaves out the first could make a new event of the request with it.
-func (v *Verdict) also(mac []byte) {
-	if len(mac) > 0 && len(v.Others) < maxOthers && !slices.ContainsFunc(append(v.Others, v.MAC), func(m []byte) bool { return bytes.Equal(m, mac) }) {
-		v.Others = append(v.Others, bytes.Clone(mac))
+//
+//go:noinline
+func (v *Verdict) also(macs ...[]byte) {
+	for _, mac := range macs {
+		known := len(mac) == 0 || len(v.Others) == maxOthers || bytes.Equal(mac, v.MAC)
+		for _, m := range v.Others {
+			known = known || bytes.Equal(mac, m)
+		}
+		if !known {
+			v.Others = append(v.Others, bytes.Clone(mac))
+		}
 	}
 }
 
