@@ -56,14 +56,14 @@ func (w *fileWatch) changed(print string) bool {
 	return print != was
 }
 
-// fingerprint changes when one of the certificate's files is another, or a link to one leads elsewhere.
+// fingerprint changes when one of the certificate's files is another, or may be read by others, or a link to one leads elsewhere.
 func fingerprint(c *proxy.TLSConfig) string {
 	var b strings.Builder
 	for _, path := range []string{c.Cert, c.Key, c.ClientCA} {
 		if info, err := os.Stat(path); path != "" && err == nil {
-			fmt.Fprintf(&b, "%d %d", info.Size(), info.ModTime().UnixNano())
+			fmt.Fprintf(&b, "%d %d %s", info.Size(), info.ModTime().UnixNano(), info.Mode())
 			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				fmt.Fprintf(&b, " %d", st.Ino)
+				fmt.Fprintf(&b, " %d %d", st.Ino, uint64(st.Uid)<<32|uint64(st.Gid))
 			}
 		}
 		b.WriteByte('\n')
