@@ -38,8 +38,8 @@ type Viewer interface {
 
 // Operator does what people ask of single events.
 type Operator interface {
-	// ReplayOne starts the replay of one event. recovery.ErrNeedsForce if it waits for a decision and force is not set.
-	ReplayOne(ctx context.Context, id event.ID, actor string, force bool, reason string) (recovery.ReplayResult, error)
+	// ReplayOne starts the replay of one event under an id, unless it has been; "" = a fresh id. recovery.ErrNeedsForce if it waits for a decision and force is not set.
+	ReplayOne(ctx context.Context, id event.ID, as, actor string, force bool, reason string) (recovery.ReplayResult, error)
 	// Resolve and Discard settle a dead letter; recovery.ErrNotDeadLetter for anything else.
 	Resolve(ctx context.Context, id event.ID, actor, reason string) (event.Record, error)
 	Discard(ctx context.Context, id event.ID, actor, reason string) (event.Record, error)
@@ -47,7 +47,7 @@ type Operator interface {
 
 // Replayer runs replays of many events.
 type Replayer interface {
-	// StartReplay begins a job and returns at once; a dry run is complete when it returns.
+	// StartReplay begins a job, unless there is one of its id, and returns at once; a dry run is complete when it returns.
 	StartReplay(ctx context.Context, spec recovery.ReplaySpec) (recovery.Replay, error)
 	// Replays lists the newest first, at most limit after the one with the id after; journal.ErrBadCursor if there is none of that id.
 	Replays(ctx context.Context, after string, limit int) (list []recovery.Replay, next string, err error)

@@ -106,7 +106,7 @@ func (s *Server) replayEvent(c *call) error {
 		return err
 	}
 	c.target(&rec)
-	res, err := s.Core.ReplayOne(c.r.Context(), rec.ID, c.who.name, in.Force, in.Reason)
+	res, err := s.Core.ReplayOne(c.r.Context(), rec.ID, c.as, c.who.name, in.Force, in.Reason)
 	switch {
 	case err != nil:
 		return s.notFound(err)

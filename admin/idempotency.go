@@ -55,6 +55,7 @@ func (a *answers) once(t *route, c *call) error {
 	}
 	key := answerPrefix + digest(event.MakeKey('i', c.who.name, c.r.URL.RequestURI(), values[0]))
 	hash := sha256.Sum256(c.body)
+	c.as = "rp_" + key[len(answerPrefix):][:16] // so that one which began before a kill is found, and not begun again
 	ctx := c.r.Context()
 	old, p, err := a.begin(ctx, key, hex.EncodeToString(hash[:]))
 	if err != nil || p != nil {

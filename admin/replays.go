@@ -37,7 +37,7 @@ func (s *Server) startReplay(c *call) error {
 	if err != nil {
 		return err
 	}
-	spec.Actor = c.who.name
+	spec.ID, spec.Actor = c.as, c.who.name
 	ctx := c.r.Context()
 	if spec.Filter != nil {
 		if err := s.checkSource(ctx, spec.Filter.Source); err != nil {

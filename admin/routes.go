@@ -29,6 +29,7 @@ type call struct {
 	who   caller
 	args  []string
 	body  []byte // of a mutation
+	as    string // the id of the replay that it starts; "" = any
 	audit audit
 }
 

@@ -50,7 +50,7 @@ func TestACallerWhoLeavesIsServed(t *testing.T) {
 		want string // what the consumer has seen of v1, which failed, and of v2, which waits for it
 	}{
 		{func(r *recovery.Recovery, ctx context.Context, id event.ID) {
-			_, _ = r.ReplayOne(ctx, id, "ops", true, "yes")
+			_, _ = r.ReplayOne(ctx, id, "", "ops", true, "yes")
 		}, "1 1 2"},
 		{func(r *recovery.Recovery, ctx context.Context, id event.ID) { _, _ = r.Resolve(ctx, id, "ops", "yes") }, "1 2"},
 		{func(r *recovery.Recovery, ctx context.Context, id event.ID) { _, _ = r.Discard(ctx, id, "ops", "yes") }, "1 2(gap 1)"},
@@ -78,6 +78,49 @@ func TestACallerWhoLeavesIsServed(t *testing.T) {
 			time.Sleep(time.Second)
 			if got := b.arrivals(); got != c.want {
 				t.Errorf("the consumer saw %s, want %s; %v", got, c.want, b.states())
+			}
+		})
+	}
+}
+
+// A replay that was asked for under an id is begun once, also where a kill came before the answer, and whether or not it was remembered as begun.
+func TestAReplayUnderAnIDIsBegunOnce(t *testing.T) {
+	for _, remembered := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+			b.up()
+			b.send("evt_1", "", "")
+			id := b.find("evt_1").ID
+			many := recovery.ReplaySpec{ID: "rp_many", IDs: []string{"evt_1"}, Force: true, Reason: "yes", Actor: "ops"}
+			for range 2 {
+				for range 2 {
+					if res, err := b.r.ReplayOne(t.Context(), id, "rp_one", "ops", true, "yes"); err != nil || !res.Started || res.ReplayID != "rp_one" {
+						t.Fatal(res, err)
+					}
+					time.Sleep(time.Second)
+				}
+				if !remembered { // the kill came before that
+					if err := b.engine.MetaPut(t.Context(), "replay-one/rp_one", nil, journal.Written); err != nil {
+						t.Fatal(err)
+					}
+				}
+				b.restart()
+			}
+			if v, err := b.r.Replay(t.Context(), "rp_one"); remembered && (err != nil || v.State != "done" || v.Replayed != 1) {
+				t.Errorf("%+v, %v", v, err)
+			}
+			if n := len(b.consumer.Seen()); n != 2 {
+				t.Errorf("remembered %v: the consumer saw %d requests", remembered, n)
+			}
+			for range 2 {
+				if v, err := b.r.StartReplay(t.Context(), many); err != nil || v.ID != "rp_many" {
+					t.Fatal(v, err)
+				}
+				time.Sleep(time.Second)
+				b.restart()
+			}
+			if n := len(b.consumer.Seen()); n != 3 {
+				t.Errorf("of many: the consumer saw %d requests", n)
 			}
 		})
 	}

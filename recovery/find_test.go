@@ -39,10 +39,10 @@ func TestADeliveredEventIsNeverUnknownWhileItsIDIsKnown(t *testing.T) {
 				t.Errorf("%s: %+v, %v", id, plan, err)
 			}
 		}
-		if res, err := b.r.ReplayOne(t.Context(), whole.ID, "ops", false, ""); err != nil || res.Why != recovery.SkipDelivered {
+		if res, err := b.r.ReplayOne(t.Context(), whole.ID, "", "ops", false, ""); err != nil || res.Why != recovery.SkipDelivered {
 			t.Errorf("replay: %+v, %v", res, err)
 		}
-		if res, err := b.r.ReplayOne(t.Context(), whole.ID, "ops", true, "yes"); err != nil || res.Why != recovery.SkipPayloadGone {
+		if res, err := b.r.ReplayOne(t.Context(), whole.ID, "", "ops", true, "yes"); err != nil || res.Why != recovery.SkipPayloadGone {
 			t.Errorf("forced: %+v, %v", res, err)
 		}
 		if _, err := b.r.Resolve(t.Context(), whole.ID, "ops", "yes"); err != recovery.ErrNotDeadLetter {

@@ -42,18 +42,24 @@ func (r *Recovery) whySkip(ctx context.Context, rec *event.Record, force bool) s
 	return ""
 }
 
-// newReplayID is a fresh id for a replay.
-func newReplayID() string {
+// replayID is as, or a fresh id for a replay.
+func replayID(as string) string {
+	if as != "" {
+		return as
+	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return "rp_" + hex.EncodeToString(b[:])
 }
 
-// ReplayOne starts the replay of one event. Errors: journal.ErrNotFound; ErrNeedsForce for an event that waits for a decision.
-func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, actor string, force bool, reason string) (ReplayResult, error) {
+// ReplayOne starts the replay of one event, under the id as ("" = a fresh one) unless that has been started. Errors: journal.ErrNotFound; ErrNeedsForce for an event that waits for a decision.
+func (r *Recovery) ReplayOne(ctx context.Context, id event.ID, as, actor string, force bool, reason string) (ReplayResult, error) {
 	ctx = context.WithoutCancel(ctx) // what is written is seen through, also when the caller has left: it would stay pending, and in no queue
+	if r.singles.begun(as) {
+		return ReplayResult{Started: true, ReplayID: as}, nil
+	}
 	one := &single{Event: id}
-	one.Replay = Replay{ID: newReplayID(), State: "running", CreatedAt: time.Now(), Actor: actor, Reason: reason, Total: 1, Sent: 1}
+	one.Replay = Replay{ID: replayID(as), State: "running", CreatedAt: time.Now(), Actor: actor, Reason: reason, Total: 1, Sent: 1}
 	begun, replay := *one, one.Replay.ID
 	drop := r.singles.remember(one) // before its event can end
 	_, why, err := r.replay(ctx, id, replay, force)
@@ -87,7 +93,8 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 			return rec, "", err
 		}
 		if rec.ReplayID == replay {
-			return rec, "", nil // a job that is resumed: it was started before
+			r.singles.changed(&rec)
+			return rec, "", nil // a job that is resumed, or a call made again after a kill: it was started before
 		}
 		if why := r.whySkip(ctx, &rec, force); why != "" {
 			return rec, why, nil

@@ -133,7 +133,7 @@ func TestGapBecomesDeadLetters(t *testing.T) {
 		}
 		b.version(2)
 		for _, id := range []string{"v3", "v4"} {
-			if _, err := b.r.ReplayOne(context.Background(), b.find(id).ID, "ops", false, ""); err != nil {
+			if _, err := b.r.ReplayOne(context.Background(), b.find(id).ID, "", "ops", false, ""); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
@@ -268,10 +268,10 @@ func TestVersionSentByMistake(t *testing.T) {
 			t.Errorf("a jump of exactly max_jump: %s", h.Outcome)
 		}
 		far := b.find("far").ID
-		if res, err := b.r.ReplayOne(context.Background(), far, "ops", false, ""); err != nil || res.Why != recovery.SkipQuarantined {
+		if res, err := b.r.ReplayOne(context.Background(), far, "", "ops", false, ""); err != nil || res.Why != recovery.SkipQuarantined {
 			t.Errorf("unforced: %+v, %v", res, err)
 		}
-		if res, err := b.r.ReplayOne(context.Background(), far, "ops", true, "yes"); err != nil || !res.Started {
+		if res, err := b.r.ReplayOne(context.Background(), far, "", "ops", true, "yes"); err != nil || !res.Started {
 			t.Errorf("forced: %+v, %v", res, err)
 		}
 		time.Sleep(time.Second)
@@ -329,14 +329,14 @@ func TestUnknownOutcomeWaitsForADecision(t *testing.T) {
 			if rec.Reason != event.WaitingForDecision || len(b.consumer.Seen()) != 1 || b.r.SafeToRetry(&rec).Verdict != "unsafe" {
 				t.Fatalf("after two hours: %s/%s, %s", rec.State, rec.Reason, b.arrivals())
 			}
-			if _, err := b.r.ReplayOne(context.Background(), rec.ID, "ops", false, ""); err != recovery.ErrNeedsForce {
+			if _, err := b.r.ReplayOne(context.Background(), rec.ID, "", "ops", false, ""); err != recovery.ErrNeedsForce {
 				t.Errorf("unforced: %v", err)
 			}
 			var err error
 			want := "1 2(gap 1)"
 			switch decision {
 			case "replay":
-				_, err = b.r.ReplayOne(context.Background(), rec.ID, "ops", true, "looked at it")
+				_, err = b.r.ReplayOne(context.Background(), rec.ID, "", "ops", true, "looked at it")
 				want = "1 1 2"
 			case "resolve":
 				want = "1 2" // it happened: nothing is missing

@@ -234,7 +234,7 @@ func TestDeadLetterAndReplay(t *testing.T) {
 		results := make([]recovery.ReplayResult, 100)
 		var wg sync.WaitGroup
 		for i := range results {
-			wg.Go(func() { results[i], _ = b.r.ReplayOne(context.Background(), rec.ID, "ops", false, "") })
+			wg.Go(func() { results[i], _ = b.r.ReplayOne(context.Background(), rec.ID, "", "ops", false, "") })
 		}
 		wg.Wait()
 		time.Sleep(time.Minute)

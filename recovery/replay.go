@@ -53,14 +53,17 @@ type job struct {
 func (j *jobs) init() { j.all, j.stop = map[string]*job{}, make(chan struct{}) }
 func (j *jobs) halt() { j.once.Do(func() { close(j.stop) }) }
 
-// StartReplay begins a replay of many, or, with DryRun, only counts. Errors: ErrUnknownSource, ErrManyReplays, journal.ErrBadCursor, or the
+// StartReplay begins a replay of many, or, with DryRun, only counts; one of that id that has begun is given as it is. Errors: ErrUnknownSource, ErrManyReplays, journal.ErrBadCursor, or the
 // journal's.
 func (r *Recovery) StartReplay(ctx context.Context, spec ReplaySpec) (Replay, error) {
+	if r.job(spec.ID) != nil {
+		return r.Replay(ctx, spec.ID)
+	}
 	if spec.Filter != nil && spec.Filter.Source != "" && r.Source(spec.Filter.Source) == nil {
 		return Replay{}, ErrUnknownSource
 	}
 	j := &job{Spec: spec, cancel: make(chan struct{})}
-	j.Replay = Replay{ID: newReplayID(), Name: spec.Name, State: "running", DryRun: spec.DryRun, CreatedAt: time.Now(), Actor: spec.Actor, Reason: spec.Reason}
+	j.Replay = Replay{ID: replayID(spec.ID), Name: spec.Name, State: "running", DryRun: spec.DryRun, CreatedAt: time.Now(), Actor: spec.Actor, Reason: spec.Reason}
 	if err := r.bound(ctx, j); err != nil {
 		return Replay{}, err
 	}

@@ -56,6 +56,12 @@ func (s *singles) forget(id string) {
 	s.ids = slices.DeleteFunc(s.ids, func(other string) bool { return other == id })
 }
 
+func (s *singles) begun(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[id] != nil
+}
+
 func (s *singles) view(id string) (Replay, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -50,6 +50,7 @@ type ReplayResult struct {
 
 // ReplaySpec asks for a replay of many.
 type ReplaySpec struct {
+	ID             string // "" = a fresh one
 	Name           string
 	IDs            []string       // our ids or the sender's
 	Filter         *journal.Query // nil = none; Limit and Cursor are ignored

@@ -168,7 +168,7 @@ func (w *world) onlooker(client int) {
 			continue
 		}
 		began = w.now()
-		r, err := l.recovery.ReplayOne(context.Background(), rec.ID, "ops", false, "")
+		r, err := l.recovery.ReplayOne(context.Background(), rec.ID, "", "ops", false, "")
 		out := told{replay: r.Why}
 		if r.Started {
 			out.replay = "started"

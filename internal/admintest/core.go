@@ -186,7 +186,7 @@ func (c *Core) commit(id event.ID, attempt *event.Attempt, change func(*event.Re
 }
 
 // ReplayOne brings the event to its end before it returns.
-func (c *Core) ReplayOne(ctx context.Context, id event.ID, _ string, force bool, _ string) (recovery.ReplayResult, error) {
+func (c *Core) ReplayOne(ctx context.Context, id event.ID, _, _ string, force bool, _ string) (recovery.ReplayResult, error) {
 	if c.OnReplay != nil {
 		c.OnReplay()
 	}
