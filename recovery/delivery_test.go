@@ -138,7 +138,9 @@ func TestPushAfterTheClockWasSet(t *testing.T) {
 	for _, shift := range []time.Duration{0, time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+			b.stop()
 			b.shift = shift
+			b.start()
 			b.up()
 			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
 				if nth > 1 {

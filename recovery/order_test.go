@@ -376,7 +376,7 @@ func TestNothingOlderGoesBeforeAForcedReplayOfAnUnknownOutcome(t *testing.T) {
 			if ended {
 				b.down()
 			}
-			if _, err := b.r.ReplayOne(context.Background(), b.find("v5").ID, "ops", true, "looked at it"); err != nil {
+			if _, err := b.r.ReplayOne(context.Background(), b.find("v5").ID, "", "ops", true, "looked at it"); err != nil {
 				t.Fatal(err)
 			}
 			if ended {

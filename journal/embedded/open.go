@@ -94,12 +94,11 @@ func (e *Engine) recover() error {
 		err = e.create(now)
 	} else {
 		e.born = t.segs[0].born
-		for _, s := range t.segs {
-			e.covers.Store(max(e.covers.Load(), s.covers))
+		covers := t.segs[len(t.segs)-1].covers
+		if again = covers == coversNext; again {
+			covers = now
 		}
-		if again = t.segs[len(t.segs)-1].covers == coversNext; again {
-			e.covers.Store(now)
-		}
+		e.covers.Store(covers)
 		err = e.wal.resume(t.segs, t.end, t.lsn)
 	}
 	if err != nil {
