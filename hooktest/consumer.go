@@ -59,7 +59,7 @@ func (c *Consumer) Listen(addr string) (string, error) {
 			return "", err
 		}
 	}
-	l, err := net.Listen("tcp", addr)
+	l, err := listen(addr)
 	if err != nil {
 		return "", err
 	}

@@ -137,7 +137,7 @@ func NewZoo(seed uint64, late time.Duration) *Zoo {
 
 // Listen serves on addr until Close.
 func (z *Zoo) Listen(addr string) (string, error) {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := listen(addr)
 	if err != nil {
 		return "", err
 	}
