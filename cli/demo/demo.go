@@ -159,6 +159,9 @@ func (d *demo) play(ctx context.Context) error {
 	for _, s := range d.upSteps(now) {
 		d.send(ctx, s)
 	}
+	if err := d.settle(ctx); err != nil { // an answer that is on its way is lost with the consumer, and its event sent again
+		return err
+	}
 	d.section("The consumer is down, and hooktender restarts meanwhile")
 	d.consumer.Close()
 	for _, s := range d.outageSteps(now) {
