@@ -87,7 +87,7 @@ func (s *Server) getPayload(c *call) error {
 		send(c.w, http.StatusOK, "application/octet-stream", p.Body)
 		return nil
 	}
-	return c.answer(http.StatusOK, showPayload(p, *s.hide.Load()))
+	return c.answer(http.StatusOK, ShowPayload(p, *s.hide.Load()))
 }
 
 func (s *Server) replayEvent(c *call) error {

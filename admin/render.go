@@ -71,8 +71,8 @@ func excerpt(b []byte) string {
 	return strings.ToValidUTF8(string(b), "\uFFFD")
 }
 
-// showPayload leaves out the values of headers and query parameters that carry credentials.
-func showPayload(p *event.Payload, hide func(name string) bool) api.Payload {
+// ShowPayload is a payload as people see it: without the values of headers, and of parameters of the query, that hide names; it is asked for those as "?name".
+func ShowPayload(p *event.Payload, hide func(name string) bool) api.Payload {
 	out := api.Payload{Method: p.Method, Path: event.RedactQuery(string(p.Target), hide), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
 	for name, value := range p.Head.All() {
 		if hide(string(name)) {

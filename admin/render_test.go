@@ -22,7 +22,7 @@ func TestPayloadsHideCredentials(t *testing.T) {
 	} {
 		s := &Server{}
 		s.SetHide(tt.hide)
-		text, err := json.Marshal(showPayload(p, *s.hide.Load()))
+		text, err := json.Marshal(ShowPayload(p, *s.hide.Load()))
 		if err != nil || strings.Count(string(text), "canary") != tt.shown || !strings.Contains(string(text), "sha256=00") || !strings.Contains(string(text), "/s?t%6Fken=") {
 			t.Errorf("%s: %s, %v", name, text, err)
 		}

@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hooktender/hooktender/admin"
 	"github.com/hooktender/hooktender/admin/api"
-	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal/embedded"
 )
 
@@ -115,15 +115,8 @@ func exportLine(x *embedded.Exported, hide func(name string) bool) *exportedEven
 		e.PayloadError = x.Err.Error()
 	}
 	if p := x.Payload; p != nil {
-		e.Payload = &api.Payload{Method: p.Method, Path: event.RedactQuery(string(p.Target), hide), Headers: [][2]string{}, BodyBase64: append([]byte{}, p.Body...)}
-		for name, value := range p.Head.All() {
-			if hide(string(name)) {
-				value = []byte(event.Redacted)
-			}
-			e.Payload.Headers = append(e.Payload.Headers, [2]string{string(name), string(value)})
-		}
-		kind, _ := p.Head.Get("Content-Type")
-		e.Payload.ContentType = api.Text(kind)
+		shown := admin.ShowPayload(p, hide)
+		e.Payload = &shown
 	}
 	return e
 }
