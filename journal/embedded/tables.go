@@ -165,7 +165,7 @@ func dropUnnamed(db *badger.DB, dir string) error {
 	}
 	w, err := newWithout(db)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errIndex, err)
+		return err
 	}
 	var buf []byte
 	for _, check := range []func(*table.Table) error{w.compare, w.explain} {
@@ -198,16 +198,10 @@ type without struct {
 }
 
 func newWithout(db *badger.DB) (*without, error) {
-	w := &without{db: db, missing: map[string]uint64{}}
 	txn := db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
-	switch at, err := txn.Get([]byte{prefixPosition}); {
-	case err == nil:
-		w.whole = at.Version()
-	case !errors.Is(err, badger.ErrKeyNotFound): // else nothing can have been dropped
-		return nil, err
-	}
-	return w, nil
+	whole, err := wholeVersion(txn) // where it is 0 nothing can have been dropped
+	return &without{db: db, whole: whole, missing: map[string]uint64{}}, err
 }
 
 // maxMissing is how many keys may be missing before it is not worth asking why: building the index anew takes about as long.

@@ -112,17 +112,26 @@ func (ix *index) undo() error {
 	return nil
 }
 
+// wholeVersion is the version of the position entry, up to which the index is whole; 0 where there is none.
+func wholeVersion(txn *badger.Txn) (uint64, error) {
+	at, err := txn.Get([]byte{prefixPosition})
+	switch {
+	case errors.Is(err, badger.ErrKeyNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", errIndex, err)
+	}
+	return at.Version(), nil
+}
+
 // checkWrites returns errIndex where a write is missing before the one with the position entry: a memory table is lost or damaged, and a later one is not. Up to newest,
 // the highest version in a table, all are in tables. What comes after the position entry is taken back.
 func (ix *index) checkWrites(newest uint64) error {
 	txn := ix.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
-	at, err := txn.Get([]byte{prefixPosition})
-	if errors.Is(err, badger.ErrKeyNotFound) { // loadPosition says what becomes of that
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errIndex, err)
+	whole, err := wholeVersion(txn)
+	if err != nil || whole == 0 { // loadPosition says what becomes of that
+		return err
 	}
 	follows := map[uint64]uint64{}
 	o := badger.DefaultIteratorOptions
@@ -139,7 +148,7 @@ func (ix *index) checkWrites(newest uint64) error {
 			return fmt.Errorf("%w: %w", errIndex, err)
 		}
 	}
-	for v := at.Version(); v > newest; {
+	for v := whole; v > newest; {
 		before, ok := follows[v]
 		if !ok || before >= v {
 			return fmt.Errorf("%w: a part of its memory tables is missing (write %d)", errIndex, v)
