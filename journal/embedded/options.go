@@ -115,9 +115,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Salt == nil {
 		o.Salt = func() uint16 { return uint16(rand.Uint32()) }
 	}
-	if o.syncFile == nil {
+	if o.syncFile == nil && o.InBubble {
 		o.syncFile = fdatasync
-		if o.InBubble && !o.Sync { // its time would wait for the disk
+		if !o.Sync { // its time would wait for the disk
 			o.syncFile = func(*os.File) error { return nil }
 		}
 	}

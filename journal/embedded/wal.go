@@ -35,7 +35,8 @@ type wal struct {
 	segs []*segment                  // oldest first; the last is active. Guarded by mu, the segments themselves never change but for size.
 	kept [4]atomic.Pointer[keptFile] // segments read lately, by number
 
-	syncing sync.Mutex // held during an fdatasync and while the active file changes
+	syncing sync.Mutex // held during an fsync and while the active file changes
+	fsyncer fsyncer    // what syncFile is unless a test gives another; used with syncing held
 	file    *os.File   // of the active segment; changed by the writer with syncing held
 
 	// The rest belongs to the writer.
@@ -63,10 +64,14 @@ type prepared struct {
 }
 
 func newWAL(o *Options) *wal {
-	return &wal{
+	w := &wal{
 		dir: filepath.Join(o.Dir, nameLog), limit: o.SegmentSize, syncFile: o.syncFile, free: o.free,
 		keys: o.keys, wanted: make(chan int64, 1), prepared: make(chan *prepared, 1),
 	}
+	if w.syncFile == nil {
+		w.syncFile = w.fsyncer.sync
+	}
+	return w
 }
 
 // prepare makes segment files until stop is closed.
@@ -423,7 +428,7 @@ func (w *wal) close() error {
 	if w.file != nil {
 		err = errors.Join(err, w.file.Close())
 	}
-	return err
+	return errors.Join(err, w.fsyncer.close())
 }
 
 // oldestCreated is when the oldest segment was begun.
