@@ -316,6 +316,30 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 	}
 }
 
+// TestOpenThatDidNotComeBack: it may have been killed, and is tried again; if Badger dies of what is there, a start does not die of it for ever.
+func TestOpenThatDidNotComeBack(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e, want := write(t, o, 20, journal.Written)
+	must(t, e.Close())
+	dir := filepath.Join(o.Dir, nameIndex)
+	for tries := range openTries + 1 {
+		for range tries {
+			must(t, beginOpening(dir))
+		}
+		e := start(t, o)
+		if v := accept(t, e, journal.Written, sample(7)); v.Accepted || v.Record.ID != want[7].ID {
+			t.Errorf("after %d: %+v", tries, v)
+		}
+		must(t, e.Close())
+		if _, err := os.Stat(dir + ".old"); (err == nil) != (tries == openTries) {
+			t.Errorf("after %d: %v", tries, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, nameOpening)); err == nil {
+			t.Errorf("after %d: the mark stays", tries)
+		}
+	}
+}
+
 // TestUnfinishedTables: a kill in the middle of a compaction leaves tables that the manifest does not name. What is in them is elsewhere too, so they go, and nothing is rebuilt;
 // a table whose name the manifest has lost, and which holds what is nowhere else, is not taken for one.
 func TestUnfinishedTables(t *testing.T) {

@@ -22,23 +22,30 @@ import (
 )
 
 // Badger must be given only what it can open: on some damage it panics in a goroutine of its own, where nobody can
-// recover. So its tables are read first, and a mark in the directory tells whether the last open of Badger
-// ever came back; if not, the index is set aside without being tried again.
+// recover. So its tables are read first, and a mark in the directory tells how often in a row an open of Badger did not
+// come back. That may have been a kill; once it may not, the index is set aside without being tried again.
 
-// nameOpening is the mark; it is there while Badger opens.
+// nameOpening is the mark; it is there while Badger opens, with a byte for each try.
 const nameOpening = "OPENING"
 
-// beginOpening sets the mark. It returns errIndex if the mark is there already.
+// openTries bounds them.
+const openTries = 2
+
+// beginOpening sets the mark, or counts one more in it. It returns errIndex after too many.
 func beginOpening(dir string) error {
-	path := filepath.Join(dir, nameOpening)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%w: the last attempt to open it did not come back", errIndex)
-	}
+	f, err := os.OpenFile(filepath.Join(dir, nameOpening), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer f.Close()
+	switch info, err := f.Stat(); {
+	case err != nil:
+		return err
+	case info.Size() >= openTries:
+		return fmt.Errorf("%w: the last %d attempts to open it did not come back", errIndex, info.Size())
+	}
+	_, err = f.Write([]byte{'.'})
+	return err
 }
 
 func endOpening(dir string) error { return os.Remove(filepath.Join(dir, nameOpening)) }
