@@ -161,8 +161,15 @@ func (s *Server) evict() {
 		}
 	}
 	if worst != nil {
-		worst.evict.Store(true)
-		_ = worst.Conn.SetReadDeadline(time.Now())
+		worst.leave()
+	}
+}
+
+// leave ends the connection: with its next answer, or soon if it waits for a request.
+func (c *conn) leave() {
+	c.evict.Store(true)
+	if state := c.state.Load(); state == connFresh || state == connIdle {
+		_ = c.Conn.SetReadDeadline(time.Now())
 	}
 }
 

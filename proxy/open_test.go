@@ -186,6 +186,64 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
+// Who has shaken hands as nobody may any more, ends: a kept connection is no way around new authorities. A renewed certificate alone ends none.
+func TestConnectionsEndWithTheirAuthorities(t *testing.T) {
+	a, b := newAuthority(t), newAuthority(t)
+	anybody := func() proxy.ServerConfig {
+		return proxy.ServerConfig{TLS: serverTLS(t, a, "server", false, "1.2")}
+	}
+	for name, to := range map[string]func() proxy.ServerConfig{
+		"nobody without one": func() proxy.ServerConfig { return proxy.ServerConfig{TLS: serverTLS(t, a, "server", true, "1.2")} },
+		"no TLS":             func() proxy.ServerConfig { return proxy.ServerConfig{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in, let := make(chan struct{}), make(chan struct{})
+			addr, srv := startServer(t, anybody(), handlerFunc(func(ctx context.Context, r *event.Request, a *proxy.Answer) {
+				if string(r.Target) == "/slow" {
+					in <- struct{}{}
+					<-let
+				}
+				scheme(ctx, r, a)
+			}))
+			dialled := func() *client {
+				c, err := dialTLS(t, addr, &tls.Config{RootCAs: a.pool()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			idle, fresh, busy := dialled(), dialled(), dialled()
+			idle.send(post).want(200, "true 127.0.0.1 2")
+			busy.send("POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+			<-in
+			srv.Configure(anybody())
+			idle.send(post).want(200, "true 127.0.0.1 2")
+			srv.Configure(to())
+			idle.wantEnd()
+			fresh.wantEnd()
+			close(let)
+			busy.want(200, "true 127.0.0.1 0")
+			busy.wantEnd()
+		})
+	}
+	with := proxy.ServerConfig{TLS: serverTLS(t, a, "server", true, "1.2")}
+	addr, srv := startServer(t, with, handlerFunc(scheme))
+	cert, key := a.write(t, t.TempDir(), "client")
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := dialTLS(t, addr, &tls.Config{RootCAs: a.pool(), Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.send(post).want(200, "true 127.0.0.1 2")
+	srv.Configure(proxy.ServerConfig{TLS: serverTLS(t, a, "renewed", true, "1.2")})
+	c.send(post).want(200, "true 127.0.0.1 2")
+	srv.Configure(proxy.ServerConfig{TLS: serverTLS(t, b, "another's", true, "1.2")})
+	c.wantEnd()
+}
+
 // A handshake that does not come on is bounded like a head.
 func TestSlowHandshake(t *testing.T) {
 	a := newAuthority(t)

@@ -143,9 +143,16 @@ func NewServer(cfg ServerConfig, h Handler, log *slog.Logger) *Server {
 }
 
 // Configure replaces the configuration. Connections that are open keep what concerns their beginning: PROXY header, TLS, whether they are counted.
+// Where TLS begins or ends, or other client certificates are asked for, they end: with their next answer, or at once if they wait.
 func (s *Server) Configure(cfg ServerConfig) {
 	cfg = cfg.withDefaults()
-	s.cfg.Store(&cfg)
+	if old := s.cfg.Swap(&cfg); old != nil && !sameClients(old.TLS, cfg.TLS) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.conns {
+			c.leave()
+		}
+	}
 }
 
 // Serve answers requests on ln, which it closes, until Shutdown is done; then it returns nil. If ctx ends first, everything stops

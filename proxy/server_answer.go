@@ -22,7 +22,7 @@ const smallAnswer = 16 << 10
 // answer writes a as the answer to the request under way, which must be complete. It notes whether the connection ends with it.
 func (c *conn) answer(a *Answer) {
 	c.answered = true
-	c.closing = c.closing || a.Close || c.head.closes() || c.srv.draining.Load() || c.srv.crowded.Load() > 0
+	c.closing = c.closing || a.Close || c.head.closes() || c.srv.draining.Load() || c.evict.Load() || c.srv.crowded.Load() > 0
 	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
 	out := outBufs.Get().(*[]byte)
 	now := time.Now()

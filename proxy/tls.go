@@ -46,3 +46,11 @@ func LoadTLS(c *TLSConfig) (*tls.Config, error) {
 	}
 	return cfg, nil
 }
+
+// sameClients says whether a client that has shaken hands under a could have done so under b.
+func sameClients(a, b *tls.Config) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ClientAuth == b.ClientAuth && a.ClientCAs.Equal(b.ClientCAs)
+}

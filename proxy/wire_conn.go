@@ -41,7 +41,7 @@ type conn struct {
 
 	state atomic.Int32 // connFresh, connIdle, connActive
 	since atomic.Int64 // unix nanoseconds: when it began to wait
-	evict atomic.Bool  // it must make room
+	evict atomic.Bool  // it must end, see leave
 
 	head   wireHead
 	chunk  chunker
@@ -597,5 +597,5 @@ const (
 	lingerBytes = 1 << 20
 	freshGrace  = time.Second          // for the first byte on a connection that was accepted before a shutdown
 	idleGrace   = time.Second          // for the next request on a kept connection: its sender cannot know yet
-	evictGrace  = 5 * time.Millisecond // for a request on a connection that must make room
+	evictGrace  = 5 * time.Millisecond // for a request on a connection that must end
 )
