@@ -54,7 +54,7 @@ type keyDoc struct {
 	body    []byte
 	fetched time.Time // last success
 	tried   time.Time // last attempt
-	err     error     // of the last attempt, where there is no body
+	err     error     // of the last attempt
 }
 
 // KeySources says where the published keys of requests come from that are verified like those of p, or by fields that replaced its own. They
@@ -133,25 +133,25 @@ func (k *Keys) Key(ctx context.Context, name string) ([]byte, error) {
 	case k.ask != nil && !keyName.MatchString(name):
 		return nil, ErrNoKey
 	case k.ask != nil || k.jwks == "":
-		return k.document(ctx, name, keyFresh)
-	}
-	body, err := k.document(ctx, k.jwks, keyFresh)
-	if err != nil {
+		body, err := k.document(ctx, name, keyFresh)
+		if body != nil {
+			return body, nil
+		}
 		return nil, err
 	}
-	if key := findJWK(body, name); key != nil {
-		return key, nil
-	}
-	if body, err = k.document(ctx, k.jwks, keyRetry); err != nil { // a new key, perhaps: not more often than that
-		return nil, err
-	}
-	if key := findJWK(body, name); key != nil {
-		return key, nil
+	for _, fresh := range []time.Duration{keyFresh, keyRetry} { // a new key, perhaps: not more often than that
+		body, err := k.document(ctx, k.jwks, fresh)
+		if key := findJWK(body, name); key != nil {
+			return key, nil
+		}
+		if err != nil { // it may be in the set that there is now
+			return nil, err
+		}
 	}
 	return nil, ErrNoKey
 }
 
-// document gives what is at address, at most fresh old where it can be had.
+// document gives what is at address. The error says why it is older than fresh; without a body, why there is none.
 func (k *Keys) document(ctx context.Context, address string, fresh time.Duration) ([]byte, error) {
 	d, err := k.entry(address)
 	if err != nil {
@@ -162,20 +162,17 @@ func (k *Keys) document(ctx context.Context, address string, fresh time.Duration
 	now := time.Now()
 	switch {
 	case d.body != nil && now.Sub(d.fetched) < fresh:
-		return d.body, nil
+		return d.body, nil // a later attempt may have failed
 	case !d.tried.IsZero() && now.Sub(d.tried) < keyRetry: // failed lately
 	default:
 		d.tried = now
 		if body, err := k.fetch(ctx, address); err == nil {
-			d.body, d.fetched = body, now
+			d.body, d.fetched, d.err = body, now, nil
 		} else if d.err = err; !errors.Is(err, ErrNoKey) { // nobody has said that there is none
 			d.err = fmt.Errorf("%w: %w: %w", ErrNoKey, verify.ErrKeyLater, err)
 		}
 	}
-	if d.body == nil {
-		return nil, d.err
-	}
-	return d.body, nil
+	return d.body, d.err
 }
 
 // entry finds or makes the place of a document. When there are too many, those without a body go first.

@@ -141,6 +141,46 @@ func TestAKeyOfASetIsFoundByItsID(t *testing.T) {
 	}
 }
 
+// A key that is not in an old set may be in the one that cannot be had.
+func TestAnIDThatAnOldSetDoesNotKnow(t *testing.T) {
+	var broken atomic.Int32
+	k, _ := keyServer(t, "/jwks", func(w http.ResponseWriter, _ *http.Request) {
+		if status := broken.Load(); status != 0 {
+			w.WriteHeader(int(status))
+			return
+		}
+		_, _ = w.Write([]byte(`{"keys":[{"kid":"a","kty":"RSA"}]}`))
+	})
+	look := func(when, id string, known, later bool) {
+		t.Helper()
+		if _, err := k.Key(context.Background(), id); (err == nil) != known || errors.Is(err, verify.ErrKeyLater) != later {
+			t.Errorf("%s, %s: %v", when, id, err)
+		}
+	}
+	aged := func(by time.Duration) {
+		d := k.docs[k.jwks]
+		d.fetched, d.tried = d.fetched.Add(-by), d.tried.Add(-by)
+	}
+	look("fresh", "a", true, false)
+	look("fresh", "new", false, false)
+	broken.Store(503)
+	look("asked lately", "new", false, false)
+	aged(2 * keyRetry)
+	for range 2 { // the second time nobody is asked
+		look("no answer", "new", false, true)
+		look("no answer", "a", true, false)
+	}
+	aged(2 * keyFresh)
+	look("no answer for long", "new", false, true)
+	look("no answer for long", "a", true, false)
+	broken.Store(404)
+	aged(2 * keyRetry)
+	look("withdrawn", "new", false, false)
+	broken.Store(0)
+	aged(2 * keyRetry)
+	look("again", "new", false, false)
+}
+
 func TestWhichPresetsFetchKeys(t *testing.T) {
 	params := map[string]string{"issuer": "https://acme.kinde.com"}
 	for id, want := range map[string]bool{"aws-sns": true, "paypal": true, "google-pubsub": true, "kinde": true, "github": false, "plaid": false, "ebay": false} {
