@@ -28,6 +28,9 @@ func backup(ctx context.Context, dir, to string, restored bool, progress func(do
 	if _, err := os.Lstat(to); err == nil {
 		return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
 	}
+	if within(to, dir) {
+		return nil, fmt.Errorf("%s is in the journal itself, where a start may take it for a part of that", to)
+	}
 	known, files, err := openLog(dir)
 	if err != nil {
 		return nil, err
@@ -50,6 +53,27 @@ func backup(ctx context.Context, dir, to string, restored bool, progress func(do
 		return nil, errors.Join(err, os.RemoveAll(part))
 	}
 	return c.report, errors.Join(os.Rename(part, to), syncDir(filepath.Dir(filepath.Clean(to))))
+}
+
+// within says whether path is, or would be, in dir or below, links followed.
+func within(path, dir string) bool {
+	top, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	path, err = filepath.Abs(path)
+	for ; err == nil; path = filepath.Dir(path) {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		if info, err := os.Stat(path); err == nil && os.SameFile(info, top) {
+			return true
+		}
+		if path == filepath.Dir(path) {
+			break
+		}
+	}
+	return false
 }
 
 // openLog opens the segments of a log, and reads the ledger as of then.

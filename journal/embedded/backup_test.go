@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -45,6 +46,13 @@ func TestBackupOfARunningJournal(t *testing.T) {
 	}
 	if _, err := Backup(ctx, o.Dir, to, nil); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over an existing one: %v", err)
+	}
+	link := filepath.Join(memDir(t), "link")
+	must(t, os.Symlink(filepath.Join(o.Dir, nameLog), link))
+	for _, inside := range []string{filepath.Join(o.Dir, "backup"), filepath.Join(o.Dir, "new", "backup"), filepath.Join(link, "backup")} {
+		if _, err := Backup(ctx, o.Dir, inside, nil); err == nil {
+			t.Errorf("into the journal itself: %s", inside)
+		}
 	}
 	if _, err := Restore(ctx, to, o.Dir, nil); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over a journal: %v", err)
