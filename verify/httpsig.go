@@ -61,10 +61,10 @@ func (v *Verifier) judgeHTTP(st *state) Verdict {
 	out := fail(CheckClaim)
 	for _, in := range inputs {
 		one := v.judgeInput(st, &in, values)
-		if one.OK {
-			return one
-		}
-		if out.Check == CheckClaim { // the others were foreign
+		switch {
+		case one.OK && out.OK:
+			out.also(one.MAC)
+		case one.OK, out.Check == CheckClaim: // the others were foreign
 			out = one
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -291,6 +292,44 @@ func TestEverySignatureThatWouldDoIsAReplayKey(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The same of RFC 9421, where each signature has a label of its own.
+func TestEveryLabelThatWouldDoIsAReplayKey(t *testing.T) {
+	spec := Spec{Scheme: "http_signature", Algorithm: "hmac-sha256", Components: []string{"@method", "content-digest"}}
+	signer := func(names ...string) *Verifier {
+		var secrets []Secret
+		for _, n := range names {
+			secrets = append(secrets, NewSecret([]byte(n)))
+		}
+		v, err := Compile(spec, secrets, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	plain := &event.Request{Method: "POST", Target: []byte("/"), Body: []byte("{}")}
+	signed := func(v *Verifier, label string) (req *event.Request, input, sig string) {
+		req, err := v.Sign(plain, benchTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, _ := req.Head.Get("Signature-Input")
+		s, _ := req.Head.Get("Signature")
+		return req, label + strings.TrimPrefix(string(i), "sig1"), label + strings.TrimPrefix(string(s), "sig1")
+	}
+	_, input1, sig1 := signed(signer("new-secret"), "a")
+	both, input2, sig2 := signed(signer("old-secret"), "b")
+	one := signer("new-secret", "old-secret").Verify(both, benchTime)
+	both = both.Clone()
+	both.Head = setLine(setLine(both.Head, "Signature-Input", []byte(input1+", "+input2)), "Signature", []byte(sig1+", "+sig2))
+	whole := signer("new-secret", "old-secret").Verify(both, benchTime)
+	if !one.OK || !whole.OK {
+		t.Fatal(one.Check, whole.Check)
+	}
+	if !slices.ContainsFunc(append(whole.Others, whole.MAC), func(mac []byte) bool { return bytes.Equal(mac, one.MAC) }) {
+		t.Error("the second signature is no key of the whole request")
 	}
 }
 
