@@ -137,7 +137,7 @@ func (v *Verifier) judgeParts(st *state) Verdict {
 		case one.OK && v.any:
 			good.also(append(one.Others, one.MAC)...)
 		case one.OK:
-			good.MAC = append(good.MAC, one.MAC...)
+			good.and(&one)
 			if good.SignedAt.IsZero() {
 				good.SignedAt = one.SignedAt
 			}

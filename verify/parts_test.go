@@ -262,6 +262,8 @@ func TestEverySignatureThatWouldDoIsAReplayKey(t *testing.T) {
 		"two schemes":                    {Any: []Spec{hmacOf("sha256", "X-A", 1), hmacOf("sha1", "X-B", 1)}},
 		"two secrets in one header":      list,
 		"one of two, and another scheme": {Any: []Spec{list, hmacOf("sha1", "X-B", 1)}},
+		"one of two beside another":      {All: []Spec{list, hmacOf("sha1", "X-B", 1)}},
+		"another beside one of two":      {All: []Spec{hmacOf("sha1", "X-B", 1), list}},
 	} {
 		v, err := Compile(spec, secrets, Options{})
 		if err != nil {
@@ -285,7 +287,7 @@ func TestEverySignatureThatWouldDoIsAReplayKey(t *testing.T) {
 			return keys
 		}
 		whole := judge("X-A", a, "X-B", b, "X-List", a+","+old)
-		for _, less := range []map[string]bool{judge("X-A", a), judge("X-B", b), judge("X-List", old), judge("X-List", a)} {
+		for _, less := range []map[string]bool{judge("X-A", a), judge("X-B", b), judge("X-List", old), judge("X-List", a), judge("X-List", old, "X-B", b), judge("X-List", a, "X-B", b)} {
 			for key, ok := range less {
 				if ok && !whole[key] {
 					t.Errorf("%s: %x is no key of the whole request", name, key)

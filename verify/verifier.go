@@ -410,6 +410,19 @@ func (v *Verdict) also(macs ...[]byte) {
 	}
 }
 
+// and makes the verdict on two signatures that are both needed: each MAC of the one goes with each of the other.
+func (v *Verdict) and(one *Verdict) {
+	mine, theirs := append([][]byte{v.MAC}, v.Others...), append([][]byte{one.MAC}, one.Others...)
+	v.MAC, v.Others = append(v.MAC, one.MAC...), nil
+	for i, a := range mine {
+		for j, b := range theirs {
+			if i+j > 0 {
+				v.also(slices.Concat(a, b))
+			}
+		}
+	}
+}
+
 func fail(c Check) Verdict { return Verdict{Check: c} }
 
 func (v *Verifier) run(st *state) Verdict {
@@ -456,7 +469,7 @@ func (v *Verifier) each(st *state) Verdict {
 		one := v.one(st)
 		all.OK, all.Check = one.OK, one.Check
 		all.SignedAt, all.SecretIndex = one.SignedAt, one.SecretIndex
-		all.MAC = append(all.MAC, one.MAC...)
+		all.and(&one)
 		return one.OK
 	})
 	if !isArray {
