@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -305,4 +306,44 @@ func TestGapCanBeSeen(t *testing.T) {
 			t.Errorf("3 is %s, 6 is %s", three, six)
 		}
 	})
+}
+
+// Where ids are only observed, what comes while its like is under way passes, too, whatever becomes of the first, and with an order or without.
+func TestObservedDuplicatesInFlightPass(t *testing.T) {
+	const observed = "identity: {id: \"json:id\", type: \"json:type\", resource: \"json:resource\"}\n    dedup: {mode: observe}"
+	for name, rest := range map[string]string{
+		"proxy":   "delivery: {mode: proxy, upstream: app}",
+		"hybrid":  "delivery: {mode: hybrid, upstream: app}",
+		"store":   "delivery: {mode: store, upstream: app}",
+		"a lane":  "delivery: {mode: hybrid, upstream: app}\n    ordering: {policy: serial}",
+		"observe": "delivery: {mode: hybrid, upstream: app}\n    ordering: {policy: serial, mode: observe}",
+	} {
+		head, _, _ := strings.Cut(sources, "    identity:")
+		synctest.Test(t, func(t *testing.T) {
+			b, err := hooktest.NewBubble(t.TempDir(), head+"    "+observed+"\n    "+rest+"\n", env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = b.Stop() }()
+			defer b.Down()
+			if err := b.Up(); err != nil {
+				t.Fatal(err)
+			}
+			b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: time.Second} })
+			var all sync.WaitGroup
+			for range 3 {
+				all.Go(func() {
+					status, outcome, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody("e", "t", "r", ""), time.Now()))
+					if err != nil || status >= 300 || outcome == "duplicate" {
+						t.Errorf("%s: %d %s %v", name, status, outcome, err)
+					}
+				})
+			}
+			all.Wait()
+			time.Sleep(time.Minute)
+			if n := len(b.Consumer.Of("s", "e")); n != 3 {
+				t.Errorf("%s: the consumer saw %d of 3", name, n)
+			}
+		})
+	}
 }

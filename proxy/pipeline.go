@@ -236,8 +236,12 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 	return reply{}, false
 }
 
-// once lets the first of several requests for one event through, and answers the others as it was answered.
+// once lets the first of several requests for one event through, and answers the others as it was answered. Where ids are only observed all of
+// them go through, and the journal knows one of them by the id.
 func (p *Pipeline) once(ctx context.Context, v *visit) reply {
+	if v.src.Dedup.Mode == "observe" {
+		return p.claimed(ctx, v)
+	}
 	for range 32 {
 		mine, other := p.index.Claim(v.keys)
 		if mine != nil {
@@ -357,7 +361,7 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 			return unavailable(h.RetryAfter)
 		}
 		return p.ifKnown(ctx, v, unavailable(h.RetryAfter)) // a duplicate is answered also when nothing new is taken
-	case h.Outcome == recovery.Duplicate && !v.known:
+	case h.Outcome == recovery.Duplicate && (!v.known || v.src.Dedup.Mode == "observe"):
 		v.known = true
 		r, done := p.duplicate(ctx, v, p.index.Met(&h.Fate, h.Key, &v.sub.Record.BodySHA256))
 		if done {
