@@ -335,6 +335,54 @@ func TestEveryLabelThatWouldDoIsAReplayKey(t *testing.T) {
 	}
 }
 
+// What authenticates no body is no replay key, alone or beside another: its sender repeats it, and whoever captured two requests could put the one's
+// beside the other's. It takes nothing from those that are one.
+func TestWhatRepeatsIsNoReplayKey(t *testing.T) {
+	body := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Body", Signed: "{body}"}
+	repeats := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Session", Signed: "{header:X-Name}"}
+	token := Spec{Scheme: "token", Header: "X-Token"}
+	id, err := selector.ParseList("header:X-Id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := func(name string) string {
+		mac := hmac.New(hashOf("sha256"), []byte("the-secret"))
+		mac.Write([]byte(name))
+		return hex.EncodeToString(mac.Sum(nil))
+	}
+	for name, tt := range map[string]struct {
+		spec  Spec
+		needs bool
+	}{
+		"a token or the body":           {Spec{Any: []Spec{token, body}}, true},
+		"a session or the body":         {Spec{Any: []Spec{repeats, body}}, true},
+		"a session and the body":        {Spec{All: []Spec{repeats, body}}, true},
+		"the body and a token":          {Spec{All: []Spec{body, token}}, true},
+		"a session or a token, no more": {Spec{Any: []Spec{repeats, token}}, false},
+	} {
+		v, err := Compile(tt.spec, []Secret{NewSecret([]byte("the-secret"))}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.NeedsReplayKey(id); got != tt.needs {
+			t.Errorf("%s: needs a replay key: %v", name, got)
+		}
+		if !tt.needs {
+			continue
+		}
+		for _, lines := range [][]string{{"X-Name", "a", "X-Session", session("a")}, {"X-Name", "b", "X-Session", session("b")}, {"X-Token", "the-secret"}, nil} {
+			head := event.Head(nil).AppendString("X-Body", sumOf("sha256", "the-secret"))
+			for i := 0; i < len(lines); i += 2 {
+				head = head.AppendString(lines[i], lines[i+1])
+			}
+			verdict := v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: head, Body: []byte("{}")}, benchTime)
+			if verdict.OK && (hex.EncodeToString(verdict.MAC) != sumOf("sha256", "the-secret") || len(verdict.Others) > 0) {
+				t.Errorf("%s, %v: replay keys %x and %x", name, lines, verdict.MAC, verdict.Others)
+			}
+		}
+	}
+}
+
 func sumOf(algorithm, secret string) string {
 	mac := hmac.New(hashOf(algorithm), []byte(secret))
 	mac.Write([]byte("{}"))

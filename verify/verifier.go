@@ -404,7 +404,11 @@ func (v *Verdict) also(macs ...[]byte) {
 		for _, m := range v.Others {
 			known = known || bytes.Equal(mac, m)
 		}
-		if !known {
+		switch {
+		case known:
+		case len(v.MAC) == 0:
+			v.MAC = bytes.Clone(mac)
+		default:
 			v.Others = append(v.Others, bytes.Clone(mac))
 		}
 	}
@@ -635,8 +639,10 @@ func (v *Verifier) coversBytes() bool {
 // NeedsReplayKey says whether the verified MAC has to serve as a second replay key (SPEC §4): somebody who captured a
 // request could send it again under another id, and no timestamp would stop it. Schemes without a MAC have none to offer.
 func (v *Verifier) NeedsReplayKey(id selector.List) bool {
-	if len(v.parts) > 0 && !v.some(func(p *Verifier) bool { return p.NeedsReplayKey(id) }) {
-		return false
+	if len(v.parts) > 0 {
+		if needed := v.some(func(p *Verifier) bool { return p.NeedsReplayKey(id) }); v.any || !needed {
+			return needed
+		}
 	}
 	switch v.spec.Scheme {
 	case "none", "token", "client_certificate":
