@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"encoding/binary"
+	"log/slog"
+	"net"
 	"net/netip"
 	"testing"
 
@@ -66,6 +68,27 @@ func v2(command, family byte, address []byte) string {
 	b := append([]byte(proxyV2), command, family)
 	return string(append(binary.BigEndian.AppendUint16(b, uint16(len(address))), address...))
 }
+
+// A neighbour's address comes with the interface that it is reached by, which no list can name.
+func TestLinkLocalClientsAreOnTheLists(t *testing.T) {
+	list, err := ParsePrefixes([]string{"fe80::/10"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 1}
+	c := NewServer(ServerConfig{Trusted: list}, nil, slog.New(slog.DiscardHandler)).admit(remote{addr: from})
+	if s := (&Source{prefixes: list}); !c.trusted || !s.allows(c.peer) {
+		t.Errorf("%s: trusted %v, allowed %v", c.peer, c.trusted, s.allows(c.peer))
+	}
+}
+
+// remote is a connection of which only the other end's address is asked for.
+type remote struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (r remote) RemoteAddr() net.Addr { return r.addr }
 
 func TestProxyHeader(t *testing.T) {
 	v4 := []byte{203, 0, 113, 9, 10, 0, 0, 1, 0x12, 0x34, 0, 80}

@@ -186,7 +186,7 @@ func (s *Server) admit(nc net.Conn) *conn {
 	c := &conn{Conn: nc, srv: s, rw: nc}
 	c.since.Store(time.Now().UnixNano())
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
-		c.peer = a.AddrPort().Addr().Unmap()
+		c.peer = a.AddrPort().Addr().Unmap().WithZone("")
 	}
 	cfg := s.cfg.Load()
 	c.trusted = cfg.trusts(c.peer)
