@@ -137,10 +137,12 @@ func (v *Verifier) judgeParts(st *state) Verdict {
 			bad = &one
 		case one.OK && good == nil:
 			good = &one
-		case one.OK && v.any:
-			good.also(append(one.Others, one.MAC)...)
 		case one.OK:
-			good.and(&one)
+			if v.any {
+				good.also(append(one.Others, one.MAC)...)
+			} else {
+				good.and(&one)
+			}
 			if good.SignedAt.IsZero() {
 				good.SignedAt = one.SignedAt
 			}
@@ -194,16 +196,16 @@ func (v *Verifier) signParts(req *event.Request, now time.Time) (*event.Request,
 	return req, nil
 }
 
-// resignParts signs anew what is too old, for each part that has a time.
+// resignParts signs anew what is too old, for each part that has a time. Of all, each must be good then.
 func (v *Verifier) resignParts(req *event.Request, now time.Time) (event.Head, bool) {
 	again := *req
 	done := false
 	for _, p := range v.parts {
-		if !p.HasTimestamp() {
+		if p.ResignAfter() == 0 {
 			continue
 		}
 		head, ok := p.Resign(&again, now)
-		if !ok && !v.any {
+		if !ok && !v.any && !p.Verify(&again, now).OK {
 			return nil, false
 		}
 		if ok {

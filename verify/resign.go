@@ -21,7 +21,15 @@ var inHead = []string{"header", "numbered", "authorization"}
 // has it from the beginning: Resign looks.
 func (v *Verifier) ResignAfter() time.Duration {
 	switch {
-	case len(v.parts) > 0 || v.spec.Scheme != "jwt" || v.spec.MaxAge > 0:
+	case len(v.parts) > 0: // the first of them that is too old
+		first := time.Duration(0)
+		for _, p := range v.parts {
+			if after := p.ResignAfter(); after > 0 && (first == 0 || after < first) {
+				first = after
+			}
+		}
+		return first
+	case v.spec.Scheme != "jwt" || v.spec.MaxAge > 0:
 		return v.Tolerance()
 	case v.Symmetric():
 		return time.Second

@@ -98,3 +98,47 @@ func TestHTTPSignaturesAreSignedAgain(t *testing.T) {
 		t.Error("what was never signed is signed")
 	}
 }
+
+// Where there are several ways, what is signed again is what is too old by its own measure, beside ways that have none: the upstream may check it.
+func TestOneOfSeveralWaysIsSignedAgain(t *testing.T) {
+	stamped := func(header string, tolerance time.Duration) Spec {
+		return Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: header, Signed: "{timestamp}.{body}", Timestamp: "header:" + header + "-Time", Tolerance: tolerance}
+	}
+	short, long := stamped("X-Short", 5*time.Minute), stamped("X-Long", 2*time.Hour)
+	static := Spec{Scheme: "token", Header: "X-Static"}
+	dated := Spec{Scheme: "jwt", Header: "X-Token", Algorithms: []string{"HS256", "HS512"}, Binds: "origin"}
+	lasts := fmt.Sprintf(`{"iat":%d,"exp":%d}`, benchTime.Unix(), benchTime.Add(24*time.Hour).Unix())
+	ends := fmt.Sprintf(`{"iat":%d,"exp":%d}`, benchTime.Unix(), benchTime.Add(time.Minute).Unix())
+	for name, c := range map[string]struct {
+		spec, check Spec
+		claims      string
+	}{
+		"beside a token":                              {Spec{Any: []Spec{short, static}}, short, ends},
+		"beside one that lasts longer":                {Spec{Any: []Spec{long, short}}, short, ends},
+		"with a token":                                {Spec{All: []Spec{static, short}}, short, ends},
+		"a token that ends, with one that never does": {Spec{All: []Spec{static, dated}}, dated, ends},
+		"a token that ends, or one that never does":   {Spec{Any: []Spec{static, dated}}, dated, ends},
+		"with a token that is still good":             {Spec{All: []Spec{dated, short}}, short, lasts},
+	} {
+		v := mustCompile(t, c.spec, "secret")
+		plain := &event.Request{Method: "POST", Target: []byte("/"), Body: []byte("{}")}
+		req, err := mustCompile(t, Spec{All: []Spec{short, long, static}}, "secret").Sign(plain, benchTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Head = req.Head.AppendString("X-Token", token(c.claims))
+		if got := v.Verify(req, benchTime); !got.OK || !got.SignedAt.Equal(benchTime) {
+			t.Errorf("%s: %s, signed at %s", name, got.Check, got.SignedAt)
+		}
+		now := benchTime.Add(time.Hour)
+		if after := v.ResignAfter(); after == 0 || after > 5*time.Minute {
+			t.Errorf("%s: it is looked at after %s", name, after)
+		}
+		head, _ := v.Resign(req, now)
+		again := *req
+		again.Head = head
+		if got := mustCompile(t, c.check, "secret").Verify(&again, now); !got.OK {
+			t.Errorf("%s: signed again it is %s", name, got.Check)
+		}
+	}
+}
