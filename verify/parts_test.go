@@ -341,6 +341,9 @@ func TestWhatRepeatsIsNoReplayKey(t *testing.T) {
 	body := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Body", Signed: "{body}"}
 	repeats := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Session", Signed: "{header:X-Name}"}
 	token := Spec{Scheme: "token", Header: "X-Token"}
+	fresh, timed := repeats, body
+	fresh.Signed, fresh.Timestamp, fresh.Tolerance = "{header:X-Name}{timestamp}", "header:X-Time", 5*time.Minute
+	timed.Signed, timed.Timestamp, timed.Tolerance = "{timestamp}{body}", "header:X-Time", 5*time.Minute
 	id, err := selector.ParseList("header:X-Id")
 	if err != nil {
 		t.Fatal(err)
@@ -354,11 +357,13 @@ func TestWhatRepeatsIsNoReplayKey(t *testing.T) {
 		spec  Spec
 		needs bool
 	}{
-		"a token or the body":           {Spec{Any: []Spec{token, body}}, true},
-		"a session or the body":         {Spec{Any: []Spec{repeats, body}}, true},
-		"a session and the body":        {Spec{All: []Spec{repeats, body}}, true},
-		"the body and a token":          {Spec{All: []Spec{body, token}}, true},
-		"a session or a token, no more": {Spec{Any: []Spec{repeats, token}}, false},
+		"a token or the body":              {Spec{Any: []Spec{token, body}}, true},
+		"a session or the body":            {Spec{Any: []Spec{repeats, body}}, true},
+		"a session and the body":           {Spec{All: []Spec{repeats, body}}, true},
+		"a session that ends and the body": {Spec{All: []Spec{fresh, body}}, true},
+		"the body of a time and a token":   {Spec{All: []Spec{timed, token}}, false},
+		"the body and a token":             {Spec{All: []Spec{body, token}}, true},
+		"a session or a token, no more":    {Spec{Any: []Spec{repeats, token}}, false},
 	} {
 		v, err := Compile(tt.spec, []Secret{NewSecret([]byte("the-secret"))}, Options{})
 		if err != nil {

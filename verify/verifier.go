@@ -640,9 +640,12 @@ func (v *Verifier) coversBytes() bool {
 // request could send it again under another id, and no timestamp would stop it. Schemes without a MAC have none to offer.
 func (v *Verifier) NeedsReplayKey(id selector.List) bool {
 	if len(v.parts) > 0 {
-		if needed := v.some(func(p *Verifier) bool { return p.NeedsReplayKey(id) }); v.any || !needed {
+		needed := v.some(func(p *Verifier) bool { return p.NeedsReplayKey(id) })
+		if v.any || !needed {
 			return needed
 		}
+		timed := func(p *Verifier) bool { return p.binds != BindsOrigin && p.HasTimestamp() && p.Tolerance() > 0 } // a time that is of no body may be put beside an old one
+		return !v.SignsID(id) && !v.some(timed)
 	}
 	switch v.spec.Scheme {
 	case "none", "token", "client_certificate":
