@@ -64,7 +64,7 @@ func (v *Verifier) judgeHTTP(st *state) Verdict {
 		switch {
 		case one.OK && out.OK:
 			out.also(one.MAC)
-		case one.OK, out.Check == CheckClaim: // the others were foreign
+		case one.OK, out.Check == CheckClaim, one.Check == CheckKeys && !out.OK: // the others were foreign, or leave it open
 			out = one
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/url"
 	"slices"
@@ -243,6 +245,37 @@ func TestAKeyThatCannotBeHadLeavesAnyOpen(t *testing.T) {
 			t.Errorf("%+v, %q: %v", tt.spec, tt.token, got.Check)
 		}
 	}
+}
+
+// The same of several signatures by RFC 9421: that one of them is none says nothing of the one whose key cannot be had now.
+func TestAKeyThatCannotBeHadLeavesALabelOpen(t *testing.T) {
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{Scheme: "http_signature", Algorithm: "ed25519", Components: []string{"@method"}, JWKS: "https://a.example/jwks"}
+	v, err := Compile(spec, nil, Options{Keys: func(*Spec) KeySource { return halfOffline{public} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	no := base64.StdEncoding.EncodeToString(make([]byte, 64))
+	for names, want := range map[[2]string]Check{{"known", "new"}: CheckKeys, {"new", "known"}: CheckKeys, {"known", "known"}: CheckMismatch} {
+		head := event.Head(nil).AppendString("Signature", "a=:"+no+":, b=:"+no+":").
+			AppendString("Signature-Input", fmt.Sprintf(`a=("@method");created=1;keyid=%q, b=("@method");created=1;keyid=%q`, names[0], names[1]))
+		if got := v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: head}, benchTime); got.Check != want {
+			t.Errorf("%q: %v", names, got.Check)
+		}
+	}
+}
+
+// halfOffline knows one key, and cannot ask for others.
+type halfOffline struct{ key ed25519.PublicKey }
+
+func (h halfOffline) Key(_ context.Context, name string) ([]byte, error) {
+	if name != "known" {
+		return nil, ErrKeyLater
+	}
+	return fmt.Appendf(nil, `{"kty":"OKP","crv":"Ed25519","x":%q}`, base64.RawURLEncoding.EncodeToString(h.key)), nil
 }
 
 // offline is a KeySource that cannot ask.
