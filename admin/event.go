@@ -106,7 +106,11 @@ func (s *Server) replayEvent(c *call) error {
 		return err
 	}
 	c.target(&rec)
-	res, err := s.Core.ReplayOne(c.r.Context(), rec.ID, c.as, c.who.name, in.Force, in.Reason)
+	as, err := c.replayID()
+	if err != nil {
+		return err
+	}
+	res, err := s.Core.ReplayOne(c.r.Context(), rec.ID, as, c.who.name, in.Force, in.Reason)
 	switch {
 	case err != nil:
 		return s.notFound(err)

@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -34,9 +35,11 @@ type answers struct {
 	busy   map[string]bool      // calls under way
 }
 
-// answered is one remembered answer.
+// answered is one remembered answer; without a status it is the id of the replay that a call asked for, written before the replay begins, so
+// that the same call made again after a kill finds the replay.
 type answered struct {
 	At       time.Time `json:"at"`
+	As       string    `json:"as,omitempty"`
 	BodyHash string    `json:"body_hash"`
 	Status   int       `json:"status"`
 	Location string    `json:"location,omitempty"`
@@ -55,7 +58,6 @@ func (a *answers) once(t *route, c *call) error {
 	}
 	key := answerPrefix + digest(event.MakeKey('i', c.who.name, c.r.URL.RequestURI(), values[0]))
 	hash := sha256.Sum256(c.body)
-	c.as = "rp_" + key[len(answerPrefix):][:16] // so that one which began before a kill is found, and not begun again
 	ctx := c.r.Context()
 	old, p, err := a.begin(ctx, key, hex.EncodeToString(hash[:]))
 	if err != nil || p != nil {
@@ -64,7 +66,7 @@ func (a *answers) once(t *route, c *call) error {
 		}
 		return err
 	}
-	if old != nil {
+	if old.Status != 0 {
 		c.audit.outcome = "repeated"
 		c.w.Header().Set("Idempotency-Replayed", "true")
 		if old.Location != "" {
@@ -74,6 +76,7 @@ func (a *answers) once(t *route, c *call) error {
 		return nil
 	}
 	defer a.end(key)
+	c.as = func() (string, error) { return a.as(ctx, key, old.As) }
 	return a.handle(ctx, t, c, key, hex.EncodeToString(hash[:]))
 }
 
@@ -90,7 +93,7 @@ func (a *answers) handle(ctx context.Context, t *route, c *call, key, hash strin
 	}
 	if held.status >= 200 && held.status < 300 && len(held.body) <= answerBytes {
 		v := answered{At: now(), BodyHash: hash, Status: held.status, Location: held.header.Get("Location"), Body: held.body}
-		if err := a.keep(context.WithoutCancel(ctx), key, v); err != nil {
+		if err := a.keep(context.WithoutCancel(ctx), key, v, journal.Synced); err != nil {
 			return err
 		}
 	}
@@ -98,33 +101,43 @@ func (a *answers) handle(ctx context.Context, t *route, c *call, key, hash strin
 	return nil
 }
 
+// as is the id of the replay that is asked for under a key: known from an earlier call, or made and written.
+func (a *answers) as(ctx context.Context, key, known string) (string, error) {
+	if known != "" {
+		return known, nil
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	v := answered{At: now(), As: "rp_" + hex.EncodeToString(b[:])}
+	return v.As, a.keep(ctx, key, v, journal.Written)
+}
+
 func digest(k event.Key) string { return hex.EncodeToString(k[:]) }
 
 // begin claims a key, or gives what was answered under it.
-func (a *answers) begin(ctx context.Context, key, hash string) (*answered, *problem, error) {
+func (a *answers) begin(ctx context.Context, key, hash string) (v answered, p *problem, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.load(ctx); err != nil {
-		return nil, nil, err
+		return v, nil, err
 	}
 	if a.busy[key] {
-		return nil, fail(http.StatusConflict, "a call with this Idempotency-Key is under way").retry(time.Second), nil
+		return v, fail(http.StatusConflict, "a call with this Idempotency-Key is under way").retry(time.Second), nil
 	}
 	if at, ok := a.known[key]; ok && now().Sub(at) < answerAge {
 		raw, err := a.journal.MetaGet(ctx, key)
 		if err != nil {
-			return nil, nil, err
+			return v, nil, err
 		}
-		var v answered
 		if json.Unmarshal(raw, &v) == nil && v.Status != 0 {
 			if v.BodyHash != hash {
-				return nil, fail(http.StatusUnprocessableEntity, "this Idempotency-Key was used with another body"), nil
+				return v, fail(http.StatusUnprocessableEntity, "this Idempotency-Key was used with another body"), nil
 			}
-			return &v, nil, nil
+			return v, nil, nil
 		}
 	}
 	a.busy[key] = true
-	return nil, nil, nil
+	return v, nil, nil
 }
 
 func (a *answers) end(key string) {
@@ -153,12 +166,12 @@ func (a *answers) load(ctx context.Context) error {
 }
 
 // keep remembers an answer, and forgets those that are too old or too many.
-func (a *answers) keep(ctx context.Context, key string, v answered) error {
+func (a *answers) keep(ctx context.Context, key string, v answered, how journal.Durability) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	if err := a.journal.MetaPut(ctx, key, raw, journal.Synced); err != nil {
+	if err := a.journal.MetaPut(ctx, key, raw, how); err != nil {
 		return err
 	}
 	a.mu.Lock()

@@ -37,12 +37,15 @@ func (s *Server) startReplay(c *call) error {
 	if err != nil {
 		return err
 	}
-	spec.ID, spec.Actor = c.as, c.who.name
+	spec.Actor = c.who.name
 	ctx := c.r.Context()
 	if spec.Filter != nil {
 		if err := s.checkSource(ctx, spec.Filter.Source); err != nil {
 			return err
 		}
+	}
+	if spec.ID, err = c.replayID(); err != nil {
+		return err
 	}
 	job, err := s.Core.StartReplay(ctx, spec)
 	if errors.Is(err, journal.ErrBadCursor) {

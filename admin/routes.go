@@ -28,9 +28,17 @@ type call struct {
 	r     *http.Request
 	who   caller
 	args  []string
-	body  []byte // of a mutation
-	as    string // the id of the replay that it starts; "" = any
+	body  []byte                 // of a mutation
+	as    func() (string, error) // the id of the replay that it starts; nil = any
 	audit audit
+}
+
+// replayID is the id of the replay that the call starts; "" = any.
+func (c *call) replayID() (string, error) {
+	if c.as == nil {
+		return "", nil
+	}
+	return c.as()
 }
 
 // table lists every route.
