@@ -201,3 +201,13 @@ func TestTheStreamIsReadAsItComes(t *testing.T) {
 		t.Errorf("a bad cursor: %v", err)
 	}
 }
+
+// A list of ids that has turned out empty selects nothing: it is refused, not left out of the request.
+func TestAReplayOfNoIDsIsRefused(t *testing.T) {
+	g := admintest.Start(t, nil)
+	g.Receive(t, "stripe", "evt_dead", admintest.Dead)
+	job, err := dial(t, g.URL, "").StartReplay(t.Context(), api.ReplaySpec{IDs: []string{}, Filter: &api.Filter{Source: "stripe"}})
+	if p, ok := errors.AsType[*client.Problem](err); !ok || p.Status != http.StatusUnprocessableEntity {
+		t.Errorf("%+v, %v", job, err)
+	}
+}

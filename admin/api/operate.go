@@ -69,7 +69,7 @@ func (n *Names) UnmarshalJSON(b []byte) error {
 // ReplaySpec asks for a replay of many: of ids, or of what a filter, a checkpoint or a cursor selects.
 type ReplaySpec struct {
 	Name           string   `json:"name,omitempty"`
-	IDs            []string `json:"ids,omitempty"`
+	IDs            []string `json:"ids,omitzero"` // an empty list is refused
 	Filter         *Filter  `json:"filter,omitempty"`
 	FromCheckpoint bool     `json:"from_checkpoint,omitempty"` // needs filter.source
 	FromCursor     string   `json:"from_cursor,omitempty"`     // a cursor of a list or of a checkpoint
