@@ -155,8 +155,7 @@ func (l *Lane) gate(v Version) Decision {
 		}
 		return Pass
 	}
-	switch c := v.Compare(l.cursor); {
-	case c < 0, c == 0 && p.Ties == "reject":
+	if p.Late(v, l.cursor) {
 		return Stale
 	}
 	return Pass

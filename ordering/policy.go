@@ -126,6 +126,12 @@ func flat(eventType string) string { return strings.ReplaceAll(eventType, "/", "
 // Versions says whether the policy compares versions.
 func (p *Policy) Versions() bool { return p.versions }
 
+// Late says whether version v comes too late once the version at cursor was delivered: it is below it, or equal where ties are rejected.
+func (p *Policy) Late(v, cursor Version) bool {
+	c := v.Compare(cursor)
+	return c < 0 || c == 0 && p.Ties == "reject"
+}
+
 // Observing says whether the policy only tells what it would do.
 func (p *Policy) Observing() bool { return p.Mode == "observe" }
 

@@ -96,3 +96,29 @@ func TestCancelledReplayIsCountedAfterAKill(t *testing.T) {
 		}
 	})
 }
+
+// Where ties are rejected, a version that was delivered by another event is too late like an older one: nothing says that it would be replayed.
+func TestAVersionThatWasDeliveredIsNotReplayedWhereTiesAreRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.Ties = "reject_stale", "reject"
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		b.send("first", "r", "5")
+		b.consumer.Plan(nil)
+		if h := b.send("second", "r", "5"); h.Outcome != recovery.Delivered {
+			t.Fatal(h.Outcome)
+		}
+		rec := b.find("first")
+		if v := b.r.SafeToRetry(&rec).Verdict; v != "superseded" {
+			t.Errorf("safe to retry: %s", v)
+		}
+		if v, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"first"}, DryRun: true}); err != nil || v.SkippedBy[recovery.SkipSuperseded] != 1 {
+			t.Errorf("dry run: %+v, %v", v, err)
+		}
+		if res, err := b.r.ReplayOne(t.Context(), rec.ID, "", "ops", false, ""); err != nil || res.Why != recovery.SkipSuperseded {
+			t.Errorf("%+v, %v", res, err)
+		}
+	})
+}

@@ -93,7 +93,7 @@ func pendingVerdict(why event.Reason) SafeToRetry {
 	return SafeToRetry{Verdict: "wait", Reason: "it is queued"}
 }
 
-// superseded says whether a newer version of the event's resource was delivered.
+// superseded says whether a newer version of the event's resource was delivered, or its own by another event where ties are rejected.
 func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 	s := r.Source(rec.Source)
 	if s == nil || rec.Resource == "" || rec.Version == "" {
@@ -112,7 +112,7 @@ func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 		return false
 	}
 	v, err := p.Version(rec.Version)
-	return err == nil && v.Less(cursor)
+	return err == nil && p.Late(v, cursor)
 }
 
 // Sources gives every configured source with its queue, by name. Where the disk is full and the index waits for space, it is not known since when events are pending.
