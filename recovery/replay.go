@@ -170,7 +170,7 @@ func (r *Recovery) dryRun(ctx context.Context, j *job) (Replay, error) {
 		out.Total++
 		why := SkipUnknownEvent
 		if rec != nil {
-			why = r.whySkip(ctx, rec, j.Spec.Force)
+			why = r.whyOut(ctx, rec, j.Spec.Force)
 		}
 		if why == "" {
 			out.WouldReplay++
@@ -189,6 +189,15 @@ func (r *Recovery) dryRun(ctx context.Context, j *job) (Replay, error) {
 		return Replay{}, err
 	}
 	return whole, nil
+}
+
+// whyOut is whySkip for an event that a job has selected: also what is of a source that is not configured any more cannot go.
+func (r *Recovery) whyOut(ctx context.Context, rec *event.Record, force bool) string {
+	why := r.whySkip(ctx, rec, force)
+	if why == "" && r.Source(rec.Source) == nil {
+		return SkipUnknownEvent
+	}
+	return why
 }
 
 // skip counts an event that is left out, and lists it while there is room.

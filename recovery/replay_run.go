@@ -85,7 +85,7 @@ func (w *runner) take(rec *event.Record, id string) error {
 	if rec.ReplayID == w.j.Replay.ID {
 		return w.resume(rec)
 	}
-	if why := w.r.whySkip(w.r.ctx, rec, w.j.Spec.Force); why != "" {
+	if why := w.r.whyOut(w.r.ctx, rec, w.j.Spec.Force); why != "" {
 		w.skip(rec, id, why)
 		return nil
 	}

@@ -122,3 +122,31 @@ func TestAVersionThatWasDeliveredIsNotReplayedWhereTiesAreRejected(t *testing.T)
 		}
 	})
 }
+
+// An event whose source is not configured any more cannot be replayed, and a dry run knows it.
+func TestDryRunKnowsThatASourceIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+		refused(b, 2)
+		b.source.Name, b.source.Path = "other", "/other"
+		b.restart()
+		for _, spec := range []recovery.ReplaySpec{{IDs: []string{"evt_0"}}, {Filter: &journal.Query{States: []event.State{event.Failed}}}} {
+			run, err := b.r.StartReplay(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			spec.DryRun = true
+			plan, err := b.r.StartReplay(t.Context(), spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if run, err = b.r.Replay(t.Context(), run.ID); err != nil || run.State != "done" || run.Skipped != run.Total {
+				t.Errorf("%+v, %v", run, err)
+			}
+			if plan.WouldReplay != 0 || plan.Skipped != run.Skipped || plan.SkippedBy[run.Skips[0].Why] != plan.Skipped {
+				t.Errorf("%+v; the dry run: %+v", run, plan)
+			}
+		}
+	})
+}
