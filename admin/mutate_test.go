@@ -69,6 +69,12 @@ func TestMalformedBodies(t *testing.T) {
 		`{"filter":{"reason":["x"]}}`, `{"filter":{"since":"yesterday"}}`, `{"filter":{"colour":"red"}}`, `{"filter":{},"rate":-1}`, `{"filter":{},"force":true}`, `{"filter":{"state":1}}`} {
 		p.want(422, "POST", "/v1/replays", body)
 	}
+	for _, body := range []string{`{"ids":[%q]}`, `{"ids":[%q],"dry_run":true}`, `{"filter":{"type":%q}}`, `{"filter":{"resource":%q}}`} { // the journal keeps no job of such
+		p.want(422, "POST", "/v1/replays", fmt.Sprintf(body, strings.Repeat("x", 3001)))
+		if a := p.do("POST", "/v1/replays", fmt.Sprintf(body, strings.Repeat("x", 3000))); a.status > 201 {
+			t.Errorf("%s: %d", body, a.status)
+		}
+	}
 	p.want(404, "POST", "/v1/replays", `{"filter":{"source":"nobody"}}`)
 	p.want(413, "POST", "/v1/replays", strings.Repeat(" ", 5<<20))
 }

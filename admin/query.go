@@ -91,7 +91,9 @@ func states(names []string) ([]event.State, error) {
 		if !ok {
 			return nil, fail(http.StatusBadRequest, fmt.Sprintf("no such state: %q", n))
 		}
-		out = append(out, s)
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
 	}
 	return out, nil
 }
@@ -103,7 +105,9 @@ func reasons(names []string) ([]event.Reason, error) {
 		if !ok {
 			return nil, fail(http.StatusBadRequest, fmt.Sprintf("no such reason: %q", n))
 		}
-		out = append(out, r)
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
 	}
 	return out, nil
 }

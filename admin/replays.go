@@ -12,9 +12,11 @@ import (
 	"github.com/hooktender/hooktender/recovery"
 )
 
-// maxIDs bounds the ids of one replay; maxRate its rate, in events a second.
+// maxIDs bounds the ids of one replay; maxText each of them, and the type and resource of a filter, in bytes, since the journal keeps them with
+// the job; maxRate its rate, in events a second.
 const (
 	maxIDs  = 100_000
+	maxText = 3000
 	maxRate = 1e6
 )
 
@@ -93,6 +95,9 @@ func replaySpec(in *api.ReplaySpec) (recovery.ReplaySpec, error) {
 	if slices.Contains(in.IDs, "") {
 		return spec, unprocessable("an id is empty")
 	}
+	if slices.ContainsFunc(in.IDs, func(id string) bool { return len(id) > maxText }) {
+		return spec, unprocessable("an id is longer than %d bytes", maxText)
+	}
 	if in.Filter == nil {
 		return spec, nil
 	}
@@ -106,6 +111,9 @@ func sourceOnly(f *api.Filter) bool {
 }
 
 func filterQuery(f *api.Filter) (*journal.Query, error) {
+	if len(f.Type) > maxText || len(f.Resource) > maxText {
+		return nil, unprocessable("filter: a type or resource is longer than %d bytes", maxText)
+	}
 	q := &journal.Query{Source: f.Source, Type: f.Type, Resource: f.Resource}
 	var err error
 	if q.States, err = states(f.State); err == nil {
