@@ -82,7 +82,7 @@ func (d *draft) put(where selector.Texts, text string, value any) {
 		switch kind {
 		case "header":
 			if !d.hasHead(name) {
-				d.heads = append(d.heads, name, event.EscapeID(text))
+				d.heads = append(d.heads, name, text)
 			}
 		case "query":
 			if !d.query.Has(name) {

@@ -47,3 +47,30 @@ func TestTestEventsOfSymmetricPresetsAreAccepted(t *testing.T) {
 		t.Errorf("only %d presets can be tried out", made)
 	}
 }
+
+// An id that stands in a header is sent as it is: the gateway takes it as written, so an encoded one would be another id than that which was asked for.
+func TestTestEventsHaveTheIDThatWasAskedFor(t *testing.T) {
+	for _, name := range []string{"github", "stripe"} {
+		p, err := preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newSigner(p.Verify, p.Identity, []verify.Secret{verify.NewSecret([]byte("0123456789abcdef"))}, verify.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := selector.CompileIdentity(p.Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"evt_1", "a b", "100%", "a%20b", "é:ü", `"q"`} {
+			req, err := s.sign(&sample{id: want, typ: "t", resource: "r", version: "1", at: time.Now()}, "POST", []byte("/hook"), "hooks.example.com")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := id.Extract(req, nil); err != nil || got.ID.Text() != want {
+				t.Errorf("%s: %q became %q, %v", name, want, got.ID.Text(), err)
+			}
+		}
+	}
+}
