@@ -319,7 +319,7 @@ type Record struct {
 	PriorReason Reason
 	LastTrigger Trigger
 	NextTrigger Trigger // why the next attempt will be made
-	Forced      bool    // the current run is a forced replay: it passes gates that would reject it
+	Forced      bool    // the latest run of attempts is a forced replay: it passes gates that would reject it
 	Unknown     bool    // the outcome of some attempt is unknown: later ones are marked as possible redeliveries
 	Verified    bool    // false only in observe mode
 	Origin      bool    // the signature authenticates the origin, not the body

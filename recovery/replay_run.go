@@ -144,7 +144,7 @@ func (w *runner) resume(rec *event.Record) error {
 	w.j.mu.Lock()
 	w.j.Replay.Sent++
 	w.j.mu.Unlock()
-	if w.j.open && rec.State == event.Rejected {
+	if w.j.open && tooLate(rec) {
 		return nil // counted as skipped when it ended
 	}
 	key := w.key(rec)
@@ -288,7 +288,7 @@ func (r *Recovery) countIfReplayed(old event.State, rec *event.Record) {
 	case rec.NextTrigger != event.TriggerReplay || rec.ReplayID == "" || old != event.Pending || rec.State == event.Pending:
 	case rec.State == event.Replayed && rec.LastErrKind == "":
 		r.countReplay("replayed")
-	case rec.State == event.Rejected && rec.Reason == event.Stale:
+	case tooLate(rec):
 		r.countReplay("skipped")
 	default:
 		r.countReplay("failed")
@@ -308,10 +308,16 @@ func (w *runner) ended(rec *event.Record) {
 	w.unline(key)
 }
 
+// tooLate says whether a replay of an event ended with its being stale. A forced one is never judged so: it has failed, and the event has fallen back
+// to what it was.
+func tooLate(rec *event.Record) bool {
+	return rec.State == event.Rejected && rec.Reason == event.Stale && !rec.Forced
+}
+
 // tally counts the end of an event that was sent.
 func (v *Replay) tally(rec *event.Record) {
 	switch {
-	case rec.State == event.Rejected && rec.Reason == event.Stale:
+	case tooLate(rec):
 		v.skip(rec, rec.EventID, SkipSuperseded)
 	case rec.State == event.Replayed && rec.LastErrKind == "": // else it has fallen back to what an earlier replay had made of it
 		v.Replayed++

@@ -150,3 +150,63 @@ func TestDryRunKnowsThatASourceIsGone(t *testing.T) {
 		}
 	})
 }
+
+// A forced replay of a stale event that fails again leaves the event stale, and is counted as failed: it was sent.
+func TestAForcedReplayOfAStaleEventThatFailsIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy = "reject_stale" })
+		b.up()
+		b.version(7)
+		b.version(5)
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		many, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"v5"}, Force: true, Reason: "yes"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		one, err := b.r.ReplayOne(t.Context(), b.find("v5").ID, "", "ops", true, "yes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if rec := b.find("v5"); rec.State != event.Rejected || rec.Reason != event.Stale || len(b.consumer.Seen()) != 3 {
+			t.Fatalf("%s/%s, %d requests", rec.State, rec.Reason, len(b.consumer.Seen()))
+		}
+		for range 2 {
+			for _, id := range []string{many.ID, one.ReplayID} {
+				if v, err := b.r.Replay(t.Context(), id); err != nil || v.State != "done" || v.Failed != 1 || v.Skipped != 0 {
+					t.Errorf("%+v, %v", v, err)
+				}
+			}
+			b.restart()
+		}
+	})
+}
+
+// As above, of a replay that was cancelled while some of what it had sent had not ended, and counts that after a restart.
+func TestACancelledForcedReplayCountsWhatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy = "reject_stale" })
+		b.up()
+		for _, v := range []int{7, 5, 4} {
+			b.version(v)
+		}
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		v, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"v5", "v4"}, Force: true, Reason: "yes", Rate: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second / 2)
+		b.pause(true)
+		time.Sleep(time.Second)
+		if v, err := b.r.CancelReplay(t.Context(), v.ID); err != nil || v.Sent != 2 || v.Failed != 1 {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		b.restart()
+		b.pause(false)
+		time.Sleep(time.Minute)
+		if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "cancelled" || v.Sent != 2 || v.Failed != 2 || v.Skipped != 0 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}

@@ -371,7 +371,7 @@ func (s *Source) end(rec *event.Record, st event.State, why event.Reason) {
 	rec.State, rec.Reason = st, why
 	rec.SettledAt = time.Now()
 	rec.NextAt, rec.HeldSince = time.Time{}, time.Time{}
-	rec.Forced, rec.PriorState, rec.PriorReason = false, 0, 0
+	rec.PriorState, rec.PriorReason = 0, 0
 }
 
 // change reads a record, lets f alter it and commits, again if somebody else was faster (at most 8 times). f says false to leave it.
