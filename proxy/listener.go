@@ -165,10 +165,10 @@ func (s *Server) evict() {
 	}
 }
 
-// leave ends the connection: with its next answer, or soon if it waits for a request.
+// leave ends the connection: with its next answer, soon if it waits for a request, at once if it has not shaken hands yet.
 func (c *conn) leave() {
 	c.evict.Store(true)
-	if state := c.state.Load(); state == connFresh || state == connIdle {
+	if c.state.Load() != connActive {
 		_ = c.Conn.SetReadDeadline(time.Now())
 	}
 }

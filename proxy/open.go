@@ -23,8 +23,11 @@ func (c *conn) open() error {
 	c.deadlineExact(by)
 	c.writeBy = by
 	_ = c.Conn.SetWriteDeadline(by)
-	if c.srv.draining.Load() { // after the deadline: either we see it, or Shutdown has changed the deadline
+	switch { // after the deadline: either we see it, or it has been changed, see Shutdown and leave
+	case c.srv.draining.Load():
 		c.deadlineExact(now.Add(freshGrace))
+	case c.evict.Load():
+		c.deadlineExact(now)
 	}
 	if cfg.ProxyProtocol && c.trusted {
 		if err := c.readProxyHeader(cfg); err != nil {
@@ -40,6 +43,9 @@ func (c *conn) open() error {
 	}
 	c.readBy, c.writeBy = time.Time{}, time.Time{}
 	c.state.Store(connFresh)
+	if !sameClients(cfg.TLS, c.srv.cfg.Load().TLS) { // after state: either we see it, or Configure sees us open
+		c.evict.Store(true)
+	}
 	return c.enlist(cfg)
 }
 

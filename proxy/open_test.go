@@ -213,6 +213,8 @@ func TestConnectionsEndWithTheirAuthorities(t *testing.T) {
 				return c
 			}
 			idle, fresh, busy := dialled(), dialled(), dialled()
+			opening := dial(t, addr)
+			time.Sleep(50 * time.Millisecond) // it is being waited for
 			idle.send(post).want(200, "true 127.0.0.1 2")
 			busy.send("POST /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
 			<-in
@@ -221,6 +223,11 @@ func TestConnectionsEndWithTheirAuthorities(t *testing.T) {
 			srv.Configure(to())
 			idle.wantEnd()
 			fresh.wantEnd()
+			late := tls.Client(opening, &tls.Config{RootCAs: a.pool(), ServerName: "127.0.0.1"})
+			if err := late.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			newClientOn(t, late).wantEnd()
 			close(let)
 			busy.want(200, "true 127.0.0.1 0")
 			busy.wantEnd()
@@ -362,6 +369,23 @@ func TestSilentConnectionsMakeRoomFirst(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 	})
+}
+
+// One that never gets on with its handshake makes room as well, however little it has been looked at yet.
+func TestHandshakesMakeRoom(t *testing.T) {
+	a := newAuthority(t)
+	for _, wait := range []time.Duration{0, 50 * time.Millisecond} {
+		addr := newServer(t, proxy.ServerConfig{MaxConns: 2, HeadTimeout: time.Minute, TLS: serverTLS(t, a, "server", false, "1.2")}, handlerFunc(scheme))
+		for range 6 {
+			dial(t, addr)
+			time.Sleep(wait)
+		}
+		c, err := dialTLS(t, addr, &tls.Config{RootCAs: a.pool()})
+		if err != nil {
+			t.Fatalf("%s: %v", wait, err)
+		}
+		c.send(post).want(200, "true 127.0.0.1 2")
+	}
 }
 
 // Requests beyond the bound are shed at once; the connection stays.

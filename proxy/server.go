@@ -150,7 +150,9 @@ func (s *Server) Configure(cfg ServerConfig) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for c := range s.conns {
-			c.leave()
+			if c.state.Load() != connOpening { // that one looks itself, once it is open
+				c.leave()
+			}
 		}
 	}
 }
