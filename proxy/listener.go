@@ -202,6 +202,9 @@ func (s *Server) admit(nc net.Conn) *conn {
 	if !tooMany {
 		s.conns[c] = struct{}{}
 	}
+	if c.opened && !sameClients(cfg.TLS, s.cfg.Load().TLS) { // under mu: either we see it, or Configure sees the connection
+		c.evict.Store(true)
+	}
 	s.mu.Unlock()
 	if tooMany {
 		c.broken = !c.opened // nothing can be said before a handshake

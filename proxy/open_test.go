@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/netip"
@@ -19,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -249,6 +251,52 @@ func TestConnectionsEndWithTheirAuthorities(t *testing.T) {
 	c.send(post).want(200, "true 127.0.0.1 2")
 	srv.Configure(proxy.ServerConfig{TLS: serverTLS(t, b, "another's", true, "1.2")})
 	c.wantEnd()
+}
+
+// hooked is a listener whose connections call once, as the server first looks at one's socket.
+type hooked struct {
+	net.Listener
+	once func()
+}
+
+type hookedConn struct {
+	*net.TCPConn
+	once func()
+}
+
+func (l hooked) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &hookedConn{nc.(*net.TCPConn), l.once}, nil
+}
+
+func (c *hookedConn) SyscallConn() (syscall.RawConn, error) {
+	c.once()
+	return c.TCPConn.SyscallConn()
+}
+
+// One that comes in while TLS is being switched on is not overlooked.
+func TestConnectionBetweenTwoConfigurations(t *testing.T) {
+	a := newAuthority(t)
+	srv := proxy.NewServer(proxy.ServerConfig{}, handlerFunc(scheme), slog.New(slog.DiscardHandler))
+	ln, err := proxy.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := proxy.ServerConfig{TLS: serverTLS(t, a, "server", true, "1.2")}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(t.Context(), hooked{ln, sync.OnceFunc(func() { srv.Configure(with) })}) }()
+	c := dial(t, ln.Addr().String())
+	time.Sleep(100 * time.Millisecond)
+	c.wantEnd()
+	if err := srv.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
 }
 
 // A handshake that does not come on is bounded like a head.
