@@ -444,21 +444,23 @@ func (f *flight) holdCursor() func() {
 
 var watchedSeed = maphash.MakeSeed()
 
+// delivered says how the attempt ended; the record does not: a forced replay that failed falls back to what the event was.
+func (f *flight) delivered() bool { return f.tried.Outcome == event.OutcomeDelivered }
+
 // cursor is what the journal shall remember of the resource after this attempt; nil = no change.
 func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	key := event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
-	done := rec.State == event.Delivered || rec.State == event.Replayed
 	if f.lane == nil {
-		return f.observedCursor(rec, key, done)
+		return f.observedCursor(rec, key)
 	}
 	f.src.mu.Lock()
 	defer f.src.mu.Unlock()
 	var version, floor string
 	var changed bool
 	switch {
-	case done:
+	case f.delivered():
 		version, floor, changed = f.lane.After(f.entry, ordering.WasDelivered)
-	case rec.State == event.Failed && rec.Reason != event.Returned:
+	case rec.State != event.Pending && rec.Reason != event.Returned:
 		version, floor, changed = f.lane.After(f.entry, ordering.WasGivenUp)
 	}
 	if !changed {
@@ -468,9 +470,9 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 }
 
 // observedCursor moves the cursor of a resource that ordering only observes.
-func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey, done bool) *event.ResourceState {
+func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey) *event.ResourceState {
 	p := f.cfg.policy
-	if !done || !p.Observing() || !p.Applies(rec) || !p.Versions() {
+	if !f.delivered() || !p.Observing() || !p.Applies(rec) || !p.Versions() {
 		return nil
 	}
 	v, err := p.Version(rec.Version)
@@ -512,7 +514,7 @@ func (f *flight) land(rec *event.Record) {
 	case rec.State == event.Failed && rec.Reason == event.Returned:
 		f.leaveLane()
 	default:
-		f.releaseLane(rec.State == event.Failed)
+		f.releaseLane(!f.delivered())
 	}
 }
 

@@ -288,6 +288,56 @@ func TestVersionSentByMistake(t *testing.T) {
 	})
 }
 
+// A forced replay that the consumer refuses falls back to what the event was: the cursor stays, in the journal as in the lane, and what waits there is not too late.
+func TestARefusedForcedReplayMovesNoCursor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.MaxJump = 100
+		})
+		b.up()
+		refuse := func(id string) {
+			b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+				if s.Header.Get("Hooktender-Event-Id") == id {
+					return hooktest.Answer{Status: 422}
+				}
+				return hooktest.Answer{}
+			})
+		}
+		force := func(id string) {
+			t.Helper()
+			if res, err := b.r.ReplayOne(context.Background(), b.find(id).ID, "", "ops", true, "yes"); err != nil || !res.Started {
+				t.Fatalf("%s: %+v, %v", id, res, err)
+			}
+			time.Sleep(time.Second)
+		}
+		b.version(1)
+		b.send("far", "r", "1000")
+		b.version(3) // waits for 2
+		refuse("far")
+		force("far")
+		if rec := b.find("far"); rec.State != event.Rejected || rec.Reason != event.VersionJump {
+			t.Errorf("what was refused: %s/%s", rec.State, rec.Reason)
+		}
+		if rec := b.find("v3"); rec.State != event.Pending || rec.Reason != event.Held {
+			t.Errorf("what waits: %s/%s", rec.State, rec.Reason)
+		}
+		b.version(2)
+		time.Sleep(time.Second)
+		if got := b.arrivals(); got != "1 far(gap 2-999) 2 3" {
+			t.Errorf("the consumer saw %s", got)
+		}
+		if _, err := b.r.SetCursor(context.Background(), "s", "r", "1"); err != nil { // to have all of it again
+			t.Fatal(err)
+		}
+		refuse("v3")
+		force("v3")
+		if rec := b.find("v3"); rec.State != event.Delivered || b.resource().State.Version != "1" {
+			t.Errorf("3 is %s again, cursor %s", rec.State, b.resource().State.Version)
+		}
+	})
+}
+
 // set-cursor moves what waits on, and an attempt that is under way does not undo it.
 func TestSetCursorWhileSomethingIsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
