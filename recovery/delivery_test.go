@@ -85,6 +85,32 @@ func TestOpenBreaker(t *testing.T) {
 	}
 }
 
+// A rate below that of the probes holds for these, too: the schedule waits for the token (it does not ask again and again, or this test would not end), and a
+// proxy sender is sent away at once.
+func TestOpenBreakerWithoutATokenForTheProbe(t *testing.T) {
+	for _, mode := range []string{"hybrid", "proxy"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				s.Delivery.Mode = mode
+				u.Rate = 0.1
+				u.Breaker = forward.BreakerConfig{Failures: 1, Probe: time.Second, MaxProbe: time.Second}
+			})
+			b.send("first", "r", "")
+			time.Sleep(2 * time.Second)
+			began := time.Now()
+			h := b.send("second", "r", "")
+			if want := map[string]recovery.Outcome{"hybrid": recovery.Accepted, "proxy": recovery.Unavailable}[mode]; h.Outcome != want || time.Since(began) > 0 {
+				t.Errorf("%s: %s after %s", mode, h.Outcome, time.Since(began))
+			}
+			b.up()
+			time.Sleep(30 * time.Second)
+			if got := b.states(); mode == "hybrid" && got["delivered"] != 2 {
+				t.Errorf("%s: %v", mode, got)
+			}
+		})
+	}
+}
+
 // What waited during an outage is not given up for its first failure after it: not where the wall clock was set back over a restart, nor where a restart or a
 // reload has brought another consumer.
 func TestOutageCountsWhateverEndsIt(t *testing.T) {

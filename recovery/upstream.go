@@ -96,18 +96,13 @@ func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
 
 // try takes a slot if there is one. The caller holds mu.
 func (u *upstream) try(now time.Time) (slot, refusal) {
-	if u.inflight >= u.cfg.MaxInFlight || u.breaker.ramp > 0 && u.inflight >= u.breaker.ramp {
+	full := u.inflight >= u.cfg.MaxInFlight || u.breaker.ramp > 0 && u.inflight >= u.breaker.ramp
+	u.fill(now)
+	if full || u.cfg.Rate > 0 && u.tokens < 1 {
 		if u.breaker.state != closed {
 			return slot{}, down
 		}
 		return slot{}, busy
-	}
-	if u.cfg.Rate > 0 {
-		u.tokens = min(max(1, u.cfg.Rate), u.tokens+now.Sub(u.filled).Seconds()*u.cfg.Rate)
-		u.filled = now
-		if u.tokens < 1 {
-			return slot{}, busy
-		}
 	}
 	ok, probe := u.breaker.admit(now)
 	if !ok {
@@ -118,6 +113,14 @@ func (u *upstream) try(now time.Time) (slot, refusal) {
 	}
 	u.inflight++
 	return slot{u, probe}, granted
+}
+
+// fill adds the tokens of the time since it was called last. The caller holds mu.
+func (u *upstream) fill(now time.Time) {
+	if u.cfg.Rate > 0 {
+		u.tokens = min(max(1, u.cfg.Rate), u.tokens+now.Sub(u.filled).Seconds()*u.cfg.Rate)
+		u.filled = now
+	}
 }
 
 // spare takes a slot that nobody else waits for, of an upstream that is well; false: there is none.
@@ -323,20 +326,23 @@ const portion = 10 * time.Millisecond
 
 // nextTry is when a slot may become free by the passing of time alone: a token, or a probe. Zero = it does not. backlog is the number of attempts that
 // want one where nobody waits for them, else 0.
-func (u *upstream) nextTry(now time.Time, backlog int) time.Time {
+func (u *upstream) nextTry(now time.Time, backlog int) (at time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	switch {
-	case u.breaker.state == open:
-		return u.breaker.next
-	case u.cfg.Rate > 0 && u.tokens < 1 && u.inflight < u.cfg.MaxInFlight:
+	if u.inflight >= u.cfg.MaxInFlight {
+		return at // whoever gives a slot back says so
+	}
+	if u.cfg.Rate > 0 && u.tokens < 1 {
 		wanted := 1.0
 		if len(u.waiters) == 0 && u.breaker.ramp == 0 {
 			wanted = max(1, min(u.cfg.Rate*portion.Seconds(), float64(backlog)))
 		}
-		return now.Add(time.Duration((wanted-u.tokens)/u.cfg.Rate*float64(time.Second)) + 1) // not a moment too early
+		at = now.Add(time.Duration((wanted-u.tokens)/u.cfg.Rate*float64(time.Second)) + 1) // not a moment too early
 	}
-	return time.Time{}
+	if u.breaker.state == open && u.breaker.next.After(at) {
+		at = u.breaker.next // a probe takes a token, too
+	}
+	return at
 }
 
 func (u *upstream) status() UpstreamStatus {
