@@ -379,8 +379,8 @@ func (l *Lane) Delivered(e *Entry) {
 func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 	l.land(e)
 	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" {
-		if next := l.expected(); next.Known() && e.Version.Compare(next) == 0 {
-			return l.drop(next)
+		if next := l.expected(); next.Known() && e.Version.Compare(next) == 0 || !next.Known() && !e.Forced {
+			return l.drop(e.Version)
 		}
 		return nil
 	}

@@ -199,6 +199,21 @@ func TestGapAsDeadLetters(t *testing.T) {
 }
 
 // Window: leave sorted by version; what comes late is stale.
+// The first version seen of a resource is refused for good: what is held behind it is lost with it.
+func TestTheFirstVersionSeenBecomesADeadLetter(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" })
+	l := NewLane(p, event.ResourceState{})
+	e5, e6, e8 := at(1, "5"), at(2, "6"), at(3, "8")
+	l.Add(e5)
+	l.Next(1)
+	e6.Release, e8.Release, e8.Early = 100, 100, true
+	l.Add(e6)
+	l.Add(e8)
+	if lost := l.GivenUp(e5); !slices.Equal(lost, []*Entry{e6, e8}) || !l.Idle() {
+		t.Errorf("%d are lost, %d wait", len(lost), l.Waiting())
+	}
+}
+
 func TestWindow(t *testing.T) {
 	p := policy(t, func(c *Config) { c.Policy = "window" })
 	l := NewLane(p, event.ResourceState{})

@@ -88,9 +88,11 @@ func inSequence(l *Lane, v Version) Decision {
 	return inTurn(l, v)
 }
 
-// contiguousOrReleased: the first of those that wait follows the versions before it, or one of them has waited long enough.
+// contiguousOrReleased: the first of those that wait follows the versions before it, or one of them has waited long enough. While nothing was
+// delivered any version may be the first, save one that was held behind another, which may come again.
 func contiguousOrReleased(next Version, waiting []*Entry, now int64) bool {
-	return !next.Known() || !next.Less(waiting[0].Version) || firstRelease(waiting) <= now
+	first := waiting[0]
+	return !next.Known() && !first.Early || next.Known() && !next.Less(first.Version) || firstRelease(waiting) <= now
 }
 
 func inWindow(l *Lane, v Version) Decision {

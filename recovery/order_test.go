@@ -117,6 +117,41 @@ func TestGapFillsAlsoWhenTheLaneIsFull(t *testing.T) {
 	})
 }
 
+// The first version ever seen of a resource goes back to its sender: what is held behind it keeps waiting, also over a restart, for the sender's retry.
+func TestWhatIsHeldWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Delivery.Mode = "in_sequence", "proxy"
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+			return hooktest.Answer{Status: 503, Delay: time.Second}
+		})
+		told := make(chan recovery.Handled)
+		go func() { told <- b.version(5) }()
+		synctest.Wait()
+		if h := b.version(7); h.Outcome != recovery.Held {
+			t.Errorf("7 behind 5, which is in flight: %s", h.Outcome)
+		}
+		if h := <-told; h.Outcome != recovery.Returned {
+			t.Errorf("5: %s", h.Outcome)
+		}
+		b.consumer.Plan(nil)
+		time.Sleep(2 * time.Second)
+		b.restart()
+		time.Sleep(2 * time.Second)
+		again := &recovery.Submission{Record: b.find("v5"), Again: true, Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Body: []byte("{}")}}
+		if h, err := b.r.Source("s").Deliver(context.Background(), again); err != nil || h.Outcome != recovery.Delivered {
+			t.Errorf("its sender's retry: %s, %v", h.Outcome, err)
+		}
+		b.version(6)
+		time.Sleep(time.Second)
+		if got := b.arrivals(); got != "5 5 6 7" {
+			t.Errorf("the consumer saw %s", got)
+		}
+	})
+}
+
 func TestGapBecomesDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
