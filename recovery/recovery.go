@@ -119,6 +119,7 @@ func (r *Recovery) Apply(c Config) error {
 		if err == nil {
 			err = r.takeUp(context.Background(), s)
 		}
+		s.attach(0) // not before: the order is that of all that waits
 	}
 	return err
 }
@@ -146,7 +147,7 @@ func (r *Recovery) apply(c Config) (fresh []*Source, err error) {
 	for _, sc := range c.Sources {
 		known := r.sources[sc.Name] != nil
 		if err := r.applySource(sc); err != nil {
-			return nil, err
+			return fresh, err
 		}
 		if !known && r.loaded {
 			fresh = append(fresh, r.sources[sc.Name])
@@ -223,18 +224,12 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 		r.sources[sc.Name] = s
 	}
 	old := s.cfg.Swap(&compiled{SourceConfig: sc, policy: policy, up: up})
-	if old == nil || old.up != up {
-		outage := time.Duration(0)
-		if old != nil {
-			old.up.detach(s)
-			outage = old.up.downtime(time.Now())
-		}
-		up.mu.Lock()
-		if len(up.sources) == 0 { // what has waited for the old one has waited all the same
-			up.breaker.outage = max(up.breaker.outage, outage)
-		}
-		up.sources = append(up.sources, s)
-		up.mu.Unlock()
+	switch {
+	case old == nil && !r.loaded:
+		s.attach(0)
+	case old != nil && old.up != up:
+		old.up.detach(s)
+		s.attach(old.up.downtime(time.Now()))
 	}
 	if old != nil {
 		s.relane(policy)
@@ -244,6 +239,18 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	}
 	up.poke()
 	return nil
+}
+
+// attach lets the source's upstream take what is due. outage is what an upstream that the source had before has been away.
+func (s *Source) attach(outage time.Duration) {
+	up := s.cfg.Load().up
+	up.mu.Lock()
+	if len(up.sources) == 0 { // what has waited for the old one has waited all the same
+		up.breaker.outage = max(up.breaker.outage, outage)
+	}
+	up.sources = append(up.sources, s)
+	up.mu.Unlock()
+	up.poke()
 }
 
 func (u *upstream) detach(s *Source) {

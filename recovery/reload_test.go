@@ -101,3 +101,30 @@ func TestSourceThatAReloadBringsBack(t *testing.T) {
 		})
 	}
 }
+
+// The order holds also there: what the end of the process cut off goes first, and nothing goes before all that waits is in its lane.
+func TestSourceThatAReloadBringsBackKeepsItsOrder(t *testing.T) {
+	for _, policy := range []string{"serial", "reject_stale"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Ordering.Policy = "store", policy
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Second} })
+			for v := range 10 {
+				b.version(v)
+				time.Sleep(100 * time.Millisecond)
+			}
+			whole := b.source
+			b.source = b.another("other")
+			b.kill()
+			b.consumer.Plan(nil)
+			b.source = whole
+			b.reload(map[string]forward.Config{"app": b.upstream}, whole)
+			time.Sleep(time.Minute)
+			if got := b.arrivals(); got != "0 0 1 2 3 4 5 6 7 8 9" {
+				t.Errorf("%s: the consumer saw %s", policy, got)
+			}
+		})
+	}
+}
