@@ -189,6 +189,10 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	now := time.Now()
 	deadline := now.Add(s.patience(c))
 	sl, why := c.up.acquire(ctx, now, deadline)
+	if why == granted && s.paused.Load() { // since it began to wait
+		sl.cancel()
+		why = busy
+	}
 	if why != granted {
 		if c.Delivery.Mode == "proxy" {
 			h := Handled{Outcome: Unavailable}

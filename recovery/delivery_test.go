@@ -501,3 +501,42 @@ func orderUnderKills(t *testing.T, policy string, seed uint64) {
 		t.Errorf("%s/%d: %d applied, %d delivered", policy, seed, len(applied), got["delivered"])
 	}
 }
+
+// A sender that waits for a slot when its source is paused is answered as one that comes later: nothing is sent for it.
+func TestSendersWhoWaitForASlotWhenTheSourceIsPaused(t *testing.T) {
+	for mode, want := range map[string]recovery.Outcome{"hybrid": recovery.Accepted, "proxy": recovery.Unavailable} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				s.Delivery.Mode, u.MaxInFlight = mode, 1
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 3 * time.Second} })
+			go b.send("first", "r", "")
+			synctest.Wait()
+			told := make(chan recovery.Handled, 3)
+			for i := range cap(told) {
+				go func() { told <- b.send(fmt.Sprint("evt_", i), "r", "") }()
+			}
+			synctest.Wait()
+			if _, err := b.r.SetPaused(t.Context(), "s", true); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			for range cap(told) {
+				if h := <-told; h.Outcome != want {
+					t.Errorf("%s: %s", mode, h.Outcome)
+				}
+			}
+			if n := len(b.consumer.Seen()); n != 1 {
+				t.Errorf("%s: a paused source sent %d requests", mode, n-1)
+			}
+			if _, err := b.r.SetPaused(t.Context(), "s", false); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if n := b.states()["delivered"]; mode == "hybrid" && n != 4 {
+				t.Errorf("%s: %v", mode, b.states())
+			}
+		})
+	}
+}
