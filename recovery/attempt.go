@@ -428,18 +428,31 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 // holdCursor keeps others from writing the cursor until the function that it gives is called: an operator, and, where ordering only observes,
 // the other attempts at the resource (a lane has one at a time).
 func (f *flight) holdCursor() func() {
-	s, p := f.src, f.cfg.policy
+	s := f.src
 	switch {
-	case f.lane != nil:
-		s.cursors.RLock()
-		return s.cursors.RUnlock
-	case p.Observing() && p.Applies(&f.rec) && p.Versions():
+	case f.observedBy() != nil:
 		s.cursors.RLock()
 		m := &s.watched[maphash.String(watchedSeed, f.rec.Resource)%uint64(len(s.watched))]
 		m.Lock()
 		return func() { m.Unlock(); s.cursors.RUnlock() }
+	case f.lane != nil:
+		s.cursors.RLock()
+		return s.cursors.RUnlock
 	}
 	return func() {}
+}
+
+// observedBy is the policy where the event's order is only observed, else nil. That holds for what is left in a lane, too: what came after the reload
+// passes it there, and moves the cursor.
+func (f *flight) observedBy() *ordering.Policy {
+	p := f.cfg.policy
+	if f.lane != nil {
+		p = f.src.cfg.Load().policy
+	}
+	if p.Observing() && p.Applies(&f.rec) && p.Versions() {
+		return p
+	}
+	return nil
 }
 
 var watchedSeed = maphash.MakeSeed()
@@ -450,8 +463,8 @@ func (f *flight) delivered() bool { return f.tried.Outcome == event.OutcomeDeliv
 // cursor is what the journal shall remember of the resource after this attempt; nil = no change.
 func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	key := event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
-	if f.lane == nil {
-		return f.observedCursor(rec, key)
+	if p := f.observedBy(); p != nil || f.lane == nil {
+		return f.observedCursor(p, rec, key)
 	}
 	f.src.mu.Lock()
 	defer f.src.mu.Unlock()
@@ -470,9 +483,8 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 }
 
 // observedCursor moves the cursor of a resource that ordering only observes.
-func (f *flight) observedCursor(rec *event.Record, key event.ResourceKey) *event.ResourceState {
-	p := f.cfg.policy
-	if !f.delivered() || !p.Observing() || !p.Applies(rec) || !p.Versions() {
+func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event.ResourceKey) *event.ResourceState {
+	if p == nil || !f.delivered() {
 		return nil
 	}
 	v, err := p.Version(rec.Version)

@@ -232,7 +232,9 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 		s.attach(old.up.downtime(time.Now()))
 	}
 	if old != nil {
-		s.relane(policy)
+		if err := s.relane(old.policy, policy); err != nil {
+			return fmt.Errorf("source %s: %w", sc.Name, err)
+		}
 		if !reflect.DeepEqual(old.Ordering, sc.Ordering) {
 			s.unlaned.Store(true)
 		}

@@ -128,3 +128,37 @@ func TestSourceThatAReloadBringsBackKeepsItsOrder(t *testing.T) {
 		})
 	}
 }
+
+// While ordering only observes, what is left in a lane from before goes as all the rest does, and the cursor does not go back for it, also not once the order is back.
+func TestTheCursorStaysWhileOrderingObserves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy = "reject_stale"
+			s.Delivery.Retry.Base, s.Delivery.Retry.Jitter = 10*time.Second, "none"
+		})
+		b.up()
+		b.version(5)
+		b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+			if s.Header.Get("Hooktender-Event-Id") == "v7" && nth == 1 {
+				return hooktest.Answer{Status: 503}
+			}
+			return hooktest.Answer{}
+		})
+		b.version(7)
+		mode := func(mode string) {
+			s := b.source
+			s.Ordering.Mode = mode
+			b.reload(map[string]forward.Config{"app": b.upstream}, s)
+		}
+		mode("observe")
+		b.version(9)
+		time.Sleep(20 * time.Second)
+		if got, cursor := b.arrivals(), b.resource().State.Version; got != "5 7 9 7" || cursor != "9" {
+			t.Errorf("the consumer saw %s, cursor %s", got, cursor)
+		}
+		mode("enforce")
+		if h := b.version(8); h.Outcome != recovery.Stale {
+			t.Errorf("8 after 9: %s", h.Outcome)
+		}
+	})
+}

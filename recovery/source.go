@@ -154,14 +154,25 @@ func (s *Source) settleLane(l *lane) {
 	}
 }
 
-// relane rebuilds all lanes after a reload, since their policy may be another one now.
-func (s *Source) relane(p *ordering.Policy) {
+// relane rebuilds all lanes after a reload, since their policy may be another one now. Under one that only observed the cursors have moved without them.
+func (s *Source) relane(old, p *ordering.Policy) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.lanes {
+		if old.Observing() {
+			st, err := s.r.journal.Resources(context.Background(), []event.ResourceKey{{Source: s.name, Resource: l.resource}})
+			if err != nil {
+				return err
+			}
+			if text := st[0].Version; text != l.Cursor() {
+				v, _ := old.Version(text)
+				l.SetCursor(v, text)
+			}
+		}
 		l.Adopt(p)
 		s.wake(l, 0)
 	}
+	return nil
 }
 
 // intoLanes looks at what waits without a lane, in the line or for its time, after a reload has changed the order: what is ordered now takes its place in the lane
