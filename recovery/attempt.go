@@ -133,7 +133,6 @@ func (f *flight) begin(j *errand) bool {
 	if f.lane != nil {
 		f.rec.Gap = j.gap // as it is now: what was missing at an earlier attempt may have come
 	}
-	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.listening()
 	f.prepare(time.Now())
 	// An event that was acknowledged must not come again unmarked after a power cut: that it is being sent is on disk before the first byte. Where
 	// the sender still waits nothing was promised yet, and whoever lets it go syncs first; one that comes again after it failed may have been
@@ -154,6 +153,7 @@ func (f *flight) begin(j *errand) bool {
 		return false
 	}
 	f.rec = out[0].Record
+	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.stay()
 	return true
 }
 

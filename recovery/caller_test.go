@@ -125,3 +125,49 @@ func TestAReplayUnderAnIDIsBegunOnce(t *testing.T) {
 		})
 	}
 }
+
+// overtaken is a journal in which somebody else writes an event's record just before its first attempt is recorded.
+type overtaken struct {
+	journal.Journal
+	event string
+}
+
+func (o *overtaken) Commit(ctx context.Context, ts []journal.Transition, how journal.Durability) ([]journal.Outcome, error) {
+	if len(ts) == 1 && ts[0].Attempt != nil && ts[0].Record.EventID == o.event {
+		o.event = ""
+		rec, _, err := o.Get(ctx, ts[0].Record.ID, false)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := o.Journal.Commit(ctx, []journal.Transition{{Record: rec}}, how); err != nil {
+			return nil, err
+		}
+	}
+	return o.Journal.Commit(ctx, ts, how)
+}
+
+// A proxy sender whose time is up while its event's attempt runs waits for that, and is told how it ended: what it was told is accepted never ends as returned to it.
+func TestAProxySenderIsToldOfItsAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+			model, work := b.openModel(observe)
+			return &overtaken{model, "v2"}, work
+		}, func(s *recovery.SourceConfig, u *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy, u.Timeout = "proxy", "serial", 10*time.Second
+		})
+		b.up()
+		b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+			if s.Header.Get("Hooktender-Event-Id") == "v1" {
+				return hooktest.Answer{Delay: 8 * time.Second}
+			}
+			return hooktest.Answer{Status: 503, Delay: 5 * time.Second}
+		})
+		go b.version(1)
+		synctest.Wait()
+		h := b.version(2)
+		time.Sleep(time.Minute)
+		if rec := b.find("v2"); h.Outcome != recovery.Returned || rec.Reason != event.Returned {
+			t.Errorf("its sender was told %s, and it is %s/%s", h.Outcome, rec.State, rec.Reason)
+		}
+	})
+}

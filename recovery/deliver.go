@@ -341,11 +341,8 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	s.mu.Lock()
 	flying := l.Flying() == e
 	s.mu.Unlock()
-	if flying && c.Delivery.Mode == "proxy" {
-		return *<-w.ch, nil // bounded by the upstream's timeout
-	}
 	if !w.leave() {
-		return *<-w.ch, nil
+		return *<-w.ch, nil // of an attempt that runs: bounded by the upstream's timeout
 	}
 	if _, err := s.r.journal.Commit(ctx, nil, journal.Synced); err != nil {
 		return Handled{}, err

@@ -402,6 +402,7 @@ func (r *Recovery) change(id event.ID, d journal.Durability, f func(*event.Recor
 type sender struct {
 	mu   sync.Mutex
 	gone bool          // answered meanwhile: nobody listens
+	kept bool          // it waits for the outcome, however long that takes
 	ch   chan *Handled // capacity 1
 	down chan struct{} // capacity 1: nothing is sent for a while
 }
@@ -446,15 +447,26 @@ func (s *Source) letGo() {
 // standsStill says whether nothing is sent for a while.
 func (s *Source) standsStill(c *compiled) bool { return s.paused.Load() || c.up.isOpen() }
 
-// leave says that the request is answered otherwise; false if an outcome has come meanwhile (it is in ch).
+// leave says that the request is answered otherwise; false if an outcome has come meanwhile, or is sure to come (in ch).
 func (w *sender) leave() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.gone {
+	if w.gone || w.kept {
 		return false
 	}
 	w.gone = true
 	return true
+}
+
+// stay keeps the request until the outcome comes, which the caller sees to; false if it has gone.
+func (w *sender) stay() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = !w.gone
+	return w.kept
 }
 
 // listening says whether the request still waits.
