@@ -47,7 +47,7 @@ func LoadTLS(c *TLSConfig) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// sameClients says whether a client that has shaken hands under a could have done so under b.
+// sameClients says whether a and b ask for TLS, and for the same client certificates.
 func sameClients(a, b *tls.Config) bool {
 	if a == nil || b == nil {
 		return a == b
