@@ -36,7 +36,7 @@ type wal struct {
 	kept [4]atomic.Pointer[keptFile] // segments read lately, by number
 
 	syncing sync.Mutex // held during an fsync and while the active file changes
-	fsyncer fsyncer    // what syncFile is unless a test gives another; used with syncing held
+	fsyncer fsyncer    // what syncFile is unless a test gives another; used with syncing held, or before there are other goroutines
 	file    *os.File   // of the active segment; changed by the writer with syncing held
 
 	// The rest belongs to the writer.
