@@ -73,6 +73,11 @@ func (s *fsyncer) open() {
 	}
 	if _, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 1, uintptr(unsafe.Pointer(&s.context)), 0); errno != 0 {
 		s.context = 0
+		return
+	}
+	if _, errno := s.reap(); errno != 0 { // a filter that lets only the others pass: nobody would hear of an end
+		_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, s.context, 0, 0)
+		s.context = 0
 	}
 }
 
@@ -89,12 +94,18 @@ func (s *fsyncer) submit(f *os.File) bool {
 
 var errCompletion = errors.New("the kernel does not say whether it has synced")
 
+// reap takes the result, if the request has ended, and says how many that were.
+func (s *fsyncer) reap() (n uintptr, errno unix.Errno) {
+	n, _, errno = unix.RawSyscall6(unix.SYS_IO_GETEVENTS, s.context, 0, 1, uintptr(unsafe.Pointer(&s.result)), 0, 0)
+	return n, errno
+}
+
 // wait waits until the request has ended. The eventfd is not read: each completion makes it ready anew, and only its end says that the request has.
 func (s *fsyncer) wait() error {
 	var errno unix.Errno
 	err := s.readiness.Read(func(uintptr) bool {
 		var n uintptr
-		n, _, errno = unix.RawSyscall6(unix.SYS_IO_GETEVENTS, s.context, 0, 1, uintptr(unsafe.Pointer(&s.result)), 0, 0)
+		n, errno = s.reap()
 		return n == 1 || errno != 0 && errno != unix.EINTR
 	})
 	switch {
