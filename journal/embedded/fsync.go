@@ -76,9 +76,14 @@ func (s *fsyncer) open() {
 		return
 	}
 	if _, errno := s.reap(); errno != 0 { // a filter that lets only the others pass: nobody would hear of an end
-		_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, s.context, 0, 0)
-		s.context = 0
+		s.destroy()
 	}
+}
+
+// destroy gives the context back.
+func (s *fsyncer) destroy() {
+	_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, s.context, 0, 0)
+	s.context = 0
 }
 
 // submit says whether the kernel has taken the request. It reads that during the call only, which does not wait for the disk.
@@ -122,8 +127,7 @@ func (s *fsyncer) wait() error {
 // close gives back what open got.
 func (s *fsyncer) close() error {
 	if s.context != 0 {
-		_, _, _ = unix.Syscall(unix.SYS_IO_DESTROY, s.context, 0, 0)
-		s.context = 0
+		s.destroy()
 	}
 	if s.event == nil {
 		return nil
