@@ -38,7 +38,7 @@ type Bubble struct {
 	stop     func() error
 }
 
-// Warm lets the HTTP server start what it starts once per process. Call it before the first bubble, outside any: a goroutine that lives as long as the
+// Warm lets the HTTP server, and the resolver of names, start what they start once per process. Call it before the first bubble, outside any: a goroutine that lives as long as the
 // process must not belong to a bubble.
 func Warm() error {
 	n := &Network{}
@@ -50,6 +50,7 @@ func Warm() error {
 	go func() { _ = s.Serve(context.Background(), l) }()
 	b := &Bubble{Net: n}
 	_, _, err = b.roundTrip(PublicAddr, http.MethodPost, "/", Request{Header: http.Header{}})
+	_, _ = net.DefaultResolver.LookupIPAddr(context.Background(), "localhost") // whatever it says: it has its configuration now
 	return errors.Join(err, s.Shutdown(context.Background()))
 }
 
