@@ -108,17 +108,9 @@ func TestSignaturesAfterHoursInTheQueue(t *testing.T) {
 		fmt.Fprintf(&text, "  %s: {path: /%s, %s, secrets: [{env: %s}], %sdelivery: {upstream: app%s}}\n", name, name, s.provider, cmp.Or(env, "SECRET"), id, more)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		b, err := hooktest.NewBubble(t.TempDir(), text.String(), func(name string) (string, bool) {
+		b := up(t, text.String(), func(name string) (string, bool) {
 			return map[string]string{"WHSEC": whsec, "SECRET": secret, "KEY": base64.StdEncoding.EncodeToString([]byte("sixteen bytes or more"))}[name], true
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = b.Stop() }()
-		defer b.Down()
-		if err := b.Up(); err != nil {
-			t.Fatal(err)
-		}
 		for name, s := range signers {
 			if status, outcome, err := b.Post("/"+name, s.sign("at_once", time.Now())); status != 200 || outcome != "delivered" || err != nil {
 				t.Errorf("%s: %d %s %v", name, status, outcome, err)
@@ -166,19 +158,11 @@ func TestSignaturesAfterHoursInTheQueue(t *testing.T) {
 func TestDeadlineOfAnImpatientSender(t *testing.T) {
 	for _, policy := range []string{"none", "serial"} {
 		synctest.Test(t, func(t *testing.T) {
-			b, err := hooktest.NewBubble(t.TempDir(), `
+			b := up(t, `
 sources:
   s: {path: /s, provider: slack, secrets: [{env: SECRET}], upstream: "http://127.0.0.1:3000", ordering: {policy: `+policy+`}}
   slow: {path: /slow, provider: stripe, secrets: [{env: SECRET}], upstream: "http://127.0.0.1:3000"}
 `, env)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = b.Stop() }()
-			defer b.Down()
-			if err := b.Up(); err != nil {
-				t.Fatal(err)
-			}
 			b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
 				return hooktest.Answer{Delay: 9 * time.Second, Body: "done"}
 			})
@@ -271,15 +255,7 @@ func TestSentAway(t *testing.T) {
 // A gap in the metrics and in the API while it lasts, and the cursor set over HTTP.
 func TestGapCanBeSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := hooktest.NewBubble(t.TempDir(), strings.Replace(sources, "delivery:", "ordering: {policy: in_sequence, start: \"1\", max_wait: 10m}\n    delivery:", 1), env)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = b.Stop() }()
-		defer b.Down()
-		if err := b.Up(); err != nil {
-			t.Fatal(err)
-		}
+		b := up(t, strings.Replace(sources, "delivery:", "ordering: {policy: in_sequence, start: \"1\", max_wait: 10m}\n    delivery:", 1), env)
 		for _, v := range []string{"1", "3", "6"} {
 			if _, _, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody("v"+v, "t", "a/b", v), time.Now())); err != nil {
 				t.Fatal(err)
@@ -320,15 +296,7 @@ func TestObservedDuplicatesInFlightPass(t *testing.T) {
 	} {
 		head, _, _ := strings.Cut(sources, "    identity:")
 		synctest.Test(t, func(t *testing.T) {
-			b, err := hooktest.NewBubble(t.TempDir(), head+"    "+observed+"\n    "+rest+"\n", env)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = b.Stop() }()
-			defer b.Down()
-			if err := b.Up(); err != nil {
-				t.Fatal(err)
-			}
+			b := up(t, head+"    "+observed+"\n    "+rest+"\n", env)
 			b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: time.Second} })
 			var all sync.WaitGroup
 			for range 3 {

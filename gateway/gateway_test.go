@@ -59,6 +59,23 @@ func start(t *testing.T) bubble {
 	return bubble{b, t}
 }
 
+// up starts a gateway with a configuration of its own, which ends with the test.
+func up(t *testing.T, text string, env func(string) (string, bool)) *hooktest.Bubble {
+	t.Helper()
+	b, err := hooktest.NewBubble(t.TempDir(), text, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		b.Down()
+		_ = b.Stop()
+	})
+	if err := b.Up(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func (b bubble) post(id string, want int, outcome string) {
 	b.t.Helper()
 	status, got, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody(id, "t", "", ""), time.Now()))
