@@ -49,7 +49,7 @@ func LoadTLS(c *TLSConfig) (*tls.Config, error) {
 
 // sameClients says whether a and b ask for TLS, and for the same client certificates.
 func sameClients(a, b *tls.Config) bool {
-	if a == nil || b == nil {
+	if a == b || a == nil || b == nil {
 		return a == b
 	}
 	return a.ClientAuth == b.ClientAuth && a.ClientCAs.Equal(b.ClientCAs)

@@ -61,19 +61,22 @@ func within(path, dir string) bool {
 	if err != nil {
 		return false
 	}
-	path, err = filepath.Abs(path)
-	for ; err == nil; path = filepath.Dir(path) {
+	if path, err = filepath.Abs(path); err != nil {
+		return false
+	}
+	for {
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			path = real
 		}
 		if info, err := os.Stat(path); err == nil && os.SameFile(info, top) {
 			return true
 		}
-		if path == filepath.Dir(path) {
-			break
+		above := filepath.Dir(path)
+		if above == path {
+			return false
 		}
+		path = above
 	}
-	return false
 }
 
 // openLog opens the segments of a log, and reads the ledger as of then.
