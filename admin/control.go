@@ -4,7 +4,6 @@ import (
 	"context"
 	_ "embed" // the API's description
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/hooktender/hooktender/admin/api"
@@ -85,31 +84,4 @@ func (s *Server) openAPI(c *call) error {
 func (s *Server) metrics(c *call) error {
 	send(c.w, http.StatusOK, metrics.ContentType, s.Metrics(nil))
 	return nil
-}
-
-// maxProfile bounds how long a profile or a trace may be taken.
-const maxProfile = 60 * time.Second
-
-// debugRoutes serve the runtime's profiles. They show memory, so they need the scope admin.
-func (s *Server) debugRoutes() []route {
-	wrap := func(h http.HandlerFunc) func(*call) error {
-		return func(c *call) error {
-			rc := http.NewResponseController(c.w)
-			_ = rc.SetReadDeadline(time.Time{})
-			_ = rc.SetWriteDeadline(now().Add(maxProfile + writeTimeout))
-			h(c.w, c.r)
-			return nil
-		}
-	}
-	row := func(path string, h http.HandlerFunc) route {
-		return route{method: http.MethodGet, path: split(path), scope: api.ScopeAdmin, debug: true, handle: wrap(h)}
-	}
-	rows := []route{
-		row("/debug/pprof/", pprof.Index), row("/debug/pprof/cmdline", pprof.Cmdline), row("/debug/pprof/profile", pprof.Profile),
-		row("/debug/pprof/symbol", pprof.Symbol), row("/debug/pprof/trace", pprof.Trace),
-	}
-	for _, name := range []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"} {
-		rows = append(rows, row("/debug/pprof/"+name, pprof.Handler(name).ServeHTTP))
-	}
-	return rows
 }

@@ -171,22 +171,3 @@ func TestUnknownPathsAndMethods(t *testing.T) {
 	p.want(405, "GET", "/v1/drain", "")
 	p.want(200, "HEAD", "/v1/events", "")
 }
-
-func TestProfilesNeedDebugAndScope(t *testing.T) {
-	p := start(t, func(o *admin.Options) { tokens(o); o.Debug = true })
-	for token, status := range map[string]int{"": 401, "reader-token-01234567": 403, "ops-token-0123456789": 200} {
-		req, err := http.NewRequest("GET", p.URL+"/debug/pprof/goroutine", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != status {
-			t.Errorf("%q: status %d, want %d", token, resp.StatusCode, status)
-		}
-	}
-}

@@ -84,7 +84,7 @@ func (s *Server) table() []route {
 	if s.Metrics != nil {
 		rows = append(rows, open("/metrics", s.metrics))
 	}
-	return append(rows, s.debugRoutes()...)
+	return append(rows, debugRoutes()...)
 }
 
 // split cuts a path into its segments; a trailing slash is an empty last segment.
