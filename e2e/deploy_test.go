@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -256,14 +257,18 @@ func TestUpstreamClosesAfterEachAnswer(t *testing.T) {
 	t.Logf("%d requests", tr.answered.Load())
 }
 
-// cork has what is written to c leave together with its end, at Close: so that nothing can come between the two.
+// cork has what is written to c leave together with its end, at Close: so that nothing can come between the two. Only Linux can.
 func cork(c net.Conn) error {
+	const option = 3 // TCP_CORK, tcp(7)
+	if runtime.GOOS != "linux" {
+		return nil
+	}
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return err
 	}
 	var set error
-	if err := raw.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_CORK, 1) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, option, 1) }); err != nil {
 		return err
 	}
 	return set

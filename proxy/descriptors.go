@@ -23,7 +23,7 @@ func DescriptorLimit() uint64 {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
 		return 1024
 	}
-	return limit.Cur
+	return uint64(limit.Cur) // signed on some systems
 }
 
 // OpenDescriptors counts the descriptors that this process has open. Where that cannot be known it is 0.

@@ -43,7 +43,7 @@ func (d *smallDisk) free() uint64 {
 	if syscall.Statfs(d.dir, &st) != nil {
 		return 0
 	}
-	return st.Bavail * uint64(st.Bsize)
+	return uint64(st.Bavail) * uint64(st.Bsize)
 }
 
 // fill writes a file until so many bytes are free; 0 = until nothing goes any more.

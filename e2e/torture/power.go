@@ -114,7 +114,8 @@ func (d *powerDisk) close() {
 	_, _ = d.do("quit")
 	_ = d.in.Close()
 	_ = d.cmd.Wait()
-	_ = syscall.Unmount(d.dir, syscall.MNT_DETACH)
+	const detach = 2 // MNT_DETACH of umount2(2), Linux
+	_ = syscall.Unmount(d.dir, detach)
 }
 
 // present checks that everything acknowledged since a cut is in the journal.

@@ -1,15 +1,11 @@
 package embedded
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Retention counts in the journal's own time. It began as the wall clock's and goes on with the monotonic clock, so that
@@ -44,23 +40,6 @@ type bootTime struct {
 	id    uint64 // hash of the boot's id; 0 = unknown
 	nanos int64
 }
-
-func machineBoot() bootTime {
-	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
-		return bootTime{}
-	}
-	return bootTime{id: bootID(), nanos: ts.Nano()}
-}
-
-var bootID = sync.OnceValue(func() uint64 {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return 0
-	}
-	sum := sha256.Sum256(id)
-	return max(binary.LittleEndian.Uint64(sum[:]), 1)
-})
 
 // A mark is what the clocks said when the log had last reached the disk; the ledger keeps it.
 type mark struct {

@@ -28,32 +28,6 @@ const formatVersion = 1
 
 const formatPrefix = "hooktender journal "
 
-func filesystemName(magic int64) string {
-	switch uint32(magic) {
-	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
-		return "tmpfs"
-	case unix.EXT4_SUPER_MAGIC:
-		return "ext4"
-	case unix.XFS_SUPER_MAGIC:
-		return "xfs"
-	case unix.BTRFS_SUPER_MAGIC:
-		return "btrfs"
-	case unix.OVERLAYFS_SUPER_MAGIC:
-		return "overlayfs"
-	case unix.NFS_SUPER_MAGIC:
-		return "nfs"
-	case unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
-		return "smb"
-	case unix.FUSE_SUPER_MAGIC:
-		return "fuse"
-	case 0x2fc12fc1:
-		return "zfs"
-	case unix.F2FS_SUPER_MAGIC:
-		return "f2fs"
-	}
-	return fmt.Sprintf("0x%x", uint32(magic))
-}
-
 // prepareDir makes the directory fit for a journal and takes its lock. The lock goes when the file is closed or the
 // process dies.
 func prepareDir(o *Options) (lock *os.File, err error) {
@@ -143,13 +117,4 @@ func writeFormat(dir, path string) error {
 	}
 	_, err = fmt.Fprintf(f, "%s%d\n", formatPrefix, formatVersion)
 	return errors.Join(err, f.Sync(), f.Close(), syncDir(dir))
-}
-
-func fdatasync(f *os.File) error {
-	for {
-		err := unix.Fdatasync(int(f.Fd()))
-		if err != unix.EINTR {
-			return err
-		}
-	}
 }

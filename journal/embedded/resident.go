@@ -55,9 +55,7 @@ func (r *resident) trim() {
 		if !ok {
 			continue
 		}
-		// A plain system call would let the scheduler take the processor away each time, for 10 ms while a compaction keeps all of them busy: for a table that is longer than
-		// the compaction takes to touch the next ones.
-		if _, _, errno := unix.RawSyscall(unix.SYS_MADVISE, from, to-from, unix.MADV_PAGEOUT); errno == unix.EINVAL || errno == unix.ENOSYS {
+		if errno := pageOut(from, to-from); errno == unix.EINVAL || errno == unix.ENOSYS {
 			r.off = true
 			return
 		}

@@ -195,18 +195,3 @@ func alignedZeros(n int) []byte {
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (pageSize - 1)
 	return b[skip : skip+n : skip+n]
 }
-
-// setDirect turns O_DIRECT on or off; false if the file system refuses.
-func setDirect(f *os.File, on bool) bool {
-	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
-	if err != nil {
-		return false
-	}
-	if on {
-		flags |= unix.O_DIRECT
-	} else {
-		flags &^= unix.O_DIRECT
-	}
-	_, err = unix.FcntlInt(f.Fd(), unix.F_SETFL, flags)
-	return err == nil
-}

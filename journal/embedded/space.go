@@ -59,7 +59,7 @@ func volumeOf(dir string) (volume, error) {
 		var st unix.Statfs_t
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			return volume{filesystemName(int64(st.Type)), st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize)}, nil
+			return volume{filesystemName(&st), st.Blocks * uint64(st.Bsize), uint64(st.Bavail) * uint64(st.Bsize)}, nil
 		}
 		parent := filepath.Dir(dir)
 		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
@@ -242,7 +242,7 @@ func (s *space) refill() error {
 	if err != nil {
 		return err
 	}
-	err = unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
+	err = preallocate(f, int64(size), true)
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		err = zeroFrom(f, 0, int64(size))
 	}
@@ -307,7 +307,7 @@ func (ix *index) allocate(mems []string) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, ix.memtable+flushWeight)
+		err = preallocate(f, ix.memtable+flushWeight, false)
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			err = nil // then the reserve alone must do
 		}

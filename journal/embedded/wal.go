@@ -386,7 +386,7 @@ func (w *wal) uncache(number uint64, offset int64, size uint32) {
 	}
 	defer f.Close()
 	from := offset &^ (pageSize - 1)
-	_ = unix.Fadvise(int(f.Fd()), from, (offset+int64(size)-from+pageSize-1)&^(pageSize-1), unix.FADV_DONTNEED)
+	dropCached(f, from, (offset+int64(size)-from+pageSize-1)&^(pageSize-1))
 }
 
 // keep keeps f, nil for none, in place of what was kept for the segment's number.
