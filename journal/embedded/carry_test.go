@@ -81,3 +81,26 @@ func TestAnIDStaysWithItsNewestEventWhenTheFirstIsCarriedForward(t *testing.T) {
 	}
 	check(start(t, o))
 }
+
+// An event may be larger than a segment, and make the one that it is in larger than it was begun. When retention took that one away before another start, the journal
+// looked for its frames where it was to end, called it damaged and failed.
+func TestASegmentThatOneEventMadeLargerGoes(t *testing.T) {
+	m := newMachine()
+	o := m.options(memDir(t))
+	o.SegmentSize = 16 << 10
+	e := start(t, o)
+	large := m.sample(1)
+	large.Payload.Body = make([]byte, 2<<20)
+	waiting := accept(t, e, journal.Synced, large).Record
+	for n := range 8 {
+		m.pass(24 * time.Hour)
+		m.settle(t, e, accept(t, e, journal.Synced, m.sample(10+n)).Record, event.Delivered, 0)
+		m.sweep(t, e)
+	}
+	if oldest, _ := e.wal.oldest(); oldest.number == 1 {
+		t.Fatal("the oldest segment is still there")
+	}
+	if _, p, err := e.Get(context.Background(), waiting.ID, true); err != nil || len(p.Body) != 2<<20 {
+		t.Fatalf("what waits has lost its bytes: %v", err)
+	}
+}

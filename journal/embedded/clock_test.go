@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -39,6 +40,28 @@ func (m *machine) sample(n int) journal.Accept {
 	return a
 }
 
+// settle ends an event now.
+func (m *machine) settle(t *testing.T, e *Engine, r event.Record, s event.State, why event.Reason) event.Record {
+	t.Helper()
+	r.State, r.Reason, r.SettledAt = s, why, m.now()
+	out, err := e.Commit(context.Background(), []journal.Transition{{Record: r}}, journal.Synced)
+	if err != nil || !out[0].Applied {
+		t.Fatal(out, err)
+	}
+	return out[0].Record
+}
+
+// sweep applies retention as of now until nothing is left to do.
+func (m *machine) sweep(t *testing.T, e *Engine) {
+	t.Helper()
+	for n := 1000; n == 1000; {
+		var err error
+		if n, err = e.Sweep(context.Background(), m.now(), 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Somebody set the clock of the machine, and an id was forgotten early, or its payload was gone.
 func TestSettingTheClockForgetsNothing(t *testing.T) {
 	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
@@ -50,23 +73,10 @@ func TestSettingTheClockForgetsNothing(t *testing.T) {
 				o := m.options(memDir(t))
 				e := start(t, o)
 				ctx := context.Background()
-				sweep := func() {
-					for {
-						n, err := e.Sweep(ctx, m.now(), 1000)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if n < 1000 {
-							return
-						}
-					}
-				}
+				sweep := func() { m.sweep(t, e) }
 				end := func(n int) journal.Verdict {
 					v := accept(t, e, journal.Synced, m.sample(n))
-					v.Record.State, v.Record.Reason, v.Record.SettledAt = 2, 0, m.now()
-					if _, err := e.Commit(ctx, []journal.Transition{{Record: v.Record}}, journal.Synced); err != nil {
-						t.Fatal(err)
-					}
+					m.settle(t, e, v.Record, event.Delivered, 0)
 					return v
 				}
 				first := end(1)

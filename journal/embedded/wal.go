@@ -288,6 +288,9 @@ func (w *wal) begin(p *prepared, h segmentHead) error {
 		return err
 	}
 	w.mu.Lock()
+	if n := len(w.segs); n > 0 { // one frame alone may have made it larger than it was prepared
+		w.segs[n-1].size = max(w.segs[n-1].size, w.offset)
+	}
 	w.segs = append(w.segs, s)
 	w.mu.Unlock()
 	w.file, w.block = p.file, s.block
