@@ -131,6 +131,12 @@ func (c *clock) shiftOf(wall, now int64) int64 {
 	return shift
 }
 
+// of is the journal's time at a moment that the wall clock gave just now.
+func (c *clock) of(wall time.Time) int64 {
+	now := c.read() // somebody may have set the clock since the last look at it
+	return nanos(wall) - c.shiftOf(nanos(wall), now)
+}
+
 func distance(a, b int64) int64 {
 	if a < b {
 		return b - a

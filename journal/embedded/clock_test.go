@@ -158,3 +158,36 @@ func TestReceivedBeforeTheClockWasSetStoredAfter(t *testing.T) {
 		}
 	}
 }
+
+// Retention is applied to a journal that nobody has used since the clock was set: it took the new time for the age of everything, and forgot ids, payloads and dead letters.
+func TestTheClockIsSetRightBeforeASweep(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for name, sweep := range map[string]func(m *machine, e *Engine) error{
+		"a year ahead": func(m *machine, e *Engine) error {
+			m.setClock(year)
+			_, err := e.Sweep(context.Background(), m.now(), 1000)
+			return err
+		},
+		"a year back, after the caller's look at it": func(m *machine, e *Engine) error {
+			now := m.now()
+			m.setClock(-year)
+			_, err := e.Sweep(context.Background(), now, 1000)
+			return err
+		},
+	} {
+		m := newMachine()
+		e := start(t, m.options(memDir(t)))
+		delivered := m.settle(t, e, accept(t, e, journal.Synced, m.sample(1)).Record, event.Delivered, 0)
+		dead := m.settle(t, e, accept(t, e, journal.Synced, m.sample(2)).Record, event.Failed, event.Exhausted)
+		m.pass(time.Minute)
+		must(t, sweep(m, e))
+		for _, r := range []event.Record{delivered, dead} {
+			if got, _, err := e.Get(context.Background(), r.ID, true); err != nil || got.Reason != r.Reason {
+				t.Errorf("%s: after a minute %s is %v/%v: %v", name, r.EventID, got.State, got.Reason, err)
+			}
+		}
+		if accept(t, e, journal.Synced, m.sample(1)).Accepted {
+			t.Errorf("%s: it passes a second time after a minute", name)
+		}
+	}
+}

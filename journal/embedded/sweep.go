@@ -34,12 +34,12 @@ func (e *Engine) Sweep(ctx context.Context, now time.Time, limit int) (int, erro
 	if limit <= 0 {
 		return 0, e.usable(ctx)
 	}
+	at := e.clock.of(now) // before anything that takes a while: the clock may be set meanwhile
 	e.sweeper.mu.Lock()
 	defer e.sweeper.mu.Unlock()
 	if err := e.settle(ctx); err != nil {
 		return 0, err
 	}
-	at := nanos(now) - e.clock.shift.Load()
 	if err := e.stamp(at); err != nil {
 		return 0, err
 	}
