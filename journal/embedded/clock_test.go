@@ -191,3 +191,29 @@ func TestTheClockIsSetRightBeforeASweep(t *testing.T) {
 		}
 	}
 }
+
+// A dead letter past its retention expires at the time that the clock shows, and its record stays for as long as any other from then on, also after the clock was set.
+func TestADeadLetterExpiresByTheClockThatWasSet(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for _, jump := range []time.Duration{0, year, -year} {
+		m := newMachine()
+		e := start(t, m.options(memDir(t)))
+		dead := m.settle(t, e, accept(t, e, journal.Synced, m.sample(1)).Record, event.Failed, event.Exhausted)
+		m.setClock(jump)
+		m.pass(720 * time.Hour)
+		m.sweep(t, e)
+		if got, _, err := e.Get(context.Background(), dead.ID, false); err != nil || got.Reason != event.Expired || !got.SettledAt.Equal(m.now()) {
+			t.Errorf("clock set by %v: %v/%v since %v, it is %v: %v", jump, got.State, got.Reason, got.SettledAt, m.now(), err)
+		}
+		m.pass(168*time.Hour - time.Second)
+		m.sweep(t, e)
+		if _, _, err := e.Get(context.Background(), dead.ID, false); err != nil {
+			t.Errorf("clock set by %v: the record is gone early: %v", jump, err)
+		}
+		m.pass(time.Second)
+		m.sweep(t, e)
+		if _, _, err := e.Get(context.Background(), dead.ID, false); !errors.Is(err, journal.ErrNotFound) {
+			t.Errorf("clock set by %v: after a week the record is still there: %v", jump, err)
+		}
+	}
+}

@@ -294,7 +294,7 @@ func (w *writer) expire(found *item, now int64) (done bool, err error) {
 		return false, err
 	}
 	from := stateReason{old.state, old.reason}
-	r.Reason, r.SettledAt, r.NextAt = event.Expired, fromNanos(now), time.Time{}
+	r.Reason, r.SettledAt, r.NextAt = event.Expired, fromNanos(now+w.e.clock.shift.Load()), time.Time{}
 	p := bodyPlan{}
 	body := p.record(nil, &r)
 	p.to = len(body)
