@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -248,6 +249,38 @@ func TestSalvage(t *testing.T) {
 				t.Errorf("after salvage: %+v, %v", r, err)
 			}
 		})
+	}
+}
+
+// An event that was carried forward has changes in the log from before that, with the segment of its first frame gone. A salvage makes it of these, without the second replay
+// key, which only what was carried has: that key then was unknown, and who sent the event again under another id was taken for new.
+func TestSalvageKeepsEveryKeyOfWhatWasCarriedForward(t *testing.T) {
+	m := newMachine()
+	o := m.options(memDir(t))
+	o.SegmentSize = 16 << 10
+	e := start(t, o)
+	signed := m.sample(1)
+	signed.Keys = append(signed.Keys, event.MakeKey(event.KeyMAC, "stripe", "its signature"))
+	waiting := accept(t, e, journal.Synced, signed).Record
+	fill := func(from int) { // a segment and more
+		for n := range 20 {
+			m.settle(t, e, accept(t, e, journal.Synced, m.sample(from+n)).Record, event.Delivered, 0)
+		}
+	}
+	fill(100)
+	m.settle(t, e, waiting, event.Pending, event.Retrying)
+	fill(200)
+	for oldest, _ := e.wal.oldest(); oldest.number == 1; oldest, _ = e.wal.oldest() {
+		m.pass(time.Hour)
+		_, err := e.Sweep(context.Background(), m.now(), 5)
+		must(t, err)
+	}
+	must(t, e.Close(), os.Remove(filepath.Join(o.Dir, nameFormat)))
+	_, err := Salvage(context.Background(), o, "", nil)
+	must(t, err)
+	fates, err := start(t, o).Lookup(context.Background(), signed.Keys)
+	if err != nil || fates[0].ID != waiting.ID || fates[1].ID != waiting.ID {
+		t.Errorf("under its keys: %+v %v, want %s twice", fates, err, waiting.ID)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -402,7 +403,7 @@ func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, err
 		return nil, nil
 	}
 	w.stage.put(it, old)
-	if f.kind == kindAccept || f.kind == kindCarry && (old == nil || len(old.keys) == 0) { // else the keys are there since an earlier frame
+	if f.kind == kindAccept || f.kind == kindCarry && (old == nil || !slices.Equal(old.keys, it.keys)) { // else the keys are there since an earlier frame
 		if err := w.claim(it, f.kind == kindCarry); err != nil {
 			return nil, err
 		}
