@@ -68,9 +68,18 @@ func (s *sourceCount) add(k stateReason, n int64) {
 	}
 }
 
-// frame counts an accept or a transition; it is the event afterwards.
+// counted is what an event counts as; zero where nothing or only its marker is left. It goes by what is known of the event and not by what a frame says of
+// it: in a log that was salvaged the frame before may be lost.
+func (it *item) counted() stateReason {
+	if it == nil || it.removed || it.marker {
+		return stateReason{}
+	}
+	return stateReason{it.state, it.reason}
+}
+
+// frame counts an event that was counted as from before.
 func (s *sourceCount) frame(from stateReason, it *item) {
-	s.move(from, stateReason{it.state, it.reason}, 1)
+	s.move(from, it.counted(), 1)
 	seq := it.id.Seq()
 	s.last = max(s.last, seq)
 	if it.delivered() && from.state != it.state {

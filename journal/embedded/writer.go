@@ -48,9 +48,8 @@ type counted struct {
 }
 
 type forgotten struct {
-	source string
-	state  stateReason
-	n      int64
+	group
+	n int64
 }
 
 type observed struct {
@@ -411,8 +410,12 @@ func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, err
 	if p.resource != nil {
 		w.stage.resources[p.resource.ResourceKey] = resource{*p.resource, at.segment}
 	}
-	if f.kind == kindAccept || f.kind == kindCommit {
-		w.count(f, it, p.source)
+	if from := old.counted(); from != it.counted() {
+		source := p.source
+		if it.marker {
+			source = groupOf(old).source
+		}
+		w.count(from, it, source)
 	}
 	w.nextSeq = max(w.nextSeq, f.id.Seq()+1)
 	return it, nil
@@ -435,11 +438,11 @@ func (w *writer) claim(it *item, carried bool) (err error) {
 }
 
 // count notes what a frame does to the counters. Nobody else changes them, so they can be read here without the lock.
-func (w *writer) count(f *frame, it *item, source string) {
+func (w *writer) count(from stateReason, it *item, source string) {
 	if w.counter == nil || w.source != source {
 		w.source, w.counter = source, w.e.counts[source]
 	}
-	c := counted{from: stateReason{f.prevState, f.prevReason}, item: it, of: w.counter}
+	c := counted{from: from, item: it, of: w.counter}
 	if c.of == nil {
 		c.source = source
 	}
@@ -448,9 +451,7 @@ func (w *writer) count(f *frame, it *item, source string) {
 
 // applyForget takes records (shrink) or events whole (remove) away; those of a frame share source, state and reason.
 func (w *writer) applyForget(f *frame, p *parts) error {
-	n := int64(0)
 	for _, seq := range p.seqs {
-		n++
 		old, err := w.item(seq)
 		if err != nil {
 			return err
@@ -458,16 +459,26 @@ func (w *writer) applyForget(f *frame, p *parts) error {
 		if old == nil || old.removed {
 			continue
 		}
+		w.discount(old)
 		if f.kind == kindShrink {
 			w.stage.put(old.shrunk(f.lsn), old)
 		} else {
 			w.stage.put(old.gone(f.lsn), old)
 		}
 	}
-	if f.prevState != 0 {
-		w.forgot = append(w.forgot, forgotten{p.metaKey, stateReason{f.prevState, f.prevReason}, n})
-	}
 	return nil
+}
+
+// discount notes that an event counts no more.
+func (w *writer) discount(it *item) {
+	if it.marker {
+		return
+	}
+	g, n := groupOf(it), len(w.forgot)
+	if n == 0 || w.forgot[n-1].group != g {
+		w.forgot, n = append(w.forgot, forgotten{group: g}), n+1
+	}
+	w.forgot[n-1].n++
 }
 
 // publish makes the group visible.
