@@ -249,6 +249,7 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 	b := appendSection(nil, secRecord, p.record)
 	b = appendKeySection(b, secKeys, keys)
 	b = appendKeySection(b, secAliases, []event.Key{event.MakeKey(event.KeyAlias, r.Source, r.EventID)})
+	b = appendResourceSection(b, p.resource)
 	for _, a := range p.attempts {
 		b = appendSection(b, secAttempt, a)
 	}

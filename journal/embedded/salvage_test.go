@@ -284,6 +284,29 @@ func TestSalvageKeepsEveryKeyOfWhatWasCarriedForward(t *testing.T) {
 	}
 }
 
+// TestSalvageKeepsTheCursor: a delivery moves the cursor of its resource in the same change. Where the event's first change was lost, or had gone with an old segment, the salvage
+// kept the event and left the cursor out: the next older version would have been delivered.
+func TestSalvageKeepsTheCursor(t *testing.T) {
+	m := newMachine()
+	o := m.options(memDir(t))
+	e := start(t, o)
+	accept(t, e, journal.Synced, m.sample(0))
+	begin := e.wal.offset
+	r := accept(t, e, journal.Synced, m.sample(1)).Record
+	r.State, r.Reason, r.SettledAt = event.Delivered, event.NoReason, m.now()
+	cursor := event.ResourceState{ResourceKey: event.ResourceKey{Source: r.Source, Resource: r.Resource}, Version: r.Version, EventID: r.EventID, UpdatedAt: m.now()}
+	_, err := e.Commit(context.Background(), []journal.Transition{{Record: r, Cursor: &cursor}}, journal.Synced)
+	must(t, err, e.Close())
+	flip(t, segmentFiles(t, o.Dir)[0], begin+20)
+	_, err = Salvage(context.Background(), o, "", nil)
+	must(t, err)
+	got, err := start(t, o).Resources(context.Background(), []event.ResourceKey{cursor.ResourceKey})
+	must(t, err)
+	if d := cmp.Diff(cursor, got[0]); d != "" {
+		t.Errorf("the cursor (-before +after):\n%s", d)
+	}
+}
+
 // TestSalvageCountsWhatIsLeft: the counters of a log with lost changes say what its records say, also after another rebuild and once retention has taken them all. They
 // followed the changes, and an event whose first one was lost was never counted, one with a lost change in between counted twice.
 func TestSalvageCountsWhatIsLeft(t *testing.T) {
