@@ -140,6 +140,7 @@ type salvager struct {
 	w    *wal
 	from *segment // that the frames come from
 	last segmentHead
+	time int64 // the latest that an event has, in the journal's time
 }
 
 // write makes the new log.
@@ -220,7 +221,22 @@ func (s *salvager) copy(seg *segment, f *frame, p *parts) error {
 	if err := s.fill(f.lsn); err != nil {
 		return err
 	}
+	if s.blind {
+		s.clock(p.front.received, p.shift.received)
+		s.clock(p.front.settled, p.shift.settled)
+	}
 	return s.append(s.adopt(f, p))
+}
+
+// clock notes, where no ledger says what the clocks were, how far the wall clock was off at the latest time of an event.
+func (s *salvager) clock(wall, shift int64) {
+	if wall == 0 || wall-shift < s.time {
+		return
+	}
+	s.time, s.known.mark = wall-shift, mark{}
+	if shift != 0 {
+		s.known.mark = mark{journal: s.time, wall: wall}
+	}
 }
 
 // adopt is the frame as it goes into the new log: what changes an event whose first frame is lost carries the event whole.

@@ -307,6 +307,35 @@ func TestSalvageKeepsTheCursor(t *testing.T) {
 	}
 }
 
+// TestSalvageKnowsHowFarTheClockIsOff: also without the ledger, which notes that. The time of the new journal was the wall clock's: where that had been set ahead, all ids were
+// forgotten at once, and dead letters expired.
+func TestSalvageKnowsHowFarTheClockIsOff(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for _, jump := range []time.Duration{0, year, -year} {
+		m := newMachine()
+		o := m.options(memDir(t))
+		e := start(t, o)
+		dead := m.settle(t, e, accept(t, e, journal.Synced, m.sample(1)).Record, event.Failed, event.Exhausted)
+		m.setClock(jump)
+		accept(t, e, journal.Synced, m.sample(2))
+		must(t, e.Close(), os.Remove(filepath.Join(o.Dir, nameLedger)))
+		m.pass(time.Hour)
+		_, err := Salvage(context.Background(), o, "", nil)
+		must(t, err)
+		e = start(t, o)
+		m.pass(718 * time.Hour)
+		m.sweep(t, e)
+		if got, _, err := e.Get(context.Background(), dead.ID, false); err != nil || got.Reason != event.Exhausted {
+			t.Errorf("clock set by %v: after 719 hours %v/%v: %v", jump, got.State, got.Reason, err)
+		}
+		m.pass(time.Hour)
+		m.sweep(t, e)
+		if got, _, err := e.Get(context.Background(), dead.ID, false); err != nil || got.Reason != event.Expired {
+			t.Errorf("clock set by %v: after 720 hours %v/%v: %v", jump, got.State, got.Reason, err)
+		}
+	}
+}
+
 // TestSalvageCountsWhatIsLeft: the counters of a log with lost changes say what its records say, also after another rebuild and once retention has taken them all. They
 // followed the changes, and an event whose first one was lost was never counted, one with a lost change in between counted twice.
 func TestSalvageCountsWhatIsLeft(t *testing.T) {
