@@ -106,11 +106,11 @@ func openLog(dir string) (known ledgerState, files []*os.File, err error) {
 		if err != nil {
 			return known, nil, err
 		}
-		if files != nil && now.lowest == known.lowest {
-			return known, files, nil
-		}
-		if files == nil && now.lowest == known.lowest {
+		if missing != "" && now.lowest == known.lowest {
 			return known, nil, damaged(missing, "the segment is missing")
+		}
+		if now.lowest == known.lowest {
+			return known, files, nil // none where nothing was written yet
 		}
 		closeAll(files)
 		files = nil
@@ -176,7 +176,7 @@ func (c *copier) copy(files []*os.File) error {
 		}
 		lsn = next
 	}
-	if lsn <= c.known.synced {
+	if len(files) > 0 && lsn <= c.known.synced {
 		return damaged(files[len(files)-1].Name(), fmt.Sprintf("it ends before frame %d, which the disk had confirmed", c.known.synced))
 	}
 	return nil

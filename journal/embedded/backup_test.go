@@ -85,3 +85,27 @@ func TestBackupOfARunningJournal(t *testing.T) {
 		t.Errorf("left behind: %v", m)
 	}
 }
+
+// A journal that nothing was written to yet has a backup like any other. It was called damaged, and no file was named.
+func TestBackupBeforeTheFirstEvent(t *testing.T) {
+	ctx := context.Background()
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e := start(t, o)
+	to, dir := filepath.Join(memDir(t), "backup"), filepath.Join(memDir(t), "new")
+	if r, err := Backup(ctx, o.Dir, to, nil); err != nil || r.Changes != 0 {
+		t.Fatal(r, err)
+	}
+	if r, err := Check(ctx, to, nil, nil); err != nil || !r.Whole() {
+		t.Errorf("the backup: %+v %v", r, err)
+	}
+	accept(t, e, journal.Synced, sample(1))
+	_, err := Restore(ctx, to, dir, nil)
+	must(t, err)
+	x := start(t, Options{Dir: dir, AllowTmpfs: true, Sync: true, Log: quiet})
+	if all := everything(t, x); len(all) != 0 {
+		t.Errorf("what came later is in it: %+v", all)
+	}
+	if !accept(t, x, journal.Synced, sample(1)).Accepted {
+		t.Error("the first event is refused")
+	}
+}
