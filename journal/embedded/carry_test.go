@@ -104,3 +104,42 @@ func TestASegmentThatOneEventMadeLargerGoes(t *testing.T) {
 		t.Fatalf("what waits has lost its bytes: %v", err)
 	}
 }
+
+// Check and Export look at a journal in use while retention takes its oldest segments away: they found segments missing, or stopped where one was gone that they had just seen.
+func TestSegmentsGoWhileTheyAreLookedAt(t *testing.T) {
+	ctx := context.Background()
+	m := newMachine()
+	o := m.options(memDir(t))
+	o.SegmentSize = 16 << 10
+	e := start(t, o)
+	deliver := func(from, n int) {
+		for i := range n {
+			m.settle(t, e, accept(t, e, journal.Synced, m.sample(from+i)).Record, event.Delivered, 0)
+		}
+	}
+	deliver(0, 50)
+	oldest := func() uint64 {
+		s, _ := e.wal.oldest()
+		return s.number
+	}
+	next, before := 1000, oldest()
+	shrink := func() { // as much as fifty events are
+		m.pass(100 * time.Hour)
+		deliver(next, 20)
+		m.sweep(t, e)
+		next += 1000
+	}
+	gone := sync.OnceFunc(shrink)
+	if r, err := Check(ctx, o.Dir, nil, func(int64, int64) { gone() }); err != nil || !r.Whole() || r.MissingEvents != 0 {
+		t.Errorf("check: %+v %v", r, err)
+	}
+	gone = sync.OnceFunc(shrink)
+	n := 0
+	r, err := Export(ctx, o.Dir, nil, nil, func(x *Exported) error { gone(); n++; return x.Err })
+	if err != nil || !r.Whole() || n < 20 {
+		t.Errorf("export: %d events, %+v %v", n, r, err)
+	}
+	if oldest() == before {
+		t.Error("no segment has gone")
+	}
+}

@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -30,6 +29,7 @@ func Export(ctx context.Context, dir string, keys [][]byte, progress func(done, 
 		return ctx.Err()
 	}}
 	x.at = func() int64 { return v.at }
+	defer v.release()
 	err := v.run()
 	if err == nil {
 		err = x.show(ctx, show)
@@ -162,11 +162,11 @@ func (x *exporter) one(e *exported) (*Exported, error) {
 }
 
 func (x *exporter) read(s span) ([]byte, error) {
-	f, err := os.Open(segmentPath(filepath.Join(x.dir, nameLog), s.segment))
+	f, done, err := x.segs[s.segment].open()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer done()
 	b := make([]byte, s.size)
 	if _, err := f.ReadAt(b, s.offset); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -26,6 +27,7 @@ type segment struct {
 	size   int64 // of the file
 	segmentHead
 	block cipher.Block // nil: not encrypted, or not opened yet
+	held  *os.File     // by a survey of a journal in use, where it may be taken away; else nil
 }
 
 // segmentHead is what the header says.
@@ -104,6 +106,17 @@ func parseSegmentHead(b []byte, number uint64) (h segmentHead, ok bool) {
 	return h, true
 }
 
+// open gives the file, and what is to be called once it is not needed any more.
+func (s *segment) open() (f *os.File, done func() error, err error) {
+	if s.held != nil {
+		return s.held, func() error { return nil }, nil
+	}
+	if f, err = os.Open(s.path); err != nil {
+		return nil, nil, err
+	}
+	return f, f.Close, nil
+}
+
 func (s *segment) createdAt() time.Time { return time.Unix(0, s.created) }
 
 // listSegments gives the segments of a directory in order of their numbers, headers not read.
@@ -123,6 +136,9 @@ func listSegments(dir string) ([]*segment, error) {
 			continue
 		}
 		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // retention has just taken it away
+		}
 		if err != nil {
 			return nil, err
 		}

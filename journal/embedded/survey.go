@@ -69,6 +69,7 @@ type survey struct {
 	lostThen uint64            // how many changes were missing when it began
 	lastLost uint64            // number of the last frame that is missing
 	done     int64
+	held     []*os.File
 	before   *segment // the one that was read before
 	at       int64    // where the body of the frame is that is shown
 }
@@ -83,6 +84,7 @@ func Check(ctx context.Context, dir string, keys [][]byte, progress func(done, t
 // check is Check of a journal that another process has in use, or none.
 func check(ctx context.Context, dir string, keys [][]byte, inUse bool, progress func(done, total int64)) (*Report, error) {
 	v := &survey{dir: dir, keys: newKeyring(keys), report: &Report{Dir: dir, Damage: []Damage{}, InUse: inUse}, progress: progress, visit: func(*segment, *frame, *parts) error { return ctx.Err() }}
+	defer v.release()
 	if err := v.run(); err != nil {
 		return nil, fmt.Errorf("check journal %q: %w", dir, err)
 	}
@@ -120,6 +122,9 @@ func (v *survey) run() error {
 	path := filepath.Join(v.dir, nameLedger)
 	known, _, err := readLedger(path)
 	segs, listErr := listSegments(log)
+	if v.report.InUse && err == nil && listErr == nil {
+		segs, known.lowest, listErr = v.hold(segs)
+	}
 	switch {
 	case listErr != nil && errors.Is(listErr, fs.ErrNotExist) && errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s holds no journal: %w", v.dir, fs.ErrNotExist)
@@ -141,6 +146,26 @@ func (v *survey) run() error {
 	}
 	return v.segments(segs)
 }
+
+// hold opens the segments of a journal in use: they stay readable if retention takes some away meanwhile. It gives those that are still there, and the number
+// of the oldest that must be.
+func (v *survey) hold(segs []*segment) (there []*segment, lowest uint64, err error) {
+	for _, s := range segs {
+		s.held, err = os.Open(s.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the ledger knew before
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		v.held, there = append(v.held, s.held), append(there, s)
+	}
+	known, _, err := readLedger(filepath.Join(v.dir, nameLedger))
+	return there, known.lowest, err
+}
+
+// release closes what hold has opened.
+func (v *survey) release() { closeAll(v.held) }
 
 func (v *survey) segments(segs []*segment) error {
 	for len(segs) > 0 && segs[0].number < v.known.lowest {
@@ -271,6 +296,9 @@ func (v *survey) segment(s *segment, last bool) error {
 			}
 			if last && v.torn(data, at, genSum) {
 				return nil // the rest was never acknowledged
+			}
+			if v.report.InUse && v.lsn > v.known.synced {
+				return nil // it was being written
 			}
 			v.damage(s.path, int64(at), "no frame can be read here")
 			bad = true
@@ -420,11 +448,11 @@ func (v *survey) count(f *frame) {
 
 // load reads a segment as far as the disk gives it.
 func (v *survey) load(s *segment) ([]byte, error) {
-	f, err := os.Open(s.path)
+	f, done, err := s.open()
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer done()
 	const piece = 64 << 10
 	data := make([]byte, s.size)
 	for at := 0; at < len(data); at += piece {
