@@ -217,7 +217,7 @@ func (m *Model) known(k event.Key) *marker {
 	if x == nil {
 		return nil
 	}
-	if x.item != nil && (x.item.rec.State == event.Pending || x.item.rec.DeadLetter()) || m.o.Now().Sub(x.now().ReceivedAt) < m.o.Retention.Dedup {
+	if x.item != nil && (x.item.rec.State == event.Pending || x.item.rec.DeadLetter() && x.item.rec.Reason != event.Expired) || m.o.Now().Sub(x.now().ReceivedAt) < m.o.Retention.Dedup {
 		return x
 	}
 	return nil
@@ -694,9 +694,7 @@ func (m *Model) Sweep(ctx context.Context, now time.Time, limit int) (int, error
 			rec.Reason, rec.SettledAt, rec.HasPayload, rec.Rev = event.Expired, now, false, m.st.rev+1
 			m.apply(func(st *state) { st.put(rec, nil, nil, nil) })
 			m.tell(old, oldReason, rec)
-		case age >= ret.Record && rec.State == event.Failed && now.Sub(rec.ReceivedAt) < ret.Dedup:
-			continue
-		case age >= ret.Record:
+		case age >= ret.Record && (rec.State != event.Failed || now.Sub(rec.ReceivedAt) >= ret.Dedup):
 			m.apply(func(st *state) { st.forget(s) })
 		case rec.HasPayload && age >= ret.Payload:
 			rec.HasPayload = false

@@ -118,7 +118,7 @@ func failedRecordStays(t *testing.T, f Factory) {
 	c.Advance(5*time.Hour - time.Nanosecond)
 	sweep(t, x.Journal, c.Now())
 	for j := range x.lives() {
-		if got := get(t, j, r.ID); got.Reason != event.Returned {
+		if got := get(t, j, r.ID); got.Reason != event.Returned || got.HasPayload { // that goes when its time has come
 			t.Fatalf("%+v", got)
 		}
 	}
@@ -154,6 +154,10 @@ func deadLetterRetention(t *testing.T, f Factory) {
 		t.Fatalf("the observer saw %v", states)
 	}
 	j = x.Crash()
+	c.Advance(10 * time.Hour)
+	if lookup(t, j, keyOf("a")).Known() { // nobody can deliver it any more
+		t.Fatal("an expired dead letter keeps its id from its sender")
+	}
 	sweep(t, j, end.Add(3*time.Hour-time.Nanosecond))
 	get(t, j, r.ID)
 	sweep(t, j, end.Add(3*time.Hour))
