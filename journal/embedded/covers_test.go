@@ -1,12 +1,14 @@
 package embedded
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -55,6 +57,43 @@ func TestTheLogCoversNothingThatItMayHaveLost(t *testing.T) {
 			t.Errorf("it covers %s, after a restart %s", first, again)
 		}
 	})
+}
+
+// Of an event that is older than the oldest part of the log there is one frame, in which it was carried forward, and nobody can tell from the numbers whether that is
+// what was lost. The journal said that the event was never received, and that it would know.
+func TestTheLogDoesNotCoverWhatWasCarriedForwardAndLost(t *testing.T) {
+	for name, damage := range map[string]func(o Options, carried *item){
+		"a frame": func(o Options, carried *item) {
+			path := segmentPath(filepath.Join(o.Dir, nameLog), carried.base)
+			flip(t, path, int64(bytes.Index(mustRead(t, path), carried.body)))
+		},
+		"the oldest segment": func(o Options, _ *item) { must(t, os.Remove(segmentFiles(t, o.Dir)[0])) },
+	} {
+		m := newMachine()
+		o := m.options(memDir(t))
+		o.SegmentSize = 16 << 10
+		e := start(t, o)
+		old := m.settle(t, e, accept(t, e, journal.Synced, m.sample(1)).Record, event.Delivered, 0)
+		for n := range 20 {
+			m.settle(t, e, accept(t, e, journal.Synced, m.sample(10+n)).Record, event.Delivered, 0)
+		}
+		m.pass(80 * time.Hour)
+		m.settle(t, e, accept(t, e, journal.Synced, m.sample(100)).Record, event.Delivered, 0)
+		m.sweep(t, e)
+		carried, err := e.item(old.ID.Seq())
+		if err != nil || carried.base == 1 {
+			t.Fatal(carried, err)
+		}
+		m.settle(t, e, accept(t, e, journal.Synced, m.sample(101)).Record, event.Delivered, 0)
+		must(t, e.Close())
+		damage(o, carried)
+		if r, err := Salvage(t.Context(), o, "", nil); err != nil || r.Whole() {
+			t.Fatal(r, err)
+		}
+		if since := start(t, o).Stats().CoversSince; !since.After(old.ReceivedAt) {
+			t.Errorf("%s: it covers %s; what came at %s may not be there", name, since, old.ReceivedAt)
+		}
+	}
 }
 
 func TestALongerRetentionBringsNothingBack(t *testing.T) {

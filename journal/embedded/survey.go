@@ -26,7 +26,7 @@ type Report struct {
 	Changes         uint64   `json:"changes"`          // frames that are whole
 	Events          uint64   `json:"events"`           // events that were accepted in what is left of the log
 	MissingChanges  uint64   `json:"missing_changes"`  // acknowledged, and lost
-	MissingEvents   uint64   `json:"missing_events"`   // acknowledged, and nothing of them is left
+	MissingEvents   uint64   `json:"missing_events"`   // acknowledged, and nothing of them is left; of those that were carried forward nobody can tell
 	DamagedPayloads uint64   `json:"damaged_payloads"` // their records are whole
 	Corrupt         int      `json:"corrupt"`          // salvage: pending events that became failed/corrupt
 	Doubtful        int      `json:"doubtful"`         // salvage: pending events that may have been delivered before
