@@ -130,6 +130,11 @@ func (f *flight) begin(j *errand) bool {
 		s.requeue(&f.rec, nil)
 		return false
 	}
+	if f.rec.Charged >= f.cfg.Delivery.Retry.MaxAttempts { // a crash cut off the last one
+		f.slot.cancel()
+		f.giveUp(event.Exhausted, nil)
+		return false
+	}
 	if f.lane != nil {
 		f.rec.Gap = j.gap // as it is now: what was missing at an earlier attempt may have come
 	}
@@ -178,17 +183,25 @@ func (f *flight) unreadable(cause error) {
 		why = event.Corrupt
 		f.src.r.log.Error("stored payload is damaged; the event is not forwarded", "alarm", true, "id", f.rec.ID.String(), "source", f.rec.Source, "event_id", f.rec.EventID)
 	}
+	f.giveUp(why, cause)
+}
+
+// giveUp settles a pending event without another attempt.
+func (f *flight) giveUp(why event.Reason, cause error) {
+	defer f.holdCursor()()
 	rec, _ := f.src.r.change(f.rec.ID, journal.Synced, func(rec *event.Record) (bool, *event.ResourceState) {
 		if rec.State != event.Pending {
 			return false, nil
 		}
 		f.src.end(rec, event.Failed, why)
-		rec.LastErrKind, rec.LastErrText = forward.KindCorrupt, cause.Error()
-		return true, nil
+		if cause != nil {
+			rec.LastErrKind, rec.LastErrText = forward.KindCorrupt, cause.Error()
+		}
+		return true, f.cursor(rec)
 	})
 	f.rec = rec
 	f.releaseLane(true)
-	f.tell(Handled{Outcome: Failed, Fate: rec.Fate()})
+	f.tell(Handled{Outcome: outcomeOf(event.Failed, why), Fate: rec.Fate()})
 }
 
 // begun is the attempt as it stands while it runs.

@@ -425,6 +425,41 @@ func TestKillDuringAnAttemptThatMustNotBeRepeated(t *testing.T) {
 	})
 }
 
+// An attempt that a kill cuts off counts like every other: with the last one that max_attempts allows the event is a dead letter, and what waits behind it goes on, also
+// after one more restart.
+func TestKillDuringTheLastAttempt(t *testing.T) {
+	for _, policy := range []string{"none", "in_sequence"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Ordering.Policy, s.Ordering.Start, s.Delivery.Mode, s.Ordering.MaxWait = policy, "1", "store", 24*time.Hour
+				s.Delivery.Retry.MaxAttempts, s.Delivery.Retry.Base, s.Delivery.Retry.Jitter = 2, 2*time.Second, "none"
+			})
+			b.up()
+			b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+				if nth == 1 {
+					return hooktest.Answer{Status: 503}
+				}
+				return hooktest.Answer{Delay: 5 * time.Second}
+			})
+			b.version(1)
+			time.Sleep(3 * time.Second)
+			b.kill()
+			b.consumer.Plan(nil)
+			time.Sleep(time.Minute)
+			rec := b.find("v1")
+			if rec.State != event.Failed || rec.Reason != event.Exhausted || rec.Attempts != 2 || !rec.Unknown || b.arrivals() != "1 1" {
+				t.Errorf("%s: %s/%s after %d attempts; the consumer saw %s", policy, rec.State, rec.Reason, rec.Attempts, b.arrivals())
+			}
+			b.restart()
+			b.version(2)
+			time.Sleep(time.Minute)
+			if got := b.find("v2"); got.State != event.Delivered {
+				t.Errorf("%s: the next is %s/%s", policy, got.State, got.Reason)
+			}
+		})
+	}
+}
+
 // Random arrival, failing deliveries, lost answers and SIGKILL at random moments: what the consumer applies for the first time is strictly newer than all
 // before, whatever it sees again is marked, and everything accepted comes to its end.
 //
