@@ -100,3 +100,21 @@ func TestDelay(t *testing.T) {
 		t.Errorf("no overflow after many retries, got %s", d)
 	}
 }
+
+// While the breaker is open, requests that wait for a slot are told so at once, also where it is the turn of what is due: that goes no further either, and the next look
+// is at the next probe.
+func TestNobodyWaitsForASlotWhileTheBreakerIsOpen(t *testing.T) {
+	now := time.Unix(1000, 0)
+	u := &upstream{turn: true, breaker: *newBreaker(), waiters: []*waiter{{make(chan slot, 1)}, {make(chan slot, 1)}}}
+	u.cfg.MaxInFlight = 1
+	u.breaker.state, u.breaker.next = open, now.Add(time.Minute)
+	told := u.waiters
+	u.serve(now, true)
+	for i, w := range told {
+		select {
+		case <-w.granted:
+		default:
+			t.Errorf("request %d goes on waiting", i)
+		}
+	}
+}

@@ -182,10 +182,10 @@ func (u *upstream) leave(w *waiter) (slot, refusal) {
 	return s, granted
 }
 
-// serve hands free slots to waiting requests, one at a time in turn with the queue (queued: it wants one too). The caller holds mu.
+// serve hands free slots to waiting requests, one at a time in turn with the queue (queued: it wants one too), and tells them where the breaker is open. The caller holds mu.
 func (u *upstream) serve(now time.Time, queued bool) {
 	for len(u.waiters) > 0 {
-		if queued && u.turn {
+		if queued && u.turn && u.breaker.state == closed {
 			u.turn = false
 			return
 		}
