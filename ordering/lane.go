@@ -31,7 +31,7 @@ type Lane struct {
 	policy  *Policy
 	cursor  Version // highest version delivered
 	text    string  // the cursor as received
-	floor   Version // highest version given up above the cursor
+	floor   Version // highest version given up above the cursor; see lifted
 	floorAs string
 	left    Version // window: highest version that has left the buffer
 	flying  *Entry
@@ -44,7 +44,7 @@ func NewLane(p *Policy, st event.ResourceState) *Lane {
 	l := &Lane{policy: p}
 	l.cursor, l.text = stored(p, st.Version)
 	l.floor, l.floorAs = stored(p, st.Floor)
-	l.left = maxVersion(l.cursor, l.floor)
+	l.left = l.cursor
 	return l
 }
 
@@ -131,7 +131,7 @@ func (l *Lane) newest() Version {
 		}
 		return Version{}
 	}
-	newest := l.base()
+	newest := maxVersion(l.base(), l.floor)
 	if l.flying != nil && !l.flying.Forced {
 		newest = maxVersion(newest, l.flying.Version)
 	}
@@ -347,6 +347,8 @@ func (l *Lane) gap(v Version) string {
 	switch base := l.base(); {
 	case base.Known():
 		return span(base.plus(1), v.plus(-1))
+	case l.floor.Known() && l.policy.OnGap == "dead_letter": // the floor is what comes before the first version
+		return span(l.floor.plus(1), v.plus(-1))
 	case l.floor.Known():
 		return span(l.floor, v.plus(-1))
 	}
@@ -378,36 +380,46 @@ func (l *Lane) Delivered(e *Entry) {
 // what is held behind it is lost with it; the caller settles those.
 func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 	l.land(e)
-	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" {
-		if next := l.expected(); next.Known() && e.Version.Compare(next) == 0 || !next.Known() && !e.Forced {
-			return l.drop(e.Version)
-		}
-		return nil
+	next := l.expected()
+	l.floor, l.floorAs, _ = l.lifted(e, WasGivenUp)
+	if l.keepsGaps() && (next.Known() && e.Version.Compare(next) == 0 || !next.Known() && !e.Forced) {
+		return l.drop(e.Version)
 	}
-	l.raise(e)
 	return nil
 }
 
 // Settled says that an operator discarded an event that waited. What waits behind it waits no longer. (What happened by other means is Delivered.)
 func (l *Lane) Settled(e *Entry) {
 	l.land(e)
-	l.raise(e)
+	l.floor, l.floorAs, _ = l.lifted(e, WasSettled)
 }
 
-// raise lifts the floor to a version that is not waited for any more.
-func (l *Lane) raise(e *Entry) {
-	if l.lifts(e) {
-		l.floor, l.floorAs = e.Version, e.Text
-	}
+// keepsGaps says whether a version that is missing stays so: what comes behind it is lost.
+func (l *Lane) keepsGaps() bool {
+	return l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter"
 }
 
-// lifts says whether the floor goes up to e once e is given up. A forced version that is out of line tells nothing about those before it.
-func (l *Lane) lifts(e *Entry) bool {
-	if l.policy.Policy != "in_sequence" || !l.floor.Less(e.Version) || e.Version.Less(l.cursor) {
-		return false
-	}
+// lifted is the floor once e is given up, or discarded, and whether it is another one than now. A forced version that is out of line tells nothing about those
+// before it. Where gaps are kept, the first version seen that is given up is the first all the same: the floor is what comes before it.
+func (l *Lane) lifted(e *Entry, how End) (floor Version, text string, changed bool) {
+	floor, text = l.floor, l.floorAs
 	next := l.expected()
-	return !next.Known() && !e.Forced || next.Known() && (e.Version.Compare(next) == 0 || next.Less(e.Version) && !e.Forced)
+	switch {
+	case !l.policy.versions, !floor.Less(e.Version), e.Version.Less(l.cursor):
+	case l.policy.Policy != "in_sequence": // in the others only max_jump asks for it
+		changed = l.policy.MaxJump > 0 && !e.Forced
+	case how == WasGivenUp && l.keepsGaps():
+		if !next.Known() && !e.Forced {
+			first := e.Version.plus(-1)
+			return first, first.digits(), true
+		}
+	default:
+		changed = !next.Known() && !e.Forced || next.Known() && (e.Version.Compare(next) == 0 || next.Less(e.Version) && !e.Forced)
+	}
+	if changed {
+		floor, text = e.Version, e.Text
+	}
+	return floor, text, changed
 }
 
 // Back says that the attempt of the event in flight failed for now: it waits in the lane until due.
@@ -446,12 +458,9 @@ func (l *Lane) After(e *Entry, how End) (version, floor string, changed bool) {
 			}
 		}
 		return version, floor, version != l.text
-	case how == WasGivenUp && l.policy.OnGap == "dead_letter":
-		return version, floor, false
-	case l.lifts(e):
-		return version, e.Text, true
 	}
-	return version, floor, false
+	_, floor, changed = l.lifted(e, how)
+	return version, floor, changed
 }
 
 // SetCursor puts the cursor where an operator wants it, up or down ("" = nothing was delivered yet), and forgets the floor.

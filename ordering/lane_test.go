@@ -209,8 +209,27 @@ func TestTheFirstVersionSeenBecomesADeadLetter(t *testing.T) {
 	e6.Release, e8.Release, e8.Early = 100, 100, true
 	l.Add(e6)
 	l.Add(e8)
+	_, floor, changed := l.After(e5, WasGivenUp)
 	if lost := l.GivenUp(e5); !slices.Equal(lost, []*Entry{e6, e8}) || !l.Idle() {
 		t.Errorf("%d are lost, %d wait", len(lost), l.Waiting())
+	}
+	// Nor is it forgotten: it is still the first, and what comes after it is behind a gap until it comes again.
+	for name, l := range map[string]*Lane{"the lane": l, "a new lane": NewLane(p, event.ResourceState{Floor: floor})} {
+		if d := l.Judge(at(4, "6").Version); d != Hold || !changed {
+			t.Errorf("%s: 6 after the first was refused: %s", name, d)
+		}
+		again := at(5, "5")
+		if d := l.Judge(again.Version); d != Pass {
+			t.Errorf("%s: the first, again: %s", name, d)
+		}
+		l.Add(again)
+		if s := l.Next(1); s.Go != again || s.Gap != "" {
+			t.Errorf("%s: the first, again: %+v", name, s)
+		}
+		l.Delivered(again)
+		if d := l.Judge(at(6, "6").Version); d != Pass || l.Cursor() != "5" {
+			t.Errorf("%s: 6 after 5: %s", name, d)
+		}
 	}
 }
 
@@ -429,6 +448,38 @@ func TestTypes(t *testing.T) {
 		p := policy(t, func(cfg *Config) { stalePolicy(cfg); cfg.Types = []string{"x", c.glob} })
 		if got := p.Applies(&event.Record{Type: c.kind, Verified: true}); got != c.want {
 			t.Errorf("%q looks at %q: %t", c.glob, c.kind, got)
+		}
+	}
+}
+
+// Dead letters count for max_jump, also once the lane is gone: the versions after many that were refused for good are honest.
+func TestMaxJumpCountsFromWhatWasGivenUp(t *testing.T) {
+	for _, name := range []string{"reject_stale", "window", "in_sequence"} {
+		p := policy(t, func(c *Config) { c.Policy, c.MaxJump, c.OnGap = name, 2, "release" })
+		st := event.ResourceState{Version: "4"}
+		for i, v := range []string{"5", "6", "7"} {
+			l := NewLane(p, st)
+			e := at(i+1, v)
+			e.Release = 1
+			if d := l.Judge(e.Version); d == Jump {
+				t.Errorf("%s: %s after those that were refused is a jump", name, v)
+			}
+			l.Add(e)
+			if s := l.Next(1); s.Go != e {
+				t.Fatalf("%s: %+v", name, s)
+			}
+			st.Version, st.Floor, _ = l.After(e, WasGivenUp)
+			l.GivenUp(e)
+		}
+		l := NewLane(p, st)
+		if d := l.Judge(at(8, "9").Version); d == Jump || d == Stale {
+			t.Errorf("%s: 9 after 7 was refused: %s", name, d)
+		}
+		if d := l.Judge(at(9, "10").Version); d != Jump {
+			t.Errorf("%s: 10 after 7 was refused: %s", name, d)
+		}
+		if d := l.Judge(at(5, "6").Version); d == Stale {
+			t.Errorf("%s: a refused version that its sender sends again: %s", name, d)
 		}
 	}
 }

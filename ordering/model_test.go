@@ -193,6 +193,8 @@ func (m *model) gapBefore(e *modelEvent) string {
 		switch floor, _ := strconv.Atoi(m.stored.Floor); {
 		case m.p.start.Known():
 			from = int(m.p.start.small)
+		case m.stored.Floor != "" && m.p.OnGap == "dead_letter":
+			from = floor + 1
 		case floor > 0:
 			from = floor
 		default:
@@ -213,7 +215,7 @@ func (m *model) gapBefore(e *modelEvent) string {
 func (m *model) waitsFor(e *modelEvent) bool {
 	floor, _ := strconv.Atoi(m.stored.Floor)
 	from := max(m.cursor(), floor) + 1
-	if from == 1 {
+	if from == 1 && m.stored.Floor == "" {
 		if !m.p.start.Known() {
 			return false
 		}
