@@ -250,6 +250,12 @@ func (l *Lane) Remove(id event.ID) (*Entry, bool) {
 	return nil, false
 }
 
+// Has says whether an event waits here, or is in flight.
+func (l *Lane) Has(id event.ID) bool {
+	is := func(e *Entry) bool { return e.ID == id }
+	return l.flying != nil && is(l.flying) || slices.ContainsFunc(l.waiting, is)
+}
+
 // Step is what a lane wants done now.
 type Step struct {
 	Go    *Entry   // deliver this one; it is in flight from now on

@@ -25,10 +25,11 @@ type flight struct {
 	payload *event.Payload
 	slot    slot
 	client  *forward.Client
-	lane    *lane           // nil = none
-	entry   *ordering.Entry // nil = none
-	sender  *sender         // nil = nobody waits
-	waiting bool            // a proxy sender waits and will be told of a failure
+	lane    *lane            // nil = none
+	entry   *ordering.Entry  // nil = none
+	sender  *sender          // nil = nobody waits
+	waiting bool             // a proxy sender waits and will be told of a failure
+	watched *ordering.Policy // by which the attempt moves the cursor beside the lanes; nil = it does not. Of holdCursor
 
 	// Room for what calls of other rooms take by reference, so that an attempt is one allocation.
 	request forward.Call
@@ -438,16 +439,30 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 	}
 }
 
-// holdCursor keeps others from writing the cursor until the function that it gives is called: an operator, and, where ordering only observes,
-// the other attempts at the resource (a lane has one at a time).
-func (f *flight) holdCursor() func() {
+// holdCursor keeps others from writing the cursor until the function that it gives is called: an operator, and, where no lane does, the other attempts at the resource. It
+// decides which order the attempt ends under.
+func (f *flight) holdCursor() (release func()) {
+	for {
+		f.watched = f.observedBy()
+		release = f.lockCursor()
+		if f.watched == f.observedBy() {
+			return release
+		}
+		release() // a reload came in between
+	}
+}
+
+func (f *flight) lockCursor() func() {
 	s := f.src
 	switch {
-	case f.observedBy() != nil:
+	case f.watched != nil && f.watched.Observing():
 		s.cursors.RLock()
 		m := &s.watched[maphash.String(watchedSeed, f.rec.Resource)%uint64(len(s.watched))]
 		m.Lock()
 		return func() { m.Unlock(); s.cursors.RUnlock() }
+	case f.watched != nil: // the others may be in a lane by now
+		s.cursors.Lock()
+		return s.cursors.Unlock
 	case f.lane != nil:
 		s.cursors.RLock()
 		return s.cursors.RUnlock
@@ -455,14 +470,11 @@ func (f *flight) holdCursor() func() {
 	return func() {}
 }
 
-// observedBy is the policy where the event's order is only observed, else nil. That holds for what is left in a lane, too: what came after the reload
-// passes it there, and moves the cursor.
+// observedBy is the policy whose cursor the attempt moves beside the lanes: where the event's order is only observed, and where a reload has brought one since the attempt
+// began. That holds for what is left in a lane, too, while order is observed: what came after the reload passes it there, and moves the cursor.
 func (f *flight) observedBy() *ordering.Policy {
-	p := f.cfg.policy
-	if f.lane != nil {
-		p = f.src.cfg.Load().policy
-	}
-	if p.Observing() && p.Applies(&f.rec) && p.Versions() {
+	p := f.src.cfg.Load().policy
+	if (f.lane == nil || p.Observing()) && f.rec.Resource != "" && p.Applies(&f.rec) && p.Versions() {
 		return p
 	}
 	return nil
@@ -476,8 +488,8 @@ func (f *flight) delivered() bool { return f.tried.Outcome == event.OutcomeDeliv
 // cursor is what the journal shall remember of the resource after this attempt; nil = no change.
 func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	key := event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
-	if p := f.observedBy(); p != nil || f.lane == nil {
-		return f.observedCursor(p, rec, key)
+	if f.watched != nil || f.lane == nil {
+		return f.observedCursor(f.watched, rec, key)
 	}
 	f.src.mu.Lock()
 	defer f.src.mu.Unlock()
@@ -495,7 +507,7 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
 }
 
-// observedCursor moves the cursor of a resource that ordering only observes.
+// observedCursor moves the cursor of a resource beside its lane.
 func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event.ResourceKey) *event.ResourceState {
 	if p == nil || !f.delivered() {
 		return nil
@@ -516,10 +528,24 @@ func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event
 	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
 }
 
+// passed tells the lane that there may be by now of a delivery without it.
+func (s *Source) passed(p *ordering.Policy, st *event.ResourceState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lanes[st.Resource]; l != nil {
+		v, _ := p.Version(st.Version)
+		l.Delivered(&ordering.Entry{Version: v, Text: st.Version})
+		s.wake(l, 0)
+	}
+}
+
 // land moves lane and schedule on after the commit.
 func (f *flight) land(rec *event.Record) {
 	s := f.src
 	if f.lane == nil {
+		if st := f.commit[0].Cursor; st != nil {
+			s.passed(f.watched, st)
+		}
 		if rec.State == event.Pending {
 			s.requeue(rec, nil) // into a lane, if a reload has brought an order meanwhile
 		}
@@ -532,6 +558,12 @@ func (f *flight) land(rec *event.Record) {
 			due = ordering.Never
 		}
 		s.mu.Lock()
+		if !laned(s.cfg.Load().policy, rec) { // a reload has taken the order away
+			s.mu.Unlock()
+			f.leaveLane()
+			s.requeue(rec, nil)
+			return
+		}
 		f.entry.Owner, f.entry.Forced, f.entry.Unknown = nil, rec.Forced, rec.Unknown
 		f.lane.Back(f.entry, due)
 		s.wake(f.lane, 0)

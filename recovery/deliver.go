@@ -303,6 +303,12 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.mu.Lock()
 	l.Expected(expected)
+	if !laned(s.cfg.Load().policy, rec) { // a reload has taken the order away meanwhile
+		s.mu.Unlock()
+		s.requeue(rec, nil)
+		_, err := s.r.journal.Commit(ctx, nil, journal.Synced)
+		return Handled{Outcome: Accepted, Fate: rec.Fate()}, err
+	}
 	l.Add(e)
 	if l.index == 0 && !l.ready && !store {
 		l.fresh = true

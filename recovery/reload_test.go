@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/hooktest"
 	"github.com/hooktender/hooktender/recovery"
@@ -161,4 +162,136 @@ func TestTheCursorStaysWhileOrderingObserves(t *testing.T) {
 			t.Errorf("8 after 9: %s", h.Outcome)
 		}
 	})
+}
+
+// An attempt that is under way without a lane when a reload brings an order moves the cursor all the same, and one that ends later in its lane does not take it back.
+func TestTheCursorOfAnAttemptThatAReloadMeets(t *testing.T) {
+	for _, before := range []string{"none", "observe"} {
+		for _, behind := range []time.Duration{0, 5 * time.Second} { // an older version is under way meanwhile, in its lane
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+					s.Delivery.Mode, s.Ordering.Policy = "store", "reject_stale"
+					if before == "none" {
+						s.Ordering.Policy = "none"
+					} else {
+						s.Ordering.Mode = "observe"
+					}
+				})
+				b.up()
+				b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+					if s.Header.Get("Hooktender-Event-Id") == "v9" {
+						return hooktest.Answer{Delay: 3 * time.Second}
+					}
+					return hooktest.Answer{Delay: behind}
+				})
+				b.version(9)
+				time.Sleep(time.Second)
+				s := b.source
+				s.Ordering.Policy, s.Ordering.Mode = "reject_stale", "enforce"
+				b.reload(map[string]forward.Config{"app": b.upstream}, s)
+				if behind > 0 {
+					b.version(7)
+				}
+				time.Sleep(10 * time.Second)
+				if cursor := b.resource().State.Version; cursor != "9" {
+					t.Errorf("%s, %s behind: cursor %s", before, behind, cursor)
+				}
+				if h := b.version(8); h.Outcome != recovery.Stale {
+					t.Errorf("%s, %s behind: 8 after 9: %s", before, behind, h.Outcome)
+				}
+			})
+		}
+	}
+}
+
+// What is held, or waits in a lane behind what is retried or waits for a decision, waits no longer for others once a reload has taken the order away; nor does a restart with another
+// configuration make it wait. Senders are let go.
+func TestWhatIsHeldGoesWhenTheOrderIsTakenAway(t *testing.T) {
+	for name, change := range map[string]func(*recovery.SourceConfig){
+		"none":    func(s *recovery.SourceConfig) { s.Ordering.Policy = "none" },
+		"observe": func(s *recovery.SourceConfig) { s.Ordering.Mode = "observe" },
+		"types":   func(s *recovery.SourceConfig) { s.Ordering.Types = []string{"other"} },
+	} {
+		for _, how := range []string{"reload", "restart"} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+					inSequence(s, u)
+					s.Ordering.MaxWait, s.Ordering.OnGap, s.Delivery.OnUnknown, s.Delivery.Mode = 24*time.Hour, "dead_letter", "hold", "store"
+				})
+				b.up()
+				b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+					return hooktest.Answer{Break: s.Header.Get("Hooktender-Event-Id") == "v1" && nth == 1}
+				})
+				b.version(1) // waits for a decision
+				time.Sleep(time.Second)
+				b.version(2) // waits for that
+				b.version(5) // is held
+				b.version(4)
+				time.Sleep(time.Second)
+				if got := b.arrivals(); got != "1" {
+					t.Fatalf("before: %s", got)
+				}
+				change(&b.source)
+				if how == "reload" {
+					b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+				} else {
+					b.restart()
+				}
+				time.Sleep(time.Second)
+				if got := b.states(); got["delivered"] != 3 || got["pending/waiting_for_decision"] != 1 {
+					t.Errorf("%s, %s: the consumer saw %s, %v", name, how, b.arrivals(), got)
+				}
+				if _, err := b.r.ReplayOne(t.Context(), b.find("v1").ID, "", "ops", true, "looked at it"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if got := b.find("v1"); got.State != event.Replayed {
+					t.Errorf("%s, %s: after the decision: %s/%s", name, how, got.State, got.Reason)
+				}
+			})
+		}
+	}
+}
+
+// What waits for a decision when a reload brings an order takes its place in its lane: nothing of its resource goes before it is decided.
+func TestAnOrderThatAReloadBringsIsForWhatWaitsForADecision(t *testing.T) {
+	for _, how := range []string{"reload", "restart"} {
+		for _, decision := range []string{"replay", "resolve"} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+					s.Delivery.OnUnknown, s.Delivery.Mode = "hold", "store"
+				})
+				b.up()
+				b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer { return hooktest.Answer{Break: nth == 1} })
+				b.version(5)
+				time.Sleep(time.Second)
+				b.consumer.Plan(nil)
+				b.source.Ordering.Policy = "reject_stale"
+				if how == "reload" {
+					b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+				} else {
+					b.restart()
+				}
+				b.version(4)
+				b.version(6)
+				time.Sleep(time.Minute)
+				if got := b.arrivals(); got != "5" {
+					t.Errorf("%s: before the decision: %s", how, got)
+				}
+				want := "5 6"
+				if decision == "replay" {
+					want = "5 5 6"
+					if _, err := b.r.ReplayOne(t.Context(), b.find("v5").ID, "", "ops", true, "looked at it"); err != nil {
+						t.Fatal(err)
+					}
+				} else if _, err := b.r.Resolve(t.Context(), b.find("v5").ID, "ops", "it had happened"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if got := b.arrivals(); got != want || b.find("v4").Reason != event.Stale {
+					t.Errorf("%s, %s: the consumer saw %s; 4 is %s", how, decision, got, b.find("v4").Reason)
+				}
+			})
+		}
+	}
 }

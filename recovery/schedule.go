@@ -180,7 +180,7 @@ func (u *upstream) collect(due *line, now time.Time) (next time.Time, more bool)
 	steady := u.r.steady().UnixNano()
 	for _, s := range sources {
 		if s.unlaned.Swap(false) {
-			s.intoLanes(due)
+			s.rearrange(due)
 		}
 		if s.paused.Load() {
 			continue

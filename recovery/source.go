@@ -175,20 +175,97 @@ func (s *Source) relane(old, p *ordering.Policy) error {
 	return nil
 }
 
-// intoLanes looks at what waits without a lane, in the line or for its time, after a reload has changed the order: what is ordered now takes its place in the lane
-// of its resource, all of it before the next attempt begins, so that the oldest goes first.
-func (s *Source) intoLanes(due *line) {
+// rearrange looks at all that waits, after a reload has changed the order and before the next attempt begins: what is ordered now takes its place in the lane of its resource,
+// so that the oldest goes first; what is not any more leaves its lane, and waits for no other.
+func (s *Source) rearrange(due *line) {
+	s.cursors.Lock() // who moves a cursor by the order that was has done so
+	s.cursors.Unlock()
 	s.mu.Lock()
 	due.recall(s)
 	waiting := s.events
 	s.events = nil
+	without := len(waiting)
+	for _, l := range s.lanes {
+		for _, e := range l.Entries() {
+			waiting = append(waiting, timed{id: e.ID})
+		}
+	}
 	s.mu.Unlock()
-	for _, w := range waiting {
+	for i, w := range waiting {
 		rec, _, err := s.r.journal.Get(s.r.ctx, w.id, false)
-		if err != nil {
+		switch {
+		case err != nil:
 			s.r.log.Error("pending event not read", "id", w.id.String(), "error", err)
-		} else if rec.State == event.Pending {
+		case rec.State == event.Pending && (i < without || !laned(s.cfg.Load().policy, &rec) && s.outOfLane(&rec)):
 			s.requeue(&rec, nil)
+		}
+	}
+	if err := s.undecidedIntoLanes(); err != nil {
+		s.r.log.Error("events that wait for a decision not read", "source", s.name, "error", err)
+	}
+}
+
+// outOfLane takes an event out of the lane where it waits, and lets its sender go; false: it is not there.
+func (s *Source) outOfLane(rec *event.Record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lanes[rec.Resource]
+	if l == nil {
+		return false
+	}
+	e, ok := l.Remove(rec.ID)
+	if !ok {
+		return false
+	}
+	if w, _ := e.Owner.(*sender); w != nil {
+		signal(w.down)
+	}
+	s.wake(l, 0)
+	return true
+}
+
+// undecidedIntoLanes is rearrange for what waits for a decision without a lane, which is in no queue.
+func (s *Source) undecidedIntoLanes() error {
+	ctx := s.r.ctx
+	counts, err := s.r.journal.Counts(ctx)
+	undecided := int64(0)
+	for _, c := range counts {
+		if c.Source == s.name && c.State == event.Pending && c.Reason == event.WaitingForDecision {
+			undecided += c.N
+		}
+	}
+	if undecided == 0 {
+		return err
+	}
+	q := journal.Query{Source: s.name, States: []event.State{event.Pending}, Reasons: []event.Reason{event.WaitingForDecision}, Asc: true, Limit: 500}
+	for {
+		page, err := s.r.journal.List(ctx, q)
+		for i := range page.Records {
+			rec := &page.Records[i]
+			s.requeue(rec, nil)
+			if now, _, err := s.r.journal.Get(ctx, rec.ID, false); err == nil && now.Rev != rec.Rev {
+				s.forget(rec) // it was decided before it was there
+			}
+		}
+		if q.Cursor = page.Next; err != nil || q.Cursor == "" {
+			return err
+		}
+	}
+}
+
+// forget takes an event out of the lane where it waits for a decision.
+func (s *Source) forget(rec *event.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lanes[rec.Resource]
+	if l == nil {
+		return
+	}
+	for _, e := range l.Entries() {
+		if e.ID == rec.ID && e.Due == ordering.Never {
+			l.Remove(rec.ID)
+			s.wake(l, 0)
+			return
 		}
 	}
 }
@@ -216,6 +293,9 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 		due = time.Unix(0, ordering.Never)
 	}
 	if !laned(c.policy, rec) {
+		if rec.Reason == event.Held { // no longer
+			due = rec.HeldSince
+		}
 		if rec.Reason != event.WaitingForDecision {
 			s.at(rec.ID, due)
 		}
@@ -227,14 +307,22 @@ func (s *Source) requeue(rec *event.Record, w *sender) {
 		e.Due, e.Retry, e.Unknown = nanos(due), true, rec.Unknown
 	}
 	s.mu.Lock()
+	if s.cfg.Load() != c { // rearrange may have been here already
+		s.mu.Unlock()
+		s.requeue(rec, w)
+		return
+	}
 	defer s.mu.Unlock()
 	l, err := s.lane(context.Background(), rec.Resource)
 	if err != nil {
 		s.r.log.Error("event not scheduled", "id", rec.ID.String(), "error", err)
 		return
 	}
-	if e.Forced {
+	switch {
+	case e.Forced:
 		l.Remove(rec.ID) // it waited here for a decision
+	case rec.Reason == event.WaitingForDecision && l.Has(rec.ID):
+		return
 	}
 	l.Add(e)
 	s.wake(l, 0)
