@@ -65,7 +65,7 @@ func (f *flight) prepare(now time.Time) {
 		rec.Charged++
 	}
 	if rec.FirstTryAt.IsZero() {
-		rec.FirstTryAt, rec.OutageAtTry = f.src.r.steady(), f.cfg.up.downtime(now)
+		rec.FirstTryAt, rec.OutageAtTry = f.src.r.steady(), f.cfg.downtime(now)
 	}
 	rec.State, rec.Reason = event.Pending, event.Delivering
 	rec.LastAttemptAt, rec.LastTrigger = now, rec.NextTrigger
@@ -427,7 +427,7 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 	if res.HasRetry {
 		wait = max(wait, res.RetryAfter)
 	}
-	outage := max(0, f.cfg.up.downtime(now)-rec.OutageAtTry) // less than none: it had another upstream then
+	outage := max(0, f.cfg.downtime(now)-rec.OutageAtTry)
 	steady := f.src.r.steady()
 	if elapsed := steady.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
 		f.src.end(rec, event.Failed, event.Exhausted)

@@ -124,6 +124,43 @@ func TestOutageCountsWhateverEndsIt(t *testing.T) {
 			b.upstream.URL += "/new"
 			b.start()
 		},
+		"a restart with an upstream of another name": func(b *bed, back func()) {
+			b.stop()
+			time.Sleep(time.Hour)
+			back()
+			b.source.Delivery.Upstream = "new"
+			b.name = "new"
+			b.start()
+			b.restart()
+		},
+		"a reload with the consumer of another source": func(b *bed, back func()) {
+			other := b.upstream
+			other.URL += "/other"
+			upstreams := map[string]forward.Config{"app": b.upstream, "other": other}
+			stays := b.another("stays")
+			stays.Delivery.Upstream = "other"
+			b.reload(upstreams, b.source, stays)
+			time.Sleep(time.Hour)
+			back()
+			b.source.Delivery.Upstream = "other"
+			b.reload(upstreams, b.source, stays)
+		},
+		"a restart after a reload with the consumer of another source": func(b *bed, back func()) {
+			other := b.upstream
+			other.URL += "/other"
+			upstreams := map[string]forward.Config{"app": b.upstream, "other": other}
+			stays := b.another("stays")
+			stays.Delivery.Upstream = "other"
+			b.reload(upstreams, b.source, stays)
+			time.Sleep(time.Hour)
+			b.source.Delivery.Upstream = "other"
+			b.pause(true)
+			b.reload(upstreams, b.source, stays)
+			b.name, b.upstream = "other", other
+			b.restart()
+			back()
+			b.pause(false)
+		},
 		"a reload with another consumer": func(b *bed, back func()) {
 			time.Sleep(time.Hour)
 			back()

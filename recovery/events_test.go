@@ -65,8 +65,9 @@ type many struct {
 	n int
 }
 
-func (m many) MetaGet(context.Context, string) ([]byte, error)               { return nil, nil }
-func (m many) MetaList(context.Context, string) ([]journal.MetaEntry, error) { return nil, nil }
+func (m many) MetaGet(context.Context, string) ([]byte, error)                   { return nil, nil }
+func (m many) MetaPut(context.Context, string, []byte, journal.Durability) error { return nil }
+func (m many) MetaList(context.Context, string) ([]journal.MetaEntry, error)     { return nil, nil }
 func (m many) Counts(context.Context) ([]journal.Count, error) {
 	return []journal.Count{{Source: "s", State: event.Pending, Reason: event.Queued, N: int64(m.n)}}, nil
 }

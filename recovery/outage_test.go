@@ -30,6 +30,7 @@ type bed struct {
 	consumer *hooktest.Consumer
 	source   recovery.SourceConfig
 	upstream forward.Config
+	name     string                                                 // of that
 	open     func(*bed, journal.Observer) (journal.Journal, func()) // and what works for it until it is closed
 	engine   journal.Journal
 	r        *recovery.Recovery
@@ -47,7 +48,7 @@ func newBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config)) 
 
 func newBedOn(t *testing.T, open func(*bed, journal.Observer) (journal.Journal, func()), change func(*recovery.SourceConfig, *forward.Config)) *bed {
 	t.Helper()
-	b := &bed{t: t, dir: t.TempDir(), net: &hooktest.Network{}, consumer: hooktest.NewConsumer(), upstream: forward.Default()}
+	b := &bed{t: t, dir: t.TempDir(), net: &hooktest.Network{}, consumer: hooktest.NewConsumer(), upstream: forward.Default(), name: "app"}
 	b.upstream.URL = "http://" + consumerAddr
 	b.source = recovery.SourceConfig{Name: "s", Path: "/s", Provider: "custom", Delivery: recovery.DefaultDelivery(), Ordering: ordering.Default(),
 		Pending: 100_000, Held: 10_000, Resources: 100_000, Binds: "body"}
@@ -104,7 +105,7 @@ func (b *bed) start() {
 		defer mu.Unlock()
 		return random.Float64()
 	}, Steady: func() time.Time { return time.Now().Add(-b.shift) }, Shift: func() time.Duration { return b.shift }})
-	if err := r.Apply(recovery.Config{Upstreams: map[string]forward.Config{"app": b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
+	if err := r.Apply(recovery.Config{Upstreams: map[string]forward.Config{b.name: b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
 		b.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

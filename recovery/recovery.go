@@ -119,9 +119,18 @@ func (r *Recovery) Apply(c Config) error {
 		if err == nil {
 			err = r.takeUp(context.Background(), s)
 		}
-		s.attach(0) // not before: the order is that of all that waits
+		s.attach() // not before: the order is that of all that waits
+	}
+	if r.loaded {
+		r.rememberUpstreams(context.Background())
 	}
 	return err
+}
+
+func (r *Recovery) rememberUpstreams(ctx context.Context) {
+	for _, s := range r.sources {
+		s.remember(ctx)
+	}
 }
 
 // apply gives the sources that are new since Load.
@@ -171,6 +180,11 @@ func (r *Recovery) applyUpstream(name string, cfg forward.Config) (*upstream, er
 		if r.measure.Upstream != nil {
 			u.measure = r.measure.Upstream(name)
 		}
+		if r.loaded { // what waits may have waited for it before
+			if err := u.recall(context.Background()); err != nil {
+				return nil, err
+			}
+		}
 		r.upstreams[name] = u
 		r.begin(func() { u.run(r.ctx) })
 	}
@@ -197,15 +211,15 @@ func (r *Recovery) keepUpstream(s *Source, next map[string]forward.Config) error
 	}
 	kept := *old
 	kept.up, kept.Delivery.Upstream = up, up.name
+	if fresh {
+		up.mu.Lock()
+		up.breaker = state
+		up.mu.Unlock()
+	}
+	kept.away = old.awayOn(up)
 	s.cfg.Store(&kept)
 	old.up.detach(s)
-	up.mu.Lock()
-	if fresh {
-		up.breaker = state
-	}
-	up.sources = append(up.sources, s)
-	up.mu.Unlock()
-	up.poke()
+	s.attach()
 	return nil
 }
 
@@ -223,13 +237,17 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 		s = &Source{r: r, name: sc.Name, lanes: map[string]*lane{}}
 		r.sources[sc.Name] = s
 	}
-	old := s.cfg.Swap(&compiled{SourceConfig: sc, policy: policy, up: up})
+	fresh := &compiled{SourceConfig: sc, policy: policy, up: up}
+	if was := s.cfg.Load(); was != nil {
+		fresh.away = was.awayOn(up)
+	}
+	old := s.cfg.Swap(fresh)
 	switch {
 	case old == nil && !r.loaded:
-		s.attach(0)
+		s.attach()
 	case old != nil && old.up != up:
 		old.up.detach(s)
-		s.attach(old.up.downtime(time.Now()))
+		s.attach()
 	}
 	if old != nil {
 		if err := s.relane(old.policy, policy); err != nil {
@@ -243,13 +261,19 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	return nil
 }
 
-// attach lets the source's upstream take what is due. outage is what an upstream that the source had before has been away.
-func (s *Source) attach(outage time.Duration) {
+// awayOn is what away is once the source has the upstream up.
+func (c *compiled) awayOn(up *upstream) time.Duration {
+	if c.up == up {
+		return c.away
+	}
+	now := time.Now()
+	return c.downtime(now) - up.downtime(now)
+}
+
+// attach lets the source's upstream take what is due.
+func (s *Source) attach() {
 	up := s.cfg.Load().up
 	up.mu.Lock()
-	if len(up.sources) == 0 { // what has waited for the old one has waited all the same
-		up.breaker.outage = max(up.breaker.outage, outage)
-	}
 	up.sources = append(up.sources, s)
 	up.mu.Unlock()
 	up.poke()
@@ -305,6 +329,7 @@ func (r *Recovery) Load(ctx context.Context) error {
 	if err := r.loadPending(ctx); err != nil {
 		return err
 	}
+	r.rememberUpstreams(ctx)
 	return r.loadReplays(ctx)
 }
 
@@ -324,11 +349,14 @@ func (r *Recovery) loadPending(ctx context.Context) error {
 	return nil
 }
 
-// recall restores the source's pause from the journal.
+// recall restores the source's pause from the journal, and what its upstreams were away.
 func (s *Source) recall(ctx context.Context) error {
 	raw, err := s.r.journal.MetaGet(ctx, "paused/"+s.name)
 	s.paused.Store(raw != nil)
-	return err
+	if err != nil {
+		return err
+	}
+	return s.recallUpstream(ctx)
 }
 
 // takeUp puts into the schedule what was pending of a source that a reload has brought back.

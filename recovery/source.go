@@ -25,6 +25,8 @@ type Source struct {
 	pending atomic.Int64 // events in state pending
 	held    atomic.Int64 // of these, reason held
 
+	told had // in the journal; of Load and Apply
+
 	cursors sync.RWMutex   // held for reading while an attempt's cursor is computed and committed, for writing while an operator sets one
 	watched [16]sync.Mutex // the same for resources that ordering only observes: one attempt at a time
 
@@ -38,7 +40,11 @@ type compiled struct {
 	SourceConfig
 	policy *ordering.Policy
 	up     *upstream
+	away   time.Duration // how much longer than this one the upstreams before it have been away
 }
+
+// downtime is how long the source's upstreams have been away up to now: what waited for one of them has waited, whichever it has now.
+func (c *compiled) downtime(now time.Time) time.Duration { return c.up.downtime(now) + c.away }
 
 // lane is a resource's queue with the scheduler's bookkeeping.
 type lane struct {

@@ -300,6 +300,56 @@ func (u *upstream) recall(ctx context.Context) error {
 	return nil
 }
 
+// had is what is stored of a source's upstream, so that a restart that brings another one makes none of an outage forgotten.
+type had struct {
+	Upstream string        `json:"upstream"`
+	Away     time.Duration `json:"away"` // see compiled
+}
+
+// remember writes to the journal which upstream the source has, if that is not what it says.
+func (s *Source) remember(ctx context.Context) {
+	c := s.cfg.Load()
+	now := had{c.up.name, c.away}
+	if now == s.told {
+		return
+	}
+	raw, err := json.Marshal(now)
+	if err == nil {
+		err = s.r.journal.MetaPut(ctx, "upstream/"+s.name, raw, journal.Written)
+	}
+	if err != nil {
+		s.r.log.Error("upstream of a source not stored", "source", s.name, "error", err)
+		return
+	}
+	s.told = now
+}
+
+// recallUpstream adds to an upstream that is not the one before how much longer that was away.
+func (s *Source) recallUpstream(ctx context.Context) error {
+	raw, err := s.r.journal.MetaGet(ctx, "upstream/"+s.name)
+	if err != nil || raw == nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, &s.told); err != nil {
+		return fmt.Errorf("stored upstream of source %s: %w", s.name, err)
+	}
+	c := *s.cfg.Load()
+	c.away = s.told.Away
+	if old := s.told.Upstream; old != c.up.name {
+		before := s.r.upstreams[old]
+		if before == nil {
+			before = &upstream{r: s.r, name: old}
+			if err := before.recall(ctx); err != nil {
+				return err
+			}
+		}
+		now := time.Now()
+		c.away += before.downtime(now) - c.up.downtime(now)
+	}
+	s.cfg.Store(&c)
+	return nil
+}
+
 // downtime is the upstream's accumulated outage up to now.
 func (u *upstream) downtime(now time.Time) time.Duration {
 	u.mu.Lock()
