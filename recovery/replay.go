@@ -39,6 +39,7 @@ type job struct {
 	Spec   ReplaySpec
 	MaxSeq event.Seq // events received later do not belong to it
 	After  event.Seq // nor do those up to here
+	done   event.Seq // it has sent, or left out, all of the selection up to here
 	ids    int       // parts stored of Spec.IDs
 	skips  int       // parts stored of Replay.Skips
 

@@ -26,6 +26,7 @@ type runner struct {
 	waiting map[event.ID]event.ResourceKey    // sent and not ended
 	lines   map[event.ResourceKey]*resumeLine // resources with an event that has not ended
 	held    int                               // events in lines that wait for the one before
+	taken   event.Seq                         // the selection has been looked at up to here
 }
 
 // resumeLine is what waits behind an event of the same resource where no lane keeps the order.
@@ -85,7 +86,12 @@ func (w *runner) take(rec *event.Record, id string) error {
 	if rec.ReplayID == w.j.Replay.ID {
 		return w.resume(rec)
 	}
-	if why := w.r.whyOut(w.r.ctx, rec, w.j.Spec.Force); why != "" {
+	why := w.r.whyOut(w.r.ctx, rec, w.j.Spec.Force)
+	if why == "" && rec.Seq <= w.j.done {
+		why = SkipPending // it was sent before the process ended, and another replay has taken it over
+	}
+	if why != "" {
+		w.taken = rec.Seq
 		w.skip(rec, id, why)
 		return nil
 	}
@@ -103,6 +109,7 @@ func (w *runner) take(rec *event.Record, id string) error {
 			return err
 		}
 	}
+	w.taken = rec.Seq
 	w.line(rec)
 	if len(w.batch) >= jobBatch || len(w.waiting) == 0 {
 		return w.flush()
@@ -199,6 +206,9 @@ func (w *runner) unline(key event.ResourceKey) {
 
 // flush starts the batch with one commit. What has changed since it was read is judged anew, one by one.
 func (w *runner) flush() error {
+	if len(w.batch) == 0 {
+		return nil
+	}
 	for len(w.batch) > 0 {
 		n := min(len(w.batch), jobBatch)
 		now := w.batch[:n:n]
@@ -207,7 +217,13 @@ func (w *runner) flush() error {
 			return err
 		}
 	}
-	return nil
+	low := w.taken
+	for _, l := range w.lines {
+		if len(l.next) > 0 {
+			low = min(low, l.next[0].Seq-1)
+		}
+	}
+	return w.r.storeDone(w.r.ctx, w.j, low)
 }
 
 func (w *runner) start(recs []event.Record) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -15,6 +16,7 @@ const (
 	headPrefix  = "replay/"
 	idsPrefix   = "replay-ids/"
 	skipsPrefix = "replay-skips/"
+	donePrefix  = "replay-done/" // job.done, written much more often than the head
 	maxValue    = 60 << 10
 )
 
@@ -76,6 +78,15 @@ func (r *Recovery) store(ctx context.Context, j *job) error {
 	return nil
 }
 
+// storeDone writes up to where a job that goes on after a restart has nothing left to send.
+func (r *Recovery) storeDone(ctx context.Context, j *job, done event.Seq) error {
+	if done <= j.done {
+		return nil
+	}
+	j.done = done
+	return r.journal.MetaPut(ctx, donePrefix+j.Replay.ID, strconv.AppendUint(nil, uint64(done), 10), journal.Written)
+}
+
 // storeParts writes a list in parts that fit, and says how many.
 func storeParts[T any](ctx context.Context, jl journal.Journal, prefix, id string, list []T) (n int, err error) {
 	for len(list) > 0 {
@@ -129,7 +140,7 @@ func (r *Recovery) whole(ctx context.Context, j *job) (Replay, error) {
 // forget takes a job out of the journal.
 func (r *Recovery) forget(j *job) error {
 	ctx, id := context.Background(), j.Replay.ID
-	keys := []string{headPrefix + id}
+	keys := []string{headPrefix + id, donePrefix + id}
 	for i := range j.ids {
 		keys = append(keys, partKey(idsPrefix, id, i))
 	}
@@ -184,7 +195,12 @@ func (r *Recovery) loadReplays(ctx context.Context) error {
 		if j.Spec.IDs, err = loadParts[string](ctx, r.journal, idsPrefix, j.Replay.ID, st.IDs); err != nil {
 			return err
 		}
-		j.resumed = true
+		raw, err := r.journal.MetaGet(ctx, donePrefix+j.Replay.ID)
+		if err != nil {
+			return err
+		}
+		done, _ := strconv.ParseUint(string(raw), 10, 64) // none: nothing is known to be sent
+		j.done, j.resumed = event.Seq(done), true
 		j.Replay.Sent, j.Replay.Replayed, j.Replay.Failed = 0, 0, 0
 		if j.open = st.Open; !j.open {
 			j.Replay.Skipped, j.Replay.Skips = 0, nil

@@ -210,3 +210,41 @@ func TestACancelledForcedReplayCountsWhatFailed(t *testing.T) {
 		}
 	})
 }
+
+// What a replay had sent is not sent by it again after a restart, also where another replay has taken the event over since.
+func TestAResumedReplayLeavesWhatAnotherHasTakenOver(t *testing.T) {
+	for _, ended := range []string{"stop", "kill"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+			refused(b, 10)
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+			v := b.replayFailed(1)
+			time.Sleep(4500 * time.Millisecond)
+			if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.Sent < 4 || v.Sent > 6 {
+				t.Fatalf("%+v, %v", v, err)
+			}
+			if _, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"evt_0", "evt_1", "evt_9"}}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			if ended == "kill" {
+				b.kill()
+			} else {
+				b.restart()
+			}
+			time.Sleep(time.Minute)
+			for i := range 10 {
+				want := 2 // once by its sender, once by the replay
+				if i == 0 || i == 1 || i == 9 {
+					want = 3
+				}
+				if n := len(b.consumer.Of("s", fmt.Sprint("evt_", i))); n != want {
+					t.Errorf("%s: event %d was sent %d times, want %d", ended, i, n, want)
+				}
+			}
+			if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "done" || v.Total != 10 || v.Sent+v.Skipped != 10 {
+				t.Errorf("%s: %+v, %v", ended, v, err)
+			}
+		})
+	}
+}
