@@ -3,6 +3,7 @@ package ordering
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -87,8 +88,12 @@ func (l *Lane) ahead() []*Entry {
 		return l.waiting
 	}
 	all := append(slices.Clone(l.waiting), l.coming...)
-	slices.SortStableFunc(all, l.order)
+	l.sort(all)
 	return all
+}
+
+func (l *Lane) sort(es []*Entry) {
+	sort.SliceStable(es, func(i, j int) bool { return l.order(es[i], es[j]) < 0 }) // a generic sort weighs more
 }
 
 // Entries are the events that wait, in order. The slice is the lane's own.
@@ -252,8 +257,12 @@ func (l *Lane) Remove(id event.ID) (*Entry, bool) {
 
 // Has says whether an event waits here, or is in flight.
 func (l *Lane) Has(id event.ID) bool {
-	is := func(e *Entry) bool { return e.ID == id }
-	return l.flying != nil && is(l.flying) || slices.ContainsFunc(l.waiting, is)
+	for _, e := range l.waiting {
+		if e.ID == id {
+			return true
+		}
+	}
+	return l.flying != nil && l.flying.ID == id
 }
 
 // Step is what a lane wants done now.
@@ -524,7 +533,7 @@ func (l *Lane) Adopt(p *Policy) {
 			l.left = maxVersion(l.left, e.Version)
 		}
 	}
-	slices.SortStableFunc(l.waiting, l.order)
+	l.sort(l.waiting)
 	for _, e := range l.coming {
 		read(e)
 	}
