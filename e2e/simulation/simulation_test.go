@@ -14,6 +14,7 @@ import (
 var (
 	seeds = flag.Int("seeds", 400, "how many seeds, from -from on")
 	from  = flag.Uint64("from", 1, "the first seed")
+	loads = flag.Uint64("reloads", 150, "how many seeds with reloads and pauses, from -from on")
 	one   = flag.Uint64("seed", 0, "this seed alone, with what happened")
 )
 
@@ -121,6 +122,21 @@ func TestSeeds(t *testing.T) {
 	for _, p := range points {
 		if *seeds >= 400 && rows[p.row] == 0 {
 			t.Errorf("no crash %s", p.row)
+		}
+	}
+}
+
+// The same while an operator reloads the gateway with another order, mode or upstream, and pauses it.
+func TestReloads(t *testing.T) {
+	for seed := *from; seed < *from+*loads; seed++ {
+		var w *world
+		synctest.Test(t, func(t *testing.T) {
+			w = newWorld(seed)
+			w.reloads = true
+			w.run()
+		})
+		if len(w.faults) > 0 {
+			t.Fatalf("seed %d: %v\nagain with: go test ./e2e/simulation -run TestReloads -from %d -reloads 1\n%s", seed, w.faults, seed, strings.Join(w.trace, "\n"))
 		}
 	}
 }

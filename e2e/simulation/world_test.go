@@ -51,7 +51,10 @@ var points = []struct{ name, row string }{
 }
 
 // settings are what a seed decides about the gateway.
-type settings struct{ mode, policy string }
+type settings struct {
+	mode, policy     string
+	observe, renamed bool
+}
 
 var sources = sync.OnceValue(func() *config.Config {
 	cfg, err := config.Parse("simulation.yaml", []byte(`version: 1
@@ -101,6 +104,7 @@ type world struct {
 	past    []*life
 	power   bool // the crash under way is a power cut
 	liar    bool // the disk forgets what it said was synced
+	reloads bool // an operator reloads and pauses
 	watched bool // onlookers ask and replay, and every operation is kept in history
 	history []porcupine.Operation
 	clock   int64
@@ -145,8 +149,13 @@ func (w *world) pause(limit time.Duration) {
 
 // reach says that a life is at a crash point. It crashes there if the plan says so. It reports whether the life goes on.
 func (l *life) reach(point string) bool {
+	l.w.pause(200 * time.Microsecond)
+	return l.pass(point)
+}
+
+// pass is reach without the time that passes there.
+func (l *life) pass(point string) bool {
 	w := l.w
-	w.pause(200 * time.Microsecond)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.live != l {
@@ -184,14 +193,15 @@ func (w *world) crash(point string) {
 // begin starts a life on what the disk has.
 func (w *world) begin() error {
 	cfg := sources()
-	c := *cfg.Sources["s"]
-	c.Delivery.Mode, c.Ordering.Policy, c.Ordering.Start = w.set.mode, w.set.policy, "1"
-	c.Ordering.MaxWait = 10 * time.Second
 	l := &life{w: w, ended: make(chan struct{}), done: make(chan struct{})}
 	l.model = journaltest.OpenModel(w.disk, journaltest.ModelOptions{
 		Config: journaltest.Config{Observer: func(old event.State, why event.Reason, rec *event.Record) { l.recovery.Observe(old, why, rec) }},
 		Before: func(what string) {
-			if what == "accept" || what == "commit" || what == "written" || what == "sync" {
+			switch {
+			case what != "accept" && what != "commit" && what != "written" && what != "sync":
+			case w.reloads: // a commit may be made with the cursors locked, and no time passes in a bubble while somebody waits for a lock
+				l.pass(what)
+			default:
 				l.reach(what)
 			}
 		},
@@ -202,30 +212,14 @@ func (w *world) begin() error {
 		defer w.mu.Unlock()
 		return w.rnd.Float64()
 	}})
-	identity, err := selector.CompileIdentity(c.Identity)
-	if err != nil {
-		return err
-	}
-	policy, err := ordering.NewPolicy(c.Ordering)
-	if err != nil {
-		return err
-	}
-	err = l.recovery.Apply(recovery.Config{Upstreams: cfg.Upstreams, Sources: []recovery.SourceConfig{{Name: "s", Path: c.Path, Provider: c.Provider,
-		Delivery: c.Delivery, Ordering: c.Ordering, Pending: c.Limits.Pending, Held: c.Limits.Held, Resources: c.Limits.Resources, Binds: "body"}}})
-	if err != nil {
-		return err
-	}
 	index, err := dedup.New(dedup.Config{Cache: 64}, l.model, cfg.Retention.Dedup, nil)
 	if err != nil {
 		return err
 	}
 	l.pipeline = proxy.NewPipeline(l.model, index, l.recovery, quiet)
-	s := &proxy.Source{Name: "s", Path: c.Path, Provider: c.Provider, Methods: c.Methods, Verifier: verifier(), Identity: identity, Policy: policy,
-		Limits: c.Limits, Dedup: c.Dedup, Respond: c.Respond, DeliveryConfig: c.Delivery, Delivery: l.recovery.Source("s")}
-	if err := s.Ready(); err != nil {
+	if err := l.configure(w.set); err != nil {
 		return err
 	}
-	l.pipeline.SetSources([]*proxy.Source{s})
 	w.mu.Lock()
 	w.live = l
 	w.lives++
@@ -240,6 +234,84 @@ func (w *world) begin() error {
 		}
 	}()
 	return nil
+}
+
+// configure brings a configuration into effect, at the begin of a life and on a reload.
+func (l *life) configure(set settings) error {
+	cfg := sources()
+	c := *cfg.Sources["s"]
+	c.Delivery.Mode, c.Ordering.Policy, c.Ordering.Start = set.mode, set.policy, "1"
+	c.Ordering.MaxWait = 10 * time.Second
+	if set.observe {
+		c.Ordering.Mode = "observe"
+	}
+	upstreams := map[string]forward.Config{"app": cfg.Upstreams["app"]}
+	if set.renamed {
+		c.Delivery.Upstream = "renamed"
+		upstreams = map[string]forward.Config{"renamed": cfg.Upstreams["app"]}
+	}
+	identity, err := selector.CompileIdentity(c.Identity)
+	if err != nil {
+		return err
+	}
+	policy, err := ordering.NewPolicy(c.Ordering)
+	if err != nil {
+		return err
+	}
+	err = l.recovery.Apply(recovery.Config{Upstreams: upstreams, Sources: []recovery.SourceConfig{{Name: "s", Path: c.Path, Provider: c.Provider,
+		Delivery: c.Delivery, Ordering: c.Ordering, Pending: c.Limits.Pending, Held: c.Limits.Held, Resources: c.Limits.Resources, Binds: "body"}}})
+	if err != nil {
+		return err
+	}
+	s := &proxy.Source{Name: "s", Path: c.Path, Provider: c.Provider, Methods: c.Methods, Verifier: verifier(), Identity: identity, Policy: policy,
+		Limits: c.Limits, Dedup: c.Dedup, Respond: c.Respond, DeliveryConfig: c.Delivery, Delivery: l.recovery.Source("s")}
+	if err := s.Ready(); err != nil {
+		return err
+	}
+	l.pipeline.SetSources([]*proxy.Source{s})
+	return nil
+}
+
+// operator reloads the gateway with another order, mode or name of the upstream, pauses it and lets it go on, at random; in the end it is as it was.
+func (w *world) operator() {
+	first := w.set
+	for n := 12; n >= 0; n-- {
+		w.pause(4 * time.Second)
+		w.mu.Lock()
+		l, set, act := w.live, w.set, w.rnd.IntN(4)
+		switch policies := []string{"none", "serial", "reject_stale", "in_sequence"}; {
+		case n == 0:
+			set = first
+		case act < 2:
+			set.policy, set.observe = policies[w.rnd.IntN(4)], w.rnd.IntN(4) == 0
+		case act == 2:
+			set.renamed = !set.renamed
+			set.mode = []string{"hybrid", "proxy", "store"}[w.rnd.IntN(3)]
+		}
+		if set != w.set {
+			w.logf("reload: %+v", set)
+		}
+		w.set = set
+		w.mu.Unlock()
+		if l == nil {
+			n = max(n, 1) // the end needs a live one
+			continue
+		}
+		if act < 3 {
+			if err := l.configure(set); err != nil && l.alive() {
+				w.fault(err)
+			}
+		}
+		if pause := n%3 == 0 && n > 0; act == 3 || n == 0 {
+			_, err := l.recovery.SetPaused(context.Background(), "s", pause)
+			w.mu.Lock()
+			w.logf("paused: %t, %v", pause, err)
+			w.mu.Unlock()
+			if n == 0 && err != nil {
+				n = 1
+			}
+		}
+	}
 }
 
 // dial connects a life to the consumer.
@@ -356,7 +428,7 @@ func (w *world) send(id string) int {
 		return 0
 	}
 	var resource, version string
-	if r, v, ok := strings.Cut(id, "_"); ok && w.set.policy != "none" {
+	if r, v, ok := strings.Cut(id, "_"); ok && (w.reloads || w.set.policy != "none") {
 		resource, version = r, v
 	}
 	body := hooktest.CustomBody(id, "t", resource, version)
@@ -430,6 +502,9 @@ func (w *world) run() {
 			senders.Go(func() { w.onlooker(1 + i) })
 		}
 	}
+	if w.reloads {
+		senders.Go(w.operator)
+	}
 	allSent := make(chan struct{})
 	go func() { senders.Wait(); close(allSent) }()
 	for quietAt := time.After(30 * time.Second); allSent != nil || quietAt != nil; {
@@ -502,7 +577,7 @@ func (w *world) record(m *journaltest.Model, id string) (event.Record, bool) {
 func newWorld(seed uint64) *world {
 	rnd := rand.New(rand.NewPCG(seed, 0x5eed))
 	w := &world{seed: seed, rnd: rnd, disk: &journaltest.Disk{}, crashed: map[string]int{}, restart: make(chan struct{}, 8), ref: reference{map[string]*fate{}}}
-	w.set = settings{[]string{"hybrid", "hybrid", "proxy", "store"}[rnd.IntN(4)], []string{"none", "none", "serial", "reject_stale", "in_sequence"}[rnd.IntN(5)]}
+	w.set = settings{mode: []string{"hybrid", "hybrid", "proxy", "store"}[rnd.IntN(4)], policy: []string{"none", "none", "serial", "reject_stale", "in_sequence"}[rnd.IntN(5)]}
 	for r := range 1 + rnd.IntN(2) {
 		for v := range 1 + rnd.IntN(3) {
 			w.ids = append(w.ids, fmt.Sprintf("r%d_%d", r, v+1))
