@@ -23,8 +23,8 @@ type Finder interface {
 	// Watch tells of changes of an event, also of one that has not been received yet: woken gets a value after each that until says yes to.
 	// stop must be called once.
 	Watch(source, id string, until func(*event.Record) bool) (woken <-chan struct{}, stop func())
-	// Changes calls emit, from one goroutine, for every change of state or reason after cursor ("" = from now on) until ctx ends or emit
-	// fails. journal.ErrBadCursor comes before the first emit.
+	// Changes calls emit, from one goroutine, for every change of state or reason after cursor until ctx ends or emit fails. With the cursor ""
+	// it begins now, and a first call without a record says where that is. journal.ErrBadCursor comes before the first emit.
 	Changes(ctx context.Context, cursor string, emit func(cursor string, rec *event.Record) error) error
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/hooktender/hooktender/event"
 )
 
-// A stream begins with a comment as soon as nothing speaks against it, says that it is alive every heartbeat, and drops a reader that
+// A stream begins as soon as nothing speaks against it, with its id where the reader has none, else with a comment; it says that it is alive every heartbeat, and drops a reader that
 // takes longer than streamWrite for one event.
 const (
 	streamOpen  = 50 * time.Millisecond
@@ -51,7 +51,10 @@ func (s *Server) stream(c *call) error {
 		}
 	})
 	err = s.Core.Changes(ctx, cursor, func(id string, rec *event.Record) error {
-		if source != "" && rec.Source != source {
+		switch {
+		case rec == nil:
+			return out.write([]byte("id: " + id + "\n\n")) // no event: a reader keeps it as the id to come back with
+		case source != "" && rec.Source != source:
 			return nil
 		}
 		return out.event(id, s.show(rec))

@@ -103,6 +103,24 @@ func TestTheStreamCanBeTakenUpAgain(t *testing.T) {
 	}
 }
 
+// A reader that has heard of nothing when its connection breaks comes back with the id of where it began.
+func TestAQuietStreamSaysWhereItBegins(t *testing.T) {
+	p := start(t, nil)
+	rec := p.Receive(t, "stripe", "evt_1", admintest.Queued)
+	var id string
+	for line := range follow(t, p, "?source=stripe", "") {
+		if name, value, _ := strings.Cut(line, ": "); name == "id" {
+			id = value
+		} else if line == "" {
+			break
+		}
+	}
+	p.Change(t, rec.ID, nil, func(r *event.Record) { r.Reason = event.Retrying })
+	if _, record := next(t, p, follow(t, p, "", id)); id == "" || !strings.Contains(record, `"reason":"retrying"`) {
+		t.Errorf("after %q: %s", id, record)
+	}
+}
+
 func TestWaitsAndStreamsEndWithTheServer(t *testing.T) {
 	p := start(t, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

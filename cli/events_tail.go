@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -43,10 +44,11 @@ func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) err
 	}
 	ctx, cancel := e.limited(ctx, 0)
 	defer cancel()
-	seen, shown := false, 0
+	shown := 0
+	began := false // it was told something, and can go on from there
 	for {
 		err := c.Stream(ctx, f.source, cursor, func(ch client.Change) error {
-			seen, cursor = true, ch.Cursor
+			began, cursor = true, ch.Cursor
 			if !f.matches(&ch.Event) {
 				return nil
 			}
@@ -58,11 +60,14 @@ func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) err
 			}
 			return nil
 		})
-		_, broken := errors.AsType[*client.Unreachable](err)
+		u, broken := errors.AsType[*client.Unreachable](err)
+		if broken && u.Cursor != "" {
+			began, cursor = true, u.Cursor
+		}
 		switch {
 		case ctx.Err() != nil, errors.Is(err, errEnough):
 			return nil
-		case !broken || !seen:
+		case !began, !broken && !unavailable(err):
 			return err
 		}
 		e.note("the connection broke (%v); going on", err)
@@ -72,6 +77,12 @@ func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) err
 			return nil
 		}
 	}
+}
+
+// unavailable says that the gateway is there and serves nothing now, as while it stops.
+func unavailable(err error) bool {
+	p, ok := errors.AsType[*client.Problem](err)
+	return ok && p.Status == http.StatusServiceUnavailable
 }
 
 func (f *filter) matches(ev *api.Event) bool {

@@ -202,6 +202,25 @@ func TestTheStreamIsReadAsItComes(t *testing.T) {
 	}
 }
 
+// A stream that breaks says where it goes on: before the first change too, and never past a change that was cut off.
+func TestABrokenStreamSaysWhereItGoesOn(t *testing.T) {
+	for sent, want := range map[string]string{
+		"":                                      "3",
+		": alive\n\n":                           "3",
+		"id: 7\n\n: alive\n\n":                  "7",
+		"id: 7\n\nevent: state\nid: 8\ndata: {": "7",
+		"id: 7\n\nid: 8\ndata: {}\n\nid: 9":     "8",
+		"id: 8\ndata: {}\n\n: alive\n\nid: 9\n": "8",
+	} {
+		s := canned(http.StatusOK, sent)
+		err := dial(t, s.URL, "").Stream(t.Context(), "", "3", func(client.Change) error { return nil })
+		s.Close()
+		if u, ok := errors.AsType[*client.Unreachable](err); !ok || u.Cursor != want {
+			t.Errorf("%q: %#v, want to go on after %s", sent, err, want)
+		}
+	}
+}
+
 // A list of ids that has turned out empty selects nothing: it is refused, not left out of the request.
 func TestAReplayOfNoIDsIsRefused(t *testing.T) {
 	g := admintest.Start(t, nil)

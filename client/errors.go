@@ -10,6 +10,7 @@ import (
 type Unreachable struct {
 	Address string
 	Err     error
+	Cursor  string // of a stream that broke: where it goes on
 }
 
 func (e *Unreachable) Error() string { return fmt.Sprintf("no answer from %s: %v", e.Address, e.Err) }

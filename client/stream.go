@@ -21,7 +21,7 @@ type Change struct {
 const maxChange = 1 << 20
 
 // Stream calls do for every change of state or reason after cursor ("" = from now on) until ctx ends, do fails, or the connection breaks.
-// It returns ctx's error, do's, or *Unreachable; go on with the cursor of the last change. source may be empty: all.
+// It returns ctx's error, do's, or *Unreachable, whose Cursor says where to go on, also before the first change. source may be empty: all.
 func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Change) error) error {
 	q := inSource(source)
 	if cursor != "" {
@@ -34,20 +34,23 @@ func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Chan
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxChange)
-	var ch Change
+	ch, whole := Change{Cursor: cursor}, cursor // whole: of what was read to its end
 	for lines.Scan() {
 		line := lines.Bytes()
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		value = bytes.TrimPrefix(value, []byte(" "))
 		switch {
-		case len(line) == 0 && ch.Raw != nil:
+		case len(line) == 0 && ch.Raw == nil:
+			whole = ch.Cursor
+		case len(line) == 0:
 			if err := json.Unmarshal(ch.Raw, &ch.Event); err != nil {
 				return err
 			}
 			if err := do(ch); err != nil {
 				return err
 			}
-			ch = Change{}
+			whole = ch.Cursor
+			ch = Change{Cursor: whole}
 		case string(name) == "id":
 			ch.Cursor = string(value)
 		case string(name) == "data":
@@ -58,7 +61,11 @@ func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Chan
 	if err == nil {
 		err = errEnded
 	}
-	return c.transport(ctx, err)
+	err = c.transport(ctx, err)
+	if u, ok := err.(*Unreachable); ok {
+		u.Cursor = whole
+	}
+	return err
 }
 
 type endedError struct{}

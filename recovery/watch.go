@@ -282,16 +282,24 @@ func (r *Recovery) Names() []string {
 
 func (r *Recovery) reached() uint64 { return r.journal.Stats().LastRev }
 
-// Changes calls emit for every change of state or reason after cursor ("" = from now on), until ctx ends or emit fails. A cursor is the
-// revision of a record. Where the changes since are not kept any more, each event that changed is emitted once, as it is, in order of its
-// last change. journal.ErrBadCursor, before the first emit, for what is no cursor of this journal.
+// Changes calls emit for every change of state or reason after cursor ("" = from now on, which a first call without a record names), until
+// ctx ends or emit fails. A cursor is the revision of a record. Where the changes since are not kept any more, each event that changed is
+// emitted once, as it is, in order of its last change; a cursor beyond what a power cut has left begins so with the first event.
+// journal.ErrBadCursor, before the first emit, for what is no cursor.
 func (r *Recovery) Changes(ctx context.Context, cursor string, emit func(cursor string, rec *event.Record) error) error {
 	f := r.hub.follow(r.reached)
 	defer r.hub.leave(f)
-	if cursor != "" {
+	if cursor == "" {
+		if err := emit(strconv.FormatUint(f.last, 10), nil); err != nil {
+			return err
+		}
+	} else {
 		n, err := strconv.ParseUint(cursor, 10, 64)
-		if err != nil || n > f.last {
+		if err != nil {
 			return journal.ErrBadCursor
+		}
+		if n > f.last {
+			n = 0
 		}
 		f.last = n
 	}

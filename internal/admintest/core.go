@@ -120,6 +120,8 @@ func (c *Core) Changes(ctx context.Context, cursor string, emit func(string, *ev
 			return journal.ErrBadCursor
 		}
 		next = n
+	} else if err := emit(strconv.Itoa(next), nil); err != nil {
+		return err
 	}
 	for {
 		c.mu.Lock()
