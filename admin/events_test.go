@@ -136,7 +136,7 @@ func TestBadParameters(t *testing.T) {
 	p.Receive(t, "stripe", "evt_1", nil)
 	for _, path := range []string{"/v1/events?limit=501", "/v1/events?limit=0", "/v1/events?limit=x", "/v1/events?state=gone", "/v1/events?reason=none",
 		"/v1/events?since=yesterday", "/v1/events?until=2026-13-01T00:00:00Z", "/v1/events?order=up", "/v1/events?cursor=nonsense", "/v1/events?colour=red",
-		"/v1/events?limit=1&limit=2", "/v1/events?a=%zz", "/v1/events/evt_1?wait=long", "/v1/events/evt_1?wait=-1s", "/v1/events/evt_1?until=never", "/v1/events/evt_1?x=1",
+		"/v1/events?limit=1&limit=2", "/v1/events?a=%zz", "/v1/events/evt_1?wait=long", "/v1/events/evt_1?wait=-1s", "/v1/events/evt_1?wait=-99999999h", "/v1/events/evt_1?wait=99999999", "/v1/events/evt_1?wait=", "/v1/events/evt_1?until=never", "/v1/events/evt_1?x=1",
 		"/v1/stream?cursor=nonsense", "/v1/stream?x=1", "/v1/sources?x=1"} {
 		p.want(400, "GET", path, "")
 	}
@@ -186,6 +186,7 @@ func TestAWaitEndsWithTheEvent(t *testing.T) {
 		t.Errorf("an id that comes later: %s", got.body)
 	}
 	p.want(404, "GET", "/v1/events/evt_3?wait=10ms", "")
+	p.want(200, "GET", "/v1/events/evt_2?wait=99999999h", "") // more than time.Duration holds
 }
 
 func TestAttemptsAndPayload(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"runtime"
 	"strconv"
 	"sync/atomic"
@@ -23,6 +24,8 @@ const (
 	tidyEvery  = 256              // calls that have begun to wait
 	tidyPause  = 100 * time.Millisecond
 )
+
+var duration = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`)
 
 // places counts what goes on at the same time.
 type places struct{ n atomic.Int64 }
@@ -53,7 +56,11 @@ func waitParams(v url.Values) (time.Duration, func(*event.Record) bool, error) {
 	if !v.Has("wait") {
 		return 0, until, nil
 	}
-	wait, err := time.ParseDuration(v.Get("wait"))
+	text := v.Get("wait")
+	wait, err := time.ParseDuration(text)
+	if err != nil && duration.MatchString(text) {
+		wait, err = maxWait, nil // more than a Duration holds
+	}
 	if err != nil || wait < 0 {
 		return 0, nil, fail(http.StatusBadRequest, "wait must be a duration, as in 30s")
 	}
