@@ -14,6 +14,9 @@ import (
 	"github.com/hooktender/hooktender/client"
 )
 
+// maxRate is the most that the admin port takes, in events a second.
+const maxRate = 1e6
+
 // replayFlags are the flags of everything that replays.
 type replayFlags struct {
 	force  bool
@@ -34,8 +37,8 @@ func (f *replayFlags) check(reasonFlag string) error {
 	if f.force && f.why == "" {
 		return usage("--force needs --%s", reasonFlag)
 	}
-	if f.rate < 0 {
-		return usage("--rate must not be negative")
+	if !(f.rate >= 0 && f.rate <= maxRate) { // NaN is neither
+		return usage("--rate must be between 0 and %d events a second", int(maxRate))
 	}
 	return nil
 }
@@ -84,7 +87,7 @@ func (e *env) replayEach(ctx context.Context, source string, ids []string, f *re
 	for i, id := range ids {
 		if f.rate > 0 {
 			select {
-			case <-time.After(began.Add(time.Duration(float64(i) / f.rate * float64(time.Second))).Sub(e.now())):
+			case <-time.After(began.Add(time.Duration(min(float64(i)/f.rate*float64(time.Second), 1<<62))).Sub(e.now())):
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -122,7 +122,7 @@ func (w *runner) pace() error {
 	if w.j.Spec.Rate <= 0 {
 		return nil
 	}
-	each := time.Duration(float64(time.Second) / w.j.Spec.Rate)
+	each := time.Duration(min(float64(time.Second)/w.j.Spec.Rate, 1<<62)) // a century, for rates that are next to nothing
 	now := time.Now()
 	if earliest := now.Add(min(0, each-time.Second)); w.next.Before(earliest) {
 		w.next = earliest // what skips or a full window have taken of the time is no burst, beyond a second's

@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,6 +40,22 @@ func (b *bed) replayFailed(rate float64) recovery.Replay {
 		b.t.Fatal(err)
 	}
 	return v
+}
+
+// A rate next to nothing sends the first event and no other; it used to send them all at once.
+func TestATinyRateIsNoRateWithoutBound(t *testing.T) {
+	for _, rate := range []float64{1e-9, 1e-10, 1e-300, math.SmallestNonzeroFloat64} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+			refused(b, 5)
+			before := len(b.consumer.Seen())
+			b.replayFailed(rate)
+			time.Sleep(time.Hour)
+			if n := len(b.consumer.Seen()) - before; n != 1 {
+				t.Errorf("rate %g: %d events in an hour", rate, n)
+			}
+		})
+	}
 }
 
 // A replay that had to wait, because as many of its events were open as may be, goes on at its rate: the time is not made up for.
