@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +48,34 @@ func TestADeliveredEventIsNeverUnknownWhileItsIDIsKnown(t *testing.T) {
 		}
 		if _, err := b.r.Resolve(t.Context(), whole.ID, "ops", "yes"); err != recovery.ErrNotDeadLetter {
 			t.Errorf("resolve: %v", err)
+		}
+	})
+}
+
+// Our ids are found and waited for in lower case, too; a sender's ids that look alike stay the sender's.
+func TestAnOwnIDInLowerCaseIsFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+		b.send("evt_1", "", "")
+		id := b.find("evt_1").ID
+		lower := strings.ToLower(id.String())
+		woken, stop := b.r.Watch("", lower, (*event.Record).Terminal)
+		defer stop()
+		if rec, err := b.r.Find(t.Context(), "", lower); err != nil || rec.ID != id {
+			t.Errorf("%+v, %v", rec, err)
+		}
+		b.up()
+		select {
+		case <-woken:
+		case <-time.After(time.Minute):
+			t.Error("nobody woke who waited for it")
+		}
+		const theirs = "01arz3ndektsv4rrffq69g5fav"
+		woken, stop = b.r.Watch("", theirs, (*event.Record).Terminal)
+		defer stop()
+		b.send(theirs, "", "")
+		if rec := b.find(theirs); rec.EventID != theirs || len(woken) != 1 {
+			t.Errorf("%q, %d", rec.EventID, len(woken))
 		}
 	})
 }

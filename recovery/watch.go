@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,23 +149,33 @@ func (h *hub) take(f *follower) (batch []event.Record, lost bool) {
 func (r *Recovery) Watch(source, id string, until func(*event.Record) bool) (woken <-chan struct{}, stop func()) {
 	h := &r.hub
 	w := &waiting{source: source, until: until, woken: make(chan struct{}, 1)}
+	ids := []string{id}
+	if own, err := parseOwn(id); err == nil && own.String() != id {
+		ids = append(ids, own.String())
+	}
 	h.listeners.Add(1)
 	h.mu.Lock()
-	if h.byID[id] == nil {
-		h.byID[id] = map[*waiting]struct{}{}
+	for _, id := range ids {
+		if h.byID[id] == nil {
+			h.byID[id] = map[*waiting]struct{}{}
+		}
+		h.byID[id][w] = struct{}{}
 	}
-	h.byID[id][w] = struct{}{}
 	h.mu.Unlock()
 	return w.woken, func() {
 		h.mu.Lock()
-		delete(h.byID[id], w)
-		if len(h.byID[id]) == 0 {
-			delete(h.byID, id)
+		for _, id := range ids {
+			if delete(h.byID[id], w); len(h.byID[id]) == 0 {
+				delete(h.byID, id)
+			}
 		}
 		h.mu.Unlock()
 		h.listeners.Add(-1)
 	}
 }
+
+// parseOwn reads an id of ours, also in lower case, as people and tools write it.
+func parseOwn(id string) (event.ID, error) { return event.ParseID(strings.ToUpper(id)) }
 
 // Find gives the record of an id: ours, or the sender's within a source (or, with source "", within all). Of several events with the same
 // sender's id the newest is meant. Where only an event's marker is left the record says no more than that. Errors: journal.ErrNotFound, ErrUnknownSource, *AmbiguousError, or the journal's.
@@ -178,7 +189,7 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 			return event.Record{}, ErrUnknownSource
 		}
 	}
-	if own, err := event.ParseID(id); err == nil {
+	if own, err := parseOwn(id); err == nil {
 		rec, _, err := r.journal.Get(ctx, own, false)
 		if err == nil && (source == "" || rec.Source == source) || isRemnant(&rec, err) {
 			return rec, nil
