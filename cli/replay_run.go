@@ -44,7 +44,23 @@ func (b *bulk) flags(e *env, cmd *cobra.Command) {
 	b.force1(cmd, "reason")
 }
 
-func (b *bulk) spec(e *env) (api.ReplaySpec, error) {
+// selects refuses what would replay everything by mistake: no selection at all, or one that a script has left empty.
+func (b *bulk) selects(cmd *cobra.Command) error {
+	given := b.checkpoint || cmd.Flags().Changed("ids")
+	for _, name := range []string{"source", "state", "event-reason", "type", "resource", "since", "until", "from-cursor"} {
+		f := cmd.Flags().Lookup(name)
+		if v := f.Value.String(); f.Changed && (v == "" || v == "[]") {
+			return usage("--%s is empty", name)
+		}
+		given = given || f.Changed
+	}
+	if !given {
+		return usage("say what to replay: --state failed is everything that failed; --source, --since, --ids and so on select less")
+	}
+	return nil
+}
+
+func (b *bulk) spec(e *env, cmd *cobra.Command) (api.ReplaySpec, error) {
 	spec := api.ReplaySpec{Name: b.name, IDs: b.ids, FromCheckpoint: b.checkpoint, FromCursor: b.cursor, DryRun: b.dryRun, Rate: b.rate,
 		Force: b.force, Reason: b.why}
 	if err := b.check("reason"); err != nil {
@@ -52,6 +68,9 @@ func (b *bulk) spec(e *env) (api.ReplaySpec, error) {
 	}
 	if b.checkpoint && b.source == "" {
 		return spec, usage("--from-checkpoint needs --source")
+	}
+	if err := b.selects(cmd); err != nil {
+		return spec, err
 	}
 	f, err := b.selection(e)
 	spec.Filter = f
@@ -63,7 +82,7 @@ func replayPlanCommand(e *env) *cobra.Command {
 	cmd := &cobra.Command{Use: "plan", Short: "Count what a replay would do, and change nothing", Args: cobra.NoArgs}
 	b.flags(e, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		spec, err := b.spec(e)
+		spec, err := b.spec(e, cmd)
 		if err != nil {
 			return err
 		}
@@ -112,7 +131,7 @@ func replayRunCommand(e *env) *cobra.Command {
 	cmd.Flags().BoolVar(&b.yes, "yes", false, "do not ask (only a terminal is asked)")
 	cmd.Flags().BoolVar(&b.detach, "detach", false, "do not wait for the end")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		spec, err := b.spec(e)
+		spec, err := b.spec(e, cmd)
 		if err != nil {
 			return err
 		}
