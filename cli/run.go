@@ -137,6 +137,8 @@ var refusals = [...]struct {
 	{journal.ErrFailed, exitJournal, "the disk fails; the journal was not opened", "the-disk-fails"},
 	{syscall.EROFS, exitJournal, "nothing was changed", "the-directory-cannot-be-written"},
 	{fs.ErrPermission, exitJournal, "nothing was changed", "the-directory-cannot-be-written"},
+	{syscall.ENOTDIR, exitJournal, "there is a file where a directory should be", "the-directory-cannot-be-written"},
+	{syscall.EEXIST, exitJournal, "there is something else where a directory should be", "the-directory-cannot-be-written"},
 }
 
 // reloads reads the configuration again on SIGHUP and when the file, or the link to it, changes, unless it was read since.
