@@ -42,7 +42,7 @@ func rootCommand(e *env) *cobra.Command {
 		SilenceUsage:  true,
 		RunE:          e.group,
 	}
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return e.start(cmd) }
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error { return e.start(cmd, args) }
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err: err} })
 	e.globalFlags(root)
 	for _, make := range constructors {

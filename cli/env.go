@@ -47,7 +47,7 @@ func (e *env) globalFlags(root *cobra.Command) {
 }
 
 // start is called when flags and arguments are understood.
-func (e *env) start(_ *cobra.Command) error {
+func (e *env) start(cmd *cobra.Command, args []string) error {
 	switch e.output {
 	case "table", "json", "ndjson":
 	default:
@@ -55,6 +55,11 @@ func (e *env) start(_ *cobra.Command) error {
 	}
 	if e.timeout < 0 {
 		return usage("--timeout must not be negative")
+	}
+	for i, a := range args {
+		if a == "" && !cmd.DisableFlagParsing { // not what a shell completes; a variable that is not set: "not found" would say something of an event
+			return usage("argument %d is empty", i+1)
+		}
 	}
 	e.started = true
 	return nil
