@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/client"
+	"github.com/hooktender/hooktender/event"
 )
 
 // reconnect is the pause before a stream that broke is taken up again.
@@ -31,7 +33,15 @@ func eventsTailCommand(e *env) *cobra.Command {
 	fs.StringVar(&f.resource, "resource", "", "only this `resource`")
 	fs.StringVar(&cursor, "cursor", "", "begin after this `cursor` of an earlier stream (default: now)")
 	fs.IntVar(&limit, "limit", 0, "end after so many changes; 0 = never")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return e.tail(cmd.Context(), &f, cursor, limit) }
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if limit < 0 {
+			return usage("--limit must not be negative")
+		}
+		if err := f.known(); err != nil {
+			return err
+		}
+		return e.tail(cmd.Context(), &f, cursor, limit)
+	}
 	return cmd
 }
 
@@ -90,6 +100,21 @@ func (f *filter) matches(ev *api.Event) bool {
 		(f.typ == "" || f.typ == string(ev.Type)) && (f.resource == "" || f.resource == string(ev.Resource))
 }
 
+// known refuses states and reasons that no event ever has.
+func (f *filter) known() error {
+	for _, s := range f.states {
+		if _, ok := event.ParseState(s); !ok {
+			return usage("no such state: %q", s)
+		}
+	}
+	for _, r := range f.reasons {
+		if _, ok := event.ParseReason(r); !ok {
+			return usage("no such reason: %q", r)
+		}
+	}
+	return nil
+}
+
 // printChange writes one line.
 func (e *env) printChange(ch *client.Change) error {
 	if e.output != "table" {
@@ -99,6 +124,7 @@ func (e *env) printChange(ch *client.Change) error {
 	ev := &ch.Event
 	t.row(cell{e.now().UTC().Format("15:04:05.000"), grey}, fmt.Sprintf("%-30s", stateCell(ev).text), ev.Source, string(ev.EventID), string(ev.Type))
 	t.rows[0][1].paint = stateCell(ev).paint
-	t.writeTo(e.stdout)
-	return nil
+	var b bytes.Buffer
+	t.writeTo(&b)
+	return e.write(b.Bytes())
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +141,11 @@ func (e *env) replayOne(ctx context.Context, source, id string, f *replayFlags) 
 	if e.output == "table" {
 		t := &table{colour: coloured(e.stdout)}
 		t.row(id, stateCell(ev), fmt.Sprintf("attempt %d", ev.AttemptCount))
-		t.writeTo(e.stdout)
+		var b bytes.Buffer
+		t.writeTo(&b)
+		if err := e.write(b.Bytes()); err != nil {
+			return err
+		}
 	}
 	if ev.State != "replayed" || ev.LastError != nil { // a forced replay that failed leaves what was
 		why := ""
