@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -70,29 +69,20 @@ func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) err
 			}
 			return nil
 		})
-		u, broken := errors.AsType[*client.Unreachable](err)
-		if broken && u.Cursor != "" {
+		if u, broken := errors.AsType[*client.Unreachable](err); broken && u.Cursor != "" {
 			began, cursor = true, u.Cursor
 		}
 		switch {
 		case ctx.Err() != nil, errors.Is(err, errEnough):
 			return nil
-		case !began, !broken && !unavailable(err):
+		case !began || !away(err):
 			return err
 		}
 		e.note("the connection broke (%v); going on", err)
-		select {
-		case <-time.After(reconnect):
-		case <-ctx.Done():
+		if pause(ctx, reconnect) != nil {
 			return nil
 		}
 	}
-}
-
-// unavailable says that the gateway is there and serves nothing now, as while it stops.
-func unavailable(err error) bool {
-	p, ok := errors.AsType[*client.Problem](err)
-	return ok && p.Status == http.StatusServiceUnavailable
 }
 
 func (f *filter) matches(ev *api.Event) bool {

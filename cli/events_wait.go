@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ func eventsWaitCommand(e *env) *cobra.Command {
 		if until != "terminal" && until != "delivered" {
 			return usage("--until must be terminal or delivered, not %q", until)
 		}
-		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered")
+		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered", false)
 		if err != nil && ev == nil {
 			return err
 		}
@@ -40,8 +41,9 @@ func eventsWaitCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error.
-func (e *env) wait(ctx context.Context, source, id string, delivered bool) (*api.Event, []byte, error) {
+// wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error. A gateway that
+// has answered once, or before the call, may restart meanwhile.
+func (e *env) wait(ctx context.Context, source, id string, delivered, answered bool) (*api.Event, []byte, error) {
 	c, err := e.client()
 	if err != nil {
 		return nil, nil, err
@@ -60,8 +62,17 @@ func (e *env) wait(ctx context.Context, source, id string, delivered bool) (*api
 		if err == nil && ended(&ev, delivered) {
 			return &ev, raw, nil
 		}
-		if err != nil && !notYet(err) {
+		switch {
+		case err == nil || notYet(err):
+			answered = true
+		case !answered || !away(err) || !e.now().Before(end):
 			return nil, nil, err
+		default:
+			e.note("the gateway does not answer; going on (%v)", err)
+			if err := pause(ctx, min(reconnect, end.Sub(e.now()))); err != nil {
+				return nil, nil, err
+			}
+			continue
 		}
 		if !e.now().Before(end) {
 			if err != nil {
@@ -69,6 +80,25 @@ func (e *env) wait(ctx context.Context, source, id string, delivered bool) (*api
 			}
 			return &ev, raw, fail(exitTimeout, "event %s: still %s after %s", id, stateCell(&ev).text, left)
 		}
+	}
+}
+
+// away says that no gateway answers now, as while it restarts.
+func away(err error) bool {
+	if _, ok := errors.AsType[*client.Unreachable](err); ok {
+		return true
+	}
+	p, ok := errors.AsType[*client.Problem](err)
+	return ok && p.Status == http.StatusServiceUnavailable
+}
+
+// pause returns after d, or with ctx's error when that ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -134,7 +134,7 @@ func (e *env) replayOne(ctx context.Context, source, id string, f *replayFlags) 
 			return err
 		}
 	}
-	ev, _, err := e.wait(ctx, source, id, false)
+	ev, _, err := e.wait(ctx, source, id, false, true)
 	if err != nil {
 		return err
 	}

@@ -182,12 +182,13 @@ func (e *env) confirm(question string) bool {
 	return line == "y" || line == "yes"
 }
 
-// follow waits until a replay has ended.
+// follow waits until a replay has ended, also over a restart of the gateway.
 func (e *env) follow(ctx context.Context, raw []byte, job api.Replay) ([]byte, api.Replay, error) {
 	end, cancel := e.limited(ctx, 0)
 	defer cancel()
 	bar := e.progress("replaying", job.Total)
 	defer bar.clear()
+	heard := e.now()
 	for job.State == api.ReplayRunning {
 		bar.total = job.Total
 		bar.set(job.Replayed+job.Failed+job.Skipped.Total, fmt.Sprintf("%d replayed, %d failed, %d skipped", job.Replayed, job.Failed, job.Skipped.Total))
@@ -201,13 +202,18 @@ func (e *env) follow(ctx context.Context, raw []byte, job api.Replay) ([]byte, a
 			}
 			return raw, job, fail(exitTimeout, "replay %s is still running after %s", job.ID, e.timeout)
 		}
-		var err error
-		raw, err = e.callFresh(ctx, func(ctx context.Context, c *client.Client) error {
+		var now api.Replay
+		answer, err := e.callFresh(ctx, func(ctx context.Context, c *client.Client) error {
 			var err error
-			job, err = c.ReplayStatus(ctx, job.ID)
+			now, err = c.ReplayStatus(ctx, job.ID)
 			return err
 		})
-		if err != nil {
+		switch {
+		case err == nil:
+			raw, job, heard = answer, now, e.now()
+		case !away(err) || e.now().Sub(heard) > callTimeout:
+			bar.clear()
+			e.note("the replay goes on; see 'hooktender replay status %s'", job.ID)
 			return raw, job, err
 		}
 	}

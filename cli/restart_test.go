@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+)
+
+// restarting is an admin port that answers with what comes first, breaks every connection for a while, then answers with what comes last.
+func restarting(t *testing.T, first, last string) (address string) {
+	var calls atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch calls.Add(1) {
+		case 1:
+			_, _ = w.Write([]byte(first))
+		case 2, 3: // the client tries again once by itself
+			panic(http.ErrAbortHandler)
+		default:
+			_, _ = w.Write([]byte(last))
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// Who waits for an event or a replay does not care that the gateway restarts meanwhile.
+func TestWaitsGoOnOverARestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		args        []string
+		first, last string
+	}{
+		"an event": {[]string{"events", "wait", "evt_1"}, `{"id":"x","state":"pending"}`, `{"id":"x","state":"delivered"}`},
+		"a replay": {[]string{"replay", "evt_1"}, `{"result":"started","replay_id":"rp_1"}`, `{"id":"x","state":"replayed"}`},
+		"many":     {[]string{"replay", "run", "--ids", "evt_1", "--yes"}, `{"id":"rp_1","state":"running","total":1}`, `{"id":"rp_1","state":"done","total":1,"replayed":1}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out, said bytes.Buffer
+			if code := Run(t.Context(), append(c.args, "--admin", restarting(t, c.first, c.last)), nil, &out, &said); code != exitOK {
+				t.Errorf("exit %d\n%s%s", code, out.String(), said.String())
+			}
+		})
+	}
+}
+
+// A gateway that never answered is not waited for.
+func TestAGatewayThatIsNotThereIsNotWaitedFor(t *testing.T) {
+	var said bytes.Buffer
+	if code := Run(t.Context(), []string{"events", "wait", "evt_1", "--admin", "127.0.0.1:1"}, nil, &said, &said); code != exitUnreachable {
+		t.Errorf("exit %d\n%s", code, said.String())
+	}
+}
