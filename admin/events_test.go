@@ -140,6 +140,12 @@ func TestBadParameters(t *testing.T) {
 		"/v1/stream?cursor=nonsense", "/v1/stream?x=1", "/v1/sources?x=1"} {
 		p.want(400, "GET", path, "")
 	}
+	for _, route := range p.Server.Routes() { // a mutation with a parameter that it does not know is not made without it
+		if method, path, _ := strings.Cut(route, " "); method == "POST" {
+			path = strings.NewReplacer("{id}", "evt_1", "{name}", "stripe", "{source}", "stripe", "{resource}", "r").Replace(path)
+			p.want(400, "POST", path+"?dry_run=true", `{"reason":"x"}`)
+		}
+	}
 	p.want(404, "GET", "/v1/events?source=nobody", "")
 	p.want(404, "GET", "/v1/checkpoints?source=nobody", "")
 	p.want(404, "GET", "/v1/stream?source=nobody", "")

@@ -65,6 +65,9 @@ func (s *Server) getResource(c *call) error {
 
 // setCursor takes a version as a string or, as senders write them, as a number; null forgets the cursor. It must be there: a call without it is a mistake.
 func (s *Server) setCursor(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	var in struct {
 		Version json.RawMessage `json:"version"`
 		Reason  string          `json:"reason"`
@@ -136,6 +139,9 @@ func (s *Server) setPaused(c *call, paused bool) error {
 const defaultWindow = 10 * time.Minute
 
 func (s *Server) enrollSource(c *call) error {
+	if _, err := c.query(); err != nil {
+		return err
+	}
 	var in api.EnrollRequest
 	if err := c.decode(&in, true); err != nil {
 		return err
