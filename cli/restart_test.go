@@ -53,3 +53,20 @@ func TestAGatewayThatIsNotThereIsNotWaitedFor(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, said.String())
 	}
 }
+
+// What was sent before the gateway went away, or before somebody pressed ^C, is told all the same.
+func TestSendTellsWhatItSentBeforeItBroke(t *testing.T) {
+	var calls atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if calls.Add(1) > 2 {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	defer s.Close()
+	var out, said bytes.Buffer
+	code := Run(t.Context(), []string{"send", "--provider", "custom", "--secret", "x", "--url", s.URL, "--id", "e", "--count", "4", "-o", "ndjson"}, nil, &out, &said)
+	if n := bytes.Count(out.Bytes(), []byte(`"status":202`)); code != exitFailed || n != 2 || !bytes.Contains(said.Bytes(), []byte("e-3 could not be sent, and 1 after it")) {
+		t.Errorf("exit %d, %d told\n%s%s", code, n, out.String(), said.String())
+	}
+}

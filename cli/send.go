@@ -153,9 +153,12 @@ type sent struct {
 	DurationMS int64    `json:"duration_ms"`
 }
 
+// maxSends bounds the requests of one command: what came of each is kept until the end.
+const maxSends = 1_000_000
+
 func (e *env) send(ctx context.Context, s *sending) error {
-	if s.count < 1 || s.count > 1_000_000 || s.duplicate < 0 || s.duplicate > 1000 {
-		return usage("--count must be at least 1, --duplicate at least 0")
+	if s.count < 1 || s.count > maxSends || s.duplicate < 0 || s.duplicate > 1000 || s.count*(1+s.duplicate) > maxSends {
+		return usage("--count must be at least 1, --duplicate between 0 and 1000, and at most %d are sent in all", maxSends)
 	}
 	sign, err := e.signer(s)
 	if err != nil {
@@ -178,6 +181,7 @@ func (e *env) send(ctx context.Context, s *sending) error {
 	page := api.Page[sent]{Data: []sent{}}
 	bar := e.progress("sending", int64(len(order)))
 	refused := 0
+	var broke error
 	for n, i := range order {
 		events[i].at = e.now()
 		req, err := sign.sign(&events[i], http.MethodPost, target, host)
@@ -189,8 +193,8 @@ func (e *env) send(ctx context.Context, s *sending) error {
 		}
 		one, err := e.post(ctx, s.url, req)
 		if err != nil {
-			bar.clear()
-			return fail(exitFailed, "%s could not be sent: %w", events[i].id, err)
+			broke = fail(exitFailed, "%s could not be sent, and %d after it: %w", events[i].id, len(order)-n-1, err)
+			break
 		}
 		one.N, one.EventID = n+1, events[i].id
 		if one.Status >= 400 {
@@ -200,8 +204,14 @@ func (e *env) send(ctx context.Context, s *sending) error {
 		bar.set(int64(n+1), "")
 	}
 	bar.clear()
+	if broke != nil && len(page.Data) == 0 {
+		return broke
+	}
 	if err := e.printValue(page, func(w io.Writer) { e.showSent(w, page.Data) }); err != nil {
 		return err
+	}
+	if broke != nil {
+		return broke
 	}
 	if refused > 0 {
 		return fail(exitFailed, "%d of %d were refused", refused, len(order))
