@@ -148,7 +148,7 @@ func parseYAML(data []byte, doc *document, fail func(line, column int, message s
 	err := yaml.Load(data, root)
 	var le *yaml.LoadError
 	switch {
-	case err == nil && len(root.Content) == 1:
+	case err == nil && len(root.Content) == 1 && !null(root.Content[0]):
 		doc.index(root)
 		return root.Content[0]
 	case errors.As(err, &le) && le.Mark.Line > 0:

@@ -25,6 +25,9 @@ func TestFaults(t *testing.T) {
 	}{
 		{"an empty file", "", []string{`f.yaml: is empty: it holds no YAML document`}},
 		{"comments only", "# nothing\n", []string{`f.yaml: is empty: it holds no YAML document`}},
+		{"a document without anything in it", "---\n# nothing\n", []string{`f.yaml: is empty: it holds no YAML document`}},
+		{"null", "~\n", []string{`f.yaml: is empty: it holds no YAML document`}},
+		{"a null with an anchor", "&a !!null\n", []string{`f.yaml: is empty: it holds no YAML document`}},
 		{"two documents", "a: 1\n---\nb: 2\n", []string{`f.yaml: must hold one YAML document, not several`}},
 		{"a list", "- a\n", []string{`f.yaml:1:1: must be a mapping (key: value)`}},
 		{"broken syntax", "version: 1\nlisten: [a\nsources: {}\n", []string{`f.yaml:3:8: is no YAML: did not find expected ',' or ']'`}},
