@@ -205,7 +205,7 @@ func (b *bucket) take(now time.Time) (time.Duration, bool) {
 	}
 	b.filled = now
 	if b.tokens < 1 {
-		return time.Duration((1 - b.tokens) / b.rate * float64(time.Second)), false
+		return time.Duration(min((1-b.tokens)/b.rate*float64(time.Second), 1<<62)), false
 	}
 	b.tokens--
 	return 0, true

@@ -58,6 +58,21 @@ func TestATinyRateIsNoRateWithoutBound(t *testing.T) {
 	}
 }
 
+// An upstream whose rate is next to nothing gets one event, and nobody looks again and again whether it is time for the next.
+func TestATinyRateOfAnUpstreamIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, u *forward.Config) { s.Delivery.Mode, u.Rate = "store", 1e-300 })
+		b.up()
+		for i := range 3 {
+			b.send(fmt.Sprint("evt_", i), "", "")
+		}
+		time.Sleep(time.Hour) // does not pass while somebody looks again and again
+		if n := len(b.consumer.Seen()); n != 1 {
+			t.Errorf("%d events in an hour", n)
+		}
+	})
+}
+
 // A replay that had to wait, because as many of its events were open as may be, goes on at its rate: the time is not made up for.
 func TestReplayKeepsItsRateAfterAStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -387,7 +387,8 @@ func (u *upstream) nextTry(now time.Time, backlog int) (at time.Time) {
 		if len(u.waiters) == 0 && u.breaker.ramp == 0 {
 			wanted = max(1, min(u.cfg.Rate*portion.Seconds(), float64(backlog)))
 		}
-		at = now.Add(time.Duration((wanted-u.tokens)/u.cfg.Rate*float64(time.Second)) + 1) // not a moment too early
+		wait := min((wanted-u.tokens)/u.cfg.Rate*float64(time.Second), 1<<62) // a century, for rates that are next to nothing
+		at = now.Add(time.Duration(wait) + 1)                                 // not a moment too early
 	}
 	if u.breaker.state == open && u.breaker.next.After(at) {
 		at = u.breaker.next // a probe takes a token, too
