@@ -49,9 +49,18 @@ func rootCommand(e *env) *cobra.Command {
 		root.AddCommand(make(e))
 	}
 	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
 	for _, cmd := range root.Commands() {
-		if cmd.Name() == "completion" {
+		switch cmd.Name() {
+		case "completion":
 			cmd.Args, cmd.RunE = nil, e.group
+		case "help":
+			cmd.Args = func(_ *cobra.Command, topic []string) error {
+				if about, rest, err := root.Find(topic); err != nil || len(rest) > 0 && about.HasSubCommands() {
+					return usage("unknown help topic %q", topic)
+				}
+				return nil
+			}
 		}
 	}
 	return root
