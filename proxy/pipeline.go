@@ -303,6 +303,9 @@ func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (repl
 	if f.State == event.Failed && f.Reason != event.Resolved && f.Reason != event.Discarded {
 		old, _, err := p.journal.Get(ctx, f.ID, false)
 		if err == nil {
+			if f.Key > 0 {
+				v.keys = v.keys[1:] // it came under an id that is not this event's
+			}
 			p.again(v, &old, conflict)
 			return reply{}, false
 		}

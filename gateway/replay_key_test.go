@@ -1,0 +1,45 @@
+package gateway_test
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"github.com/hooktender/hooktender/hooktest"
+)
+
+// unsigned is a source whose ids no signature covers: what is signed is a second replay key.
+const unsigned = `
+sources:
+  s: {path: /s, provider: github, secrets: [{env: SECRET}], delivery: {mode: proxy, upstream: "http://127.0.0.1:3000"}}
+`
+
+// A captured request of an event that has failed, sent again under another id, is that event's next attempt, and takes the other id from nobody: the genuine
+// event of that id is new.
+func TestAnAttemptUnderAnotherIDTakesNoID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, unsigned, env)
+		status := 500
+		b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: status} })
+		for _, s := range []struct {
+			id, body string
+			upstream int
+			want     int
+			outcome  string
+		}{
+			{"a", `{"n":1}`, 500, 500, "returned"},
+			{"b", `{"n":1}`, 200, 200, "delivered"},
+			{"b", `{"n":1}`, 200, 200, "duplicate"},
+			{"b", `{"n":2}`, 200, 200, "delivered"},
+			{"a", `{"n":1}`, 200, 200, "duplicate"},
+			{"b", `{"n":2}`, 200, 200, "duplicate"},
+		} {
+			status = s.upstream
+			if got, outcome, err := b.Post("/s", hooktest.GitHub(secret, s.id, "push", []byte(s.body))); got != s.want || outcome != s.outcome || err != nil {
+				t.Errorf("%s with %s: %d %s %v, want %d %s", s.id, s.body, got, outcome, err, s.want, s.outcome)
+			}
+		}
+		if n := len(b.Consumer.Of("s", "b")); n != 1 {
+			t.Errorf("the consumer saw b %d times", n)
+		}
+	})
+}
