@@ -106,7 +106,7 @@ const (
 	KeyEvent    KeyKind = 'e' // source, account, event id
 	KeyAlias    KeyKind = 'a' // source, event id: finds an event whose account is not known; never used for dedup
 	KeyMAC      KeyKind = 'm' // source, verified MAC: second replay key of an unsigned id (SPEC §4)
-	KeyObserved KeyKind = 'o' // source, account, event id of a request that failed verification in observe mode (SPEC §12)
+	KeyObserved KeyKind = 'o' // source, account, event id of a request that failed verification in observe mode (SPEC §12); of two parts: its alias
 )
 
 // MakeKey hashes the parts, each preceded by its length, so that no two different lists of parts collide.

@@ -226,9 +226,11 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 	if v.keys == nil {
 		v.keys = v.keybuf[:1]
 	}
-	if s.JoinedID || v.sub.Record.Account != "" || kind != event.KeyEvent {
-		v.aliasb[0] = event.MakeKey(event.KeyAlias, s.Name, v.sub.Record.EventID) // its own key does not tell its id alone
-		v.aliases = v.aliasb[:]
+	switch { // where its own key does not tell its id alone
+	case kind == event.KeyObserved:
+		v.aliases = append(v.aliasb[:0], event.MakeKey(kind, s.Name, v.sub.Record.EventID))
+	case s.JoinedID || v.sub.Record.Account != "":
+		v.aliases = append(v.aliasb[:0], event.MakeKey(event.KeyAlias, s.Name, v.sub.Record.EventID))
 	}
 	v.sub.Record.BodyBytes, v.sub.Record.BodySHA256, v.sub.Record.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
 	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,

@@ -205,9 +205,9 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 			return event.Record{}, err
 		}
 	}
-	keys := make([]event.Key, 0, 2*len(names))
+	keys := make([]event.Key, 0, 3*len(names))
 	for _, n := range names {
-		keys = append(keys, event.MakeKey(event.KeyAlias, n, id), event.MakeKey(event.KeyEvent, n, "", id))
+		keys = append(keys, event.MakeKey(event.KeyAlias, n, id), event.MakeKey(event.KeyEvent, n, "", id), event.MakeKey(event.KeyObserved, n, id))
 	}
 	fates, err := r.journal.Lookup(ctx, keys)
 	if err != nil {
@@ -216,7 +216,10 @@ func (r *Recovery) Find(ctx context.Context, source, id string) (event.Record, e
 	var found event.Record
 	var in []string
 	for i := range names {
-		f := newer(fates[2*i], fates[2*i+1])
+		f := newer(fates[3*i], fates[3*i+1])
+		if !f.Known() { // what was only observed never stands in for a genuine one
+			f = fates[3*i+2]
+		}
 		if !f.Known() {
 			continue
 		}

@@ -255,9 +255,9 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 	if err != nil {
 		return f
 	}
-	kind := event.KeyEvent
+	kind, alias := event.KeyEvent, event.KeyAlias
 	if !r.Verified {
-		kind = event.KeyObserved
+		kind, alias = event.KeyObserved, event.KeyObserved
 	}
 	keys := []event.Key{event.MakeKey(kind, r.Source, r.Account, r.EventID)}
 	if parts, ok := joined(r.EventID); ok {
@@ -265,7 +265,7 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 	}
 	b := appendSection(nil, secRecord, p.record)
 	b = appendKeySection(b, secKeys, keys)
-	b = appendKeySection(b, secAliases, []event.Key{event.MakeKey(event.KeyAlias, r.Source, r.EventID)})
+	b = appendKeySection(b, secAliases, []event.Key{event.MakeKey(alias, r.Source, r.EventID)})
 	b = appendResourceSection(b, p.resource)
 	for _, a := range p.attempts {
 		b = appendSection(b, secAttempt, a)
