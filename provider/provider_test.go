@@ -286,6 +286,31 @@ func TestIdentityOfTheCommonPresets(t *testing.T) {
 	}
 }
 
+// What senders send besides the events that have an id: each has one all the same, and is not refused. The bodies are those that they document.
+func TestEventsWithoutAnIDOfTheirOwn(t *testing.T) {
+	for provider, bodies := range map[string][]string{
+		"paystack": {`{"event":"subscription.create","data":{"domain":"test","status":"active","subscription_code":"SUB_1","amount":50000}}`,
+			`{"event":"invoice.create","data":{"domain":"test","invoice_code":"INV_1","amount":50000}}`},
+		"clickup": {`{"event":"listCreated","list_id":"162641234","webhook_id":"w1"}`, `{"event":"taskDeleted","task_id":"1vj37mc","webhook_id":"w1"}`},
+		"hcp-terraform": {`{"payload_version":1,"notification_configuration_id":"nc-1","run_url":null,"run_id":null,"notifications":[{"message":"Verification of x","trigger":"verification","run_status":null}]}`,
+			`{"payload_version":"2","notification_configuration_id":"nc-1","trigger_scope":"assessment","trigger":"assessment:drifted","workspace_id":"ws-1"}`},
+	} {
+		p, _ := Get(provider)
+		id, err := selector.CompileIdentity(p.Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]bool{}
+		for _, body := range bodies {
+			v, err := id.Extract(&event.Request{Target: []byte("/"), Body: []byte(body)}, nil)
+			if err != nil || seen[v.ID.Text()] || !v.Type.Present() {
+				t.Errorf("%s: %s: %q %q, %v", provider, body, v.ID.Text(), v.Type.Text(), err)
+			}
+			seen[v.ID.Text()] = true
+		}
+	}
+}
+
 func TestARowAsYAMLMeansTheSame(t *testing.T) {
 	for _, p := range All() {
 		var got struct {
