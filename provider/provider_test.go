@@ -294,6 +294,7 @@ func TestEventsWithoutAnIDOfTheirOwn(t *testing.T) {
 		"clickup": {`{"event":"listCreated","list_id":"162641234","webhook_id":"w1"}`, `{"event":"taskDeleted","task_id":"1vj37mc","webhook_id":"w1"}`},
 		"hcp-terraform": {`{"payload_version":1,"notification_configuration_id":"nc-1","run_url":null,"run_id":null,"notifications":[{"message":"Verification of x","trigger":"verification","run_status":null}]}`,
 			`{"payload_version":"2","notification_configuration_id":"nc-1","trigger_scope":"assessment","trigger":"assessment:drifted","workspace_id":"ws-1"}`},
+		"intercom": {`{"type":"notification_event","app_id":"a","data":{"item":{"type":"ping"}},"id":null,"topic":"ping","created_at":1476349292}`},
 	} {
 		p, _ := Get(provider)
 		id, err := selector.CompileIdentity(p.Identity)
