@@ -94,7 +94,7 @@ func askFor(t *testing.T, genuine, forged sent, want wanted) {
 	if d := time.Until(time.Unix(genuine.Now, 0)); d > 0 {
 		time.Sleep(d)
 	}
-	more := "    identity: {id: \"body:sha256\"}\n" // the corpus leaves out ids at times
+	more := "    identity: {id: \"body:sha256\"}\n    dedup: {mode: enforce}\n" // the corpus leaves out ids at times, and some rows only observe them
 	source := strings.Replace(genuine.source, "    upstream: app\n", "    delivery: {mode: store, upstream: app}\n"+more, 1)
 	b, err := hooktest.NewBubble(t.TempDir(), "public_url: "+genuine.base+"\nupstreams: {app: {url: \"http://127.0.0.1:3000\"}}\nsources:\n"+source, env)
 	if err != nil {

@@ -312,6 +312,38 @@ func TestEventsWithoutAnIDOfTheirOwn(t *testing.T) {
 	}
 }
 
+// Two events of a sender that its own ids do not tell apart: the row does, or lets ids be observed only.
+func TestDifferentEventsAreNotOne(t *testing.T) {
+	for _, tt := range []struct{ provider, head, one, other string }{
+		{"woocommerce", "X-WC-Webhook-Delivery-ID: d1\r\n", `{"id":7,"status":"completed"}`, `{"id":8,"status":"completed"}`}, // within one second
+		{"viber", "", `{"event":"delivered","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`,
+			`{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`},
+		{"viber", "", `{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`,
+			`{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890B="}`},
+		{"plaid", "", `{"webhook_type":"TRANSACTIONS","webhook_code":"SYNC_UPDATES_AVAILABLE","item_id":"i","historical_update_complete":true}`,
+			`{"webhook_type":"TRANSACTIONS","webhook_code":"SYNC_UPDATES_AVAILABLE","item_id":"i","historical_update_complete":true}`},
+		{"ms-graph", "", `{"value":[{"subscriptionId":"s","clientState":"c","changeType":"updated","resource":"me/drive/root"}]}`,
+			`{"value":[{"subscriptionId":"s","clientState":"c","changeType":"updated","resource":"me/drive/root"}]}`},
+	} {
+		p, _ := Get(tt.provider)
+		id, err := selector.CompileIdentity(p.Identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got [2]string
+		for i, body := range []string{tt.one, tt.other} {
+			v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(tt.head), Body: []byte(body)}, nil)
+			if err != nil {
+				t.Error(tt.provider, err)
+			}
+			got[i] = v.ID.Text()
+		}
+		if got[0] == got[1] && p.Dedup != "observe" {
+			t.Errorf("%s: %s and %s are both %s", tt.provider, tt.one, tt.other, got[0])
+		}
+	}
+}
+
 func TestARowAsYAMLMeansTheSame(t *testing.T) {
 	for _, p := range All() {
 		var got struct {
