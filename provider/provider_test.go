@@ -315,6 +315,8 @@ func TestEventsWithoutAnIDOfTheirOwn(t *testing.T) {
 // Two events of a sender that its own ids do not tell apart: the row does, or lets ids be observed only.
 func TestDifferentEventsAreNotOne(t *testing.T) {
 	for _, tt := range []struct{ provider, head, one, other string }{
+		{"storyblok", "", `{"text":"The user x published the Story s (s)","action":"published","space_id":1,"story_id":2,"full_slug":"s"}`,
+			`{"text":"The user x published the Story s (s)","action":"published","space_id":1,"story_id":2,"full_slug":"s"}`},
 		{"woocommerce", "X-WC-Webhook-Delivery-ID: d1\r\n", `{"id":7,"status":"completed"}`, `{"id":8,"status":"completed"}`}, // within one second
 		{"viber", "", `{"event":"delivered","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`,
 			`{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`},
@@ -340,6 +342,21 @@ func TestDifferentEventsAreNotOne(t *testing.T) {
 		}
 		if got[0] == got[1] && p.Dedup != "observe" {
 			t.Errorf("%s: %s and %s are both %s", tt.provider, tt.one, tt.other, got[0])
+		}
+	}
+}
+
+// Sanity says in a header which event it is: a projection may leave the same of each.
+func TestSanitysEventsHaveTheirKey(t *testing.T) {
+	p, _ := Get("sanity")
+	id, err := selector.CompileIdentity(p.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for head, want := range map[string]string{"idempotency-key: k1\r\n": "k1", "idempotency-key: k2\r\n": "k2"} {
+		v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(head), Body: []byte(`{"_id":"post-1"}`)}, nil)
+		if v.ID.Text() != want || err != nil {
+			t.Errorf("%q: %q %v", head, v.ID.Text(), err)
 		}
 	}
 }
