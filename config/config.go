@@ -106,7 +106,8 @@ type Token struct {
 
 // Source is one sender at its path.
 type Source struct {
-	// The path that the sender calls, exactly; {name} stands for one segment that path:name selects. Unique.
+	// The path that the sender calls, exactly; {name} stands for one segment that path:name selects. Unique. Where several
+	// fit, the one that writes a segment out comes before the one that names it.
 	Path string `yaml:"path" example:"/webhooks/orders"`
 	// Methods allowed; others get 405.
 	Methods []string `yaml:"methods"`

@@ -280,3 +280,20 @@ func TestDrainPushesTheQueue(t *testing.T) {
 		b.Down()
 	})
 }
+
+// Where the paths of several sources with {name} fit, a segment that is written out counts for more than one that is not, the first first.
+func TestThePathThatSaysMoreIsMeant(t *testing.T) {
+	const rest = `, provider: none, insecure: true, identity: {id: "json:id"}, upstream: "http://127.0.0.1:3000"}`
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, "sources:\n  a: {path: \"/{kind}/{id}\""+rest+"\n  b: {path: \"/{kind}/orders\""+rest+"\n  c: {path: \"/shop/{id}\""+rest+"\n  d: {path: /shop/7"+rest+"\n", env)
+		for path, source := range map[string]string{"/x/1": "a", "/x/orders": "b", "/shop/1": "c", "/shop/orders": "c", "/shop/7": "d"} {
+			id := strings.ReplaceAll(path, "/", "-")
+			if status, _, err := b.Post(path, hooktest.Request{Body: []byte(`{"id":"` + id + `"}`)}); status != 200 || err != nil {
+				t.Errorf("%s: %d %v", path, status, err)
+			}
+			if len(b.Consumer.Of(source, id)) != 1 {
+				t.Errorf("%s: %s did not get it", path, source)
+			}
+		}
+	})
+}

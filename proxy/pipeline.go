@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"log/slog"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,7 @@ type Pipeline struct {
 
 type table struct {
 	byPath   map[string]*Source
-	patterns []*Source // with {name} segments
+	patterns []*Source // with {name} segments; the first that fits is meant
 	unknown  Limits    // what an unknown path gets
 }
 
@@ -68,6 +69,7 @@ func (p *Pipeline) SetSources(sources []*Source) {
 			t.byPath[s.Path] = s
 		}
 	}
+	sort.Slice(t.patterns, func(i, j int) bool { return t.patterns[i].before(t.patterns[j]) })
 	p.table.Store(t)
 }
 

@@ -126,14 +126,31 @@ func (s *Source) match(path []byte) ([]selector.Param, bool) {
 	}
 	var params []selector.Param
 	for i, seg := range s.segments {
-		switch named := strings.HasPrefix(seg, "{") && strings.HasSuffix(seg, "}"); {
-		case named && parts[i] != "":
+		switch {
+		case isNamed(seg) && parts[i] != "":
 			params = append(params, selector.Param{Name: seg[1 : len(seg)-1], Value: parts[i]})
 		case seg != parts[i]:
 			return nil, false
 		}
 	}
 	return params, true
+}
+
+func isNamed(segment string) bool {
+	return strings.HasPrefix(segment, "{") && strings.HasSuffix(segment, "}")
+}
+
+// before says whose path is looked at first: of two that may both fit, the one that has a segment written out where the other has a name.
+func (s *Source) before(o *Source) bool {
+	if len(s.segments) != len(o.segments) {
+		return len(s.segments) < len(o.segments)
+	}
+	for i, seg := range s.segments {
+		if a, b := isNamed(seg), isNamed(o.segments[i]); a != b {
+			return b
+		}
+	}
+	return s.Name < o.Name
 }
 
 func (s *Source) takes(method string) bool { return slices.Contains(s.Methods, method) }
