@@ -67,7 +67,7 @@ func (g *Gateway) source(cfg *config.Config, c *config.Source) (*proxy.Source, r
 		if err != nil {
 			return nil, sc, fmt.Errorf("verify: %w", err)
 		}
-		s.Verifier, s.MACKey = v, c.Preset.NeedsReplayKey(v, identity.ID())
+		s.Verifier, s.MACKey, s.TypedMAC = v, c.Preset.NeedsReplayKey(v, identity.ID()), c.Preset.TypedReplayKey
 		sc.Binds, sc.Tolerance = string(v.Binds()), v.ResignAfter()
 		sc.Resign = resigner(v)
 	}

@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"encoding/base64"
+	"net/http"
 	"testing"
 	"testing/synctest"
 
@@ -42,4 +44,26 @@ func TestAnAttemptUnderAnotherIDTakesNoID(t *testing.T) {
 			t.Errorf("the consumer saw b %d times", n)
 		}
 	})
+}
+
+// Two events of a sender whose topics may have the same body are two, where the topic is not signed either; a captured one under another id is none.
+func TestOneBodyForTwoTopics(t *testing.T) {
+	for provider, name := range map[string]struct{ id, topic, signature string }{
+		"shopify":     {"X-Shopify-Webhook-Id", "X-Shopify-Topic", "X-Shopify-Hmac-SHA256"},
+		"woocommerce": {"X-WC-Webhook-Delivery-ID", "X-WC-Webhook-Topic", "X-WC-Webhook-Signature"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := up(t, "sources:\n  s: {path: /s, provider: "+provider+", secrets: [{env: SECRET}], upstream: \"http://127.0.0.1:3000\"}\n", env)
+			const body = `{"id":7,"status":"paid"}`
+			for _, s := range []struct{ id, topic, outcome string }{
+				{"1", "created", "delivered"}, {"2", "updated", "delivered"}, {"1", "created", "duplicate"}, {"3", "created", "duplicate"}, {"4", "updated", "duplicate"},
+			} {
+				status, outcome, err := b.Post("/s", hooktest.Request{Body: []byte(body), Header: http.Header{name.id: {s.id}, name.topic: {s.topic},
+					name.signature: {base64.StdEncoding.EncodeToString(macOf(secret, body))}}})
+				if status != 200 || outcome != s.outcome || err != nil {
+					t.Errorf("%s: %s %s: %d %s %v, want %s", provider, s.id, s.topic, status, outcome, err, s.outcome)
+				}
+			}
+		})
+	}
 }

@@ -68,6 +68,8 @@ type Preset struct {
 	Handshake string `yaml:"handshake"`
 	// The verified MAC must not serve as a second replay key: genuine events may repeat it.
 	NoReplayKey bool `yaml:"no_replay_key"`
+	// The verified MAC is a second replay key together with the event's type: genuine events of several types may have one body.
+	TypedReplayKey bool `yaml:"typed_replay_key"`
 	// What ordering.compare should be, by what versions of this sender look like; "" = integer.
 	Compare string `yaml:"compare"`
 	// What dedup.mode should be: "observe" where the id repeats for different events; "" = enforce.

@@ -108,6 +108,8 @@ type visit struct {
 	began   time.Time
 	keys    []event.Key
 	aliases []event.Key
+	mac     []byte   // of the signature that was verified
+	others  [][]byte // of further ones
 	payload event.Payload
 	known   bool                // the journal has been asked about its keys
 	other   bool                // a redelivery whose body is not the one that failed
@@ -187,15 +189,7 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 	case verdict.OK:
 		v.sub.Record.Verified, v.sub.Record.SignedAt = true, verdict.SignedAt
 		v.sub.Record.Origin = s.binds == "origin"
-		if s.MACKey && len(verdict.MAC) > 0 {
-			v.keys = v.keybuf[:1]
-			for mac, more := verdict.MAC, verdict.Others; ; mac, more = more[0], more[1:] {
-				v.keys = append(v.keys, event.MakeKey(event.KeyMAC, s.Name, string(mac)))
-				if len(more) == 0 {
-					break
-				}
-			}
-		}
+		v.mac, v.others = verdict.MAC, verdict.Others
 		return reply{}, false
 	case s.Observe:
 		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check.String())
@@ -225,8 +219,14 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 		kind = event.KeyObserved
 	}
 	v.keybuf[0] = event.MakeKey(kind, ids.ID.AppendParts(append(make([]string, 0, 4), s.Name, v.sub.Record.Account))...)
-	if v.keys == nil {
-		v.keys = v.keybuf[:1]
+	v.keys = v.keybuf[:1]
+	if s.MACKey && len(v.mac) > 0 {
+		for mac, more := v.mac, v.others; ; mac, more = more[0], more[1:] {
+			v.keys = append(v.keys, s.macKey(mac, v.sub.Record.Type))
+			if len(more) == 0 {
+				break
+			}
+		}
 	}
 	switch { // where its own key does not tell its id alone
 	case kind == event.KeyObserved:

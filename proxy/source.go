@@ -23,6 +23,7 @@ type Source struct {
 	Verifier             *verify.Verifier // nil = nothing is verified (provider: none)
 	Observe              bool             // let pass what fails verification
 	MACKey               bool             // the verified MAC is a second replay key
+	TypedMAC             bool             // … together with the event's type: events of several types may have one body
 	JoinedID             bool             // event ids are joined from parts, which are percent-encoded already
 	Identity             *selector.Identity
 	Policy               *ordering.Policy
@@ -134,6 +135,14 @@ func (s *Source) match(path []byte) ([]selector.Param, bool) {
 		}
 	}
 	return params, true
+}
+
+// macKey is the replay key of a verified MAC.
+func (s *Source) macKey(mac []byte, kind string) event.Key {
+	if s.TypedMAC {
+		return event.MakeKey(event.KeyMAC, s.Name, string(mac), kind)
+	}
+	return event.MakeKey(event.KeyMAC, s.Name, string(mac))
 }
 
 func isNamed(segment string) bool {
