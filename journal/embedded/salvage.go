@@ -256,7 +256,7 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 		return f
 	}
 	kind, alias := event.KeyEvent, event.KeyAlias
-	if !r.Verified {
+	if !r.Verified && r.Provider != "none" {
 		kind, alias = event.KeyObserved, event.KeyObserved
 	}
 	keys := []event.Key{event.MakeKey(kind, r.Source, r.Account, r.EventID)}

@@ -436,3 +436,21 @@ func TestSalvageInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// An event whose first frame is lost has the key under which its sender's retry comes: where nothing is verified, or its signature was good, that
+// of its id, and that of what was only observed where it was not.
+func TestSalvageComputesTheKeyAnew(t *testing.T) {
+	for _, tt := range []struct {
+		provider string
+		verified bool
+		kind     event.KeyKind
+	}{{"stripe", true, event.KeyEvent}, {"stripe", false, event.KeyObserved}, {"none", false, event.KeyEvent}} {
+		r := sample(1).Record
+		r.Provider, r.Verified, r.State = tt.provider, tt.verified, event.Delivered
+		f := (&salvager{}).whole(&frame{kind: kindCommit}, &parts{record: appendRecord(nil, &r)})
+		got, ok := parseParts(f.body)
+		if want := event.MakeKey(tt.kind, r.Source, r.Account, r.EventID); !ok || len(got.keys) == 0 || got.keys[0] != want {
+			t.Errorf("%s, verified: %t: %x, want %x", tt.provider, tt.verified, got.keys, want)
+		}
+	}
+}
