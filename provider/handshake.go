@@ -88,6 +88,8 @@ var challenges = map[string]challenge{
 	"websub":         {onGet, (*Handshake).webSub},
 	"crc":            {onGet, (*Handshake).crc},
 	"echo_query":     {onGet, (*Handshake).echoQuery},
+	"echo_check":     {onGet, (*Handshake).echoCheck},
+	"linkedin":       {onGet, (*Handshake).linkedIn},
 	"challenge_hash": {onGet, (*Handshake).challengeHash},
 	"braintree":      {onGet, (*Handshake).braintree},
 	"okta":           {onGet, (*Handshake).okta},
@@ -379,6 +381,27 @@ func (h *Handshake) echoQuery(req *event.Request, _ time.Time) (HandshakeAnswer,
 		return text(http.StatusOK, []byte(c))
 	}
 	return HandshakeAnswer{}, false
+}
+
+func (h *Handshake) echoCheck(req *event.Request, _ time.Time) (HandshakeAnswer, bool) {
+	if c, ok := param(req, "check"); ok {
+		return text(http.StatusOK, []byte(c))
+	}
+	return HandshakeAnswer{}, false
+}
+
+// uuid is the alphabet of LinkedIn's challenges; what it signs of events begins otherwise.
+var uuid = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+
+// linkedIn answers with the HMAC of a code, again every two hours.
+func (h *Handshake) linkedIn(req *event.Request, _ time.Time) (HandshakeAnswer, bool) {
+	code, ok := param(req, "challengeCode")
+	if !ok || !uuid.MatchString(code) || len(h.opts.Secrets) == 0 {
+		return refuse(http.StatusBadRequest)
+	}
+	mac := hmac.New(sha256.New, h.opts.Secrets[0].Bytes())
+	mac.Write([]byte(code))
+	return jsonAnswer(map[string]any{"challengeCode": code, "challengeResponse": hex.EncodeToString(mac.Sum(nil))})
 }
 
 // challengeHash hashes the challenge with our token and the endpoint's URL.

@@ -1,12 +1,16 @@
 package provider
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"reflect"
 	"testing"
 	"time"
 
+	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/verify"
 )
 
@@ -119,4 +123,38 @@ func (c *handshakeCase) check(t *testing.T, vectors []Vector) {
 			t.Errorf("body %s, want %v", got.Body, c.Expect.Body)
 		}
 	}
+}
+
+// Challenges of senders that register no endpoint without an answer, and what is none.
+func TestChallengesInTheQuery(t *testing.T) {
+	const id = "890e4665-4dfe-4ab1-b689-ed553bceeed0"
+	for _, tt := range []struct {
+		provider, query string
+		status          int
+		body            string
+	}{
+		{"nylas", "challenge=abc-1", 200, "abc-1"},
+		{"onfleet", "check=example", 200, "example"},
+		{"linkedin", "challengeCode=" + id + "&applicationId=1", 200,
+			`{"challengeCode":"` + id + `","challengeResponse":"` + hexMAC("secret", id) + `"}`},
+		{"linkedin", "challengeCode=hmacsha256=1", 400, ""}, // that would sign the body 1
+		{"linkedin", "challengeCode=" + id + "&challengeCode=" + id, 400, ""},
+	} {
+		p, _ := Get(tt.provider)
+		h, err := NewHandshake(p, HandshakeOptions{Secrets: []verify.Secret{verify.NewSecret([]byte("secret"))}})
+		if h == nil || err != nil {
+			t.Errorf("%s: no challenge is known, %v", tt.provider, err)
+			continue
+		}
+		got, ok := h.Answer(&event.Request{Method: "GET", Target: []byte("/x?" + tt.query)}, time.Now())
+		if !ok || got.Status != tt.status || string(got.Body) != tt.body {
+			t.Errorf("%s?%s: %t %d %s, want %d %s", tt.provider, tt.query, ok, got.Status, got.Body, tt.status, tt.body)
+		}
+	}
+}
+
+func hexMAC(secret, text string) string {
+	h := hmac.New(sha256.New, []byte(secret))
+	h.Write([]byte(text))
+	return hex.EncodeToString(h.Sum(nil))
 }
