@@ -48,18 +48,20 @@ func TestAnAttemptUnderAnotherIDTakesNoID(t *testing.T) {
 
 // Two events of a sender whose topics may have the same body are two, where the topic is not signed either; a captured one under another id is none.
 func TestOneBodyForTwoTopics(t *testing.T) {
-	for provider, name := range map[string]struct{ id, topic, signature string }{
-		"shopify":     {"X-Shopify-Webhook-Id", "X-Shopify-Topic", "X-Shopify-Hmac-SHA256"},
-		"woocommerce": {"X-WC-Webhook-Delivery-ID", "X-WC-Webhook-Topic", "X-WC-Webhook-Signature"},
+	const body = `{"id":7,"status":"paid"}`
+	base64MAC := base64.StdEncoding.EncodeToString(macOf(secret, body))
+	for provider, name := range map[string]struct{ id, topic, signature, mac string }{
+		"shopify":     {"X-Shopify-Webhook-Id", "X-Shopify-Topic", "X-Shopify-Hmac-SHA256", base64MAC},
+		"woocommerce": {"X-WC-Webhook-Delivery-ID", "X-WC-Webhook-Topic", "X-WC-Webhook-Signature", base64MAC},
+		"discourse":   {"X-Discourse-Event-Id", "X-Discourse-Event", "X-Discourse-Event-Signature", "sha256=" + hexMAC(secret, body)},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := up(t, "sources:\n  s: {path: /s, provider: "+provider+", secrets: [{env: SECRET}], upstream: \"http://127.0.0.1:3000\"}\n", env)
-			const body = `{"id":7,"status":"paid"}`
 			for _, s := range []struct{ id, topic, outcome string }{
 				{"1", "created", "delivered"}, {"2", "updated", "delivered"}, {"1", "created", "duplicate"}, {"3", "created", "duplicate"}, {"4", "updated", "duplicate"},
 			} {
 				status, outcome, err := b.Post("/s", hooktest.Request{Body: []byte(body), Header: http.Header{name.id: {s.id}, name.topic: {s.topic},
-					name.signature: {base64.StdEncoding.EncodeToString(macOf(secret, body))}}})
+					name.signature: {name.mac}}})
 				if status != 200 || outcome != s.outcome || err != nil {
 					t.Errorf("%s: %s %s: %d %s %v, want %s", provider, s.id, s.topic, status, outcome, err, s.outcome)
 				}
