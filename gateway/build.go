@@ -192,8 +192,8 @@ func faults(err error) error {
 	return errors.Join(each...)
 }
 
-// Reload reads the configuration again and brings it into effect, whole or not at all. It says what changed; what needs a restart is
-// logged. An invalid file keeps the old configuration.
+// Reload reads the configuration again and brings it into effect, whole or not at all. It says what changed; what waits for a
+// restart, from this reload or an earlier one, is logged. An invalid file keeps the old configuration.
 func (g *Gateway) Reload(context.Context) ([]string, error) {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
@@ -209,7 +209,8 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 	g.mu.Lock()
 	old := g.cfg
 	g.mu.Unlock()
-	changed, restart := config.Changed(old, next)
+	changed, _ := config.Changed(old, next)
+	_, restart := config.Changed(g.started, next)
 	if err := g.apply(next); err != nil {
 		g.metrics.Reloaded(false)
 		return nil, errors.Join(err, g.apply(old))

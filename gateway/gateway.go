@@ -61,6 +61,7 @@ type Gateway struct {
 	reloading sync.Mutex
 	mu        sync.Mutex
 	cfg       *config.Config
+	started   *config.Config // the one of the start: what needs a restart is in effect as it stands there
 }
 
 // New opens the journal, builds the rooms and listens. Errors: those of embedded.Open (journal.ErrLocked, journal.ErrDamaged …), a port that is taken.
@@ -75,7 +76,7 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	if o.Visit == nil {
 		o.Visit = provider.NewKeys().Visit
 	}
-	g = &Gateway{log: o.Log, opts: o, cfg: cfg, metrics: metrics.New(), enrolled: provider.NewEnrolments(filepath.Join(cfg.DataDir, "enrolled"))}
+	g = &Gateway{log: o.Log, opts: o, cfg: cfg, started: cfg, metrics: metrics.New(), enrolled: provider.NewEnrolments(filepath.Join(cfg.DataDir, "enrolled"))}
 	defer func(begun *Gateway) { // g is nil where New returns an error
 		if err != nil {
 			begun.abandon()

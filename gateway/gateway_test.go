@@ -1,10 +1,13 @@
 package gateway_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -129,6 +132,47 @@ func TestRefusedStartSaysWhy(t *testing.T) {
 	defer l.Close()
 	if _, err := gateway.New(parse(t.TempDir(), l.Addr().String()), gateway.Options{}); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("on a port that is taken: %v", err)
+	}
+}
+
+// A reload names what the file says and only a restart applies: until the restart, whichever reload brought it, and no longer once the
+// file says what is in effect.
+func TestAReloadSaysWhatWaitsForARestart(t *testing.T) {
+	dir := t.TempDir()
+	parse := func(public, memory string) *config.Config {
+		t.Helper()
+		cfg, err := config.Parse("reloaded.yaml", fmt.Appendf(nil, "version: 1\nlisten: %q\nadmin: {listen: \"127.0.0.1:0\"}\ndata_dir: %q\njournal: {min_free: 0, memory: %s}\n%s", public, dir, memory, sources), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	var log bytes.Buffer
+	file := parse("127.0.0.1:0", "16MiB")
+	g, err := gateway.New(file, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Load: func() (*config.Config, error) { return file, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = g.Run(ctx)
+	})
+	for _, c := range []struct{ does, public, memory, waits string }{
+		{"another port", "127.0.0.1:1", "16MiB", "keys=[listen]"},
+		{"the same file again", "127.0.0.1:1", "16MiB", "keys=[listen]"},
+		{"more memory, too", "127.0.0.1:1", "32MiB", `keys="[journal.memory listen]"`},
+		{"the port as at the start", "127.0.0.1:0", "32MiB", "keys=[journal.memory]"},
+		{"all as at the start", "127.0.0.1:0", "16MiB", ""},
+	} {
+		log.Reset()
+		file = parse(c.public, c.memory)
+		if _, err := g.Reload(t.Context()); err != nil {
+			t.Fatalf("%s: %v", c.does, err)
+		}
+		if said := strings.Contains(log.String(), "need a restart"); said != (c.waits != "") || !strings.Contains(log.String(), c.waits) {
+			t.Errorf("%s: want %q in\n%s", c.does, c.waits, &log)
+		}
 	}
 }
 
