@@ -200,11 +200,14 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 	if g.opts.Load == nil {
 		return nil, errors.New("this gateway has no configuration file to read again")
 	}
-	next, err := g.opts.Load()
-	if err != nil {
+	refuse := func(err error) ([]string, error) {
 		g.metrics.Reloaded(false)
 		g.log.Error("configuration not reloaded: the old one stays", "error", err)
 		return nil, faults(err)
+	}
+	next, err := g.opts.Load()
+	if err != nil {
+		return refuse(err)
 	}
 	g.mu.Lock()
 	old := g.cfg
@@ -212,12 +215,10 @@ func (g *Gateway) Reload(context.Context) ([]string, error) {
 	changed, _ := config.Changed(old, next)
 	_, restart := config.Changed(g.started, next)
 	if err := g.apply(next); err != nil {
-		g.metrics.Reloaded(false)
-		return nil, errors.Join(err, g.apply(old))
+		return refuse(errors.Join(err, g.apply(old)))
 	}
 	if err := g.admin.SetTokens(tokens(next)); err != nil {
-		g.metrics.Reloaded(false)
-		return nil, errors.Join(err, g.apply(old))
+		return refuse(errors.Join(fmt.Errorf("%w, and it is one until the restart", err), g.apply(old)))
 	}
 	g.engine.SetRetention(next.Retention)
 	g.index.Reconfigure(next.Dedup, next.Retention.Dedup)

@@ -176,6 +176,46 @@ func TestAReloadSaysWhatWaitsForARestart(t *testing.T) {
 	}
 }
 
+// A file that is valid, but not for what runs, is refused as loudly as one that is not valid: the admin port is open to others until the
+// restart that moves it to loopback, so its tokens may not go before.
+func TestAReloadThatCannotTakeEffectIsLogged(t *testing.T) {
+	dir := t.TempDir()
+	parse := func(admin string) *config.Config {
+		t.Helper()
+		cfg, err := config.Parse("reloaded.yaml", fmt.Appendf(nil, "version: 1\nlisten: \"127.0.0.1:0\"\nadmin: %s\ndata_dir: %q\njournal: {min_free: 0}\n%s", admin, dir, sources), env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	var log bytes.Buffer
+	g, err := gateway.New(parse(`{listen: "0.0.0.0:0", tokens: [{name: ops, token: {env: TOKEN}, scopes: [admin]}]}`), gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Load: func() (*config.Config, error) { return parse(`{listen: "127.0.0.1:9090"}`), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- g.Run(ctx) }()
+	_, private := g.Addrs()
+	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/livez", private.(*net.TCPAddr).Port)) // answered once it serves
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	_, refused := g.Reload(t.Context())
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if refused == nil || !strings.Contains(refused.Error(), "until the restart") {
+		t.Errorf("reload: %v", refused)
+	}
+	if !strings.Contains(log.String(), `msg="configuration not reloaded: the old one stays"`) {
+		t.Errorf("nothing of it in the log:\n%s", &log)
+	}
+}
+
 // Ten minutes without a consumer, with a restart in the middle: senders are answered 202, nothing is lost, nothing comes twice.
 func TestTenMinutesWithoutTheConsumer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
