@@ -226,6 +226,8 @@ func (c *copier) segment(f *os.File, number, lsn uint64) (uint64, error) {
 	return sc.lsn, nil
 }
 
+const nameRestore = "restore" // where it is made, in a directory that is there
+
 // Restore makes a journal of a backup in dir, which must hold none. It checks the backup and copies it; the next start makes the index. progress may be nil.
 func Restore(ctx context.Context, from, dir string, progress func(done, total int64)) (*Report, error) {
 	r, err := restore(ctx, from, dir, progress)
@@ -240,11 +242,13 @@ func restore(ctx context.Context, from, dir string, progress func(done, total in
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if len(entries) > 0 {
-		return nil, fmt.Errorf("%s is not empty: move it away first: %w", dir, fs.ErrExist)
+	for _, e := range entries {
+		if n := e.Name(); n != "lost+found" && n != nameRestore+".partial" { // what a volume has at its top, and what a restore that was cut off left
+			return nil, fmt.Errorf("%s is not empty, it has %s: move it away first: %w", dir, n, fs.ErrExist)
+		}
 	}
 	if err == nil { // an empty directory, a mount point perhaps: the copy is made inside it
-		part := filepath.Join(dir, "restore")
+		part := filepath.Join(dir, nameRestore)
 		r, err := backup(ctx, from, part, true, progress)
 		if err != nil {
 			return nil, err

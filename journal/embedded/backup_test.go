@@ -57,7 +57,9 @@ func TestBackupOfARunningJournal(t *testing.T) {
 	if _, err := Restore(ctx, to, o.Dir, nil); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over a journal: %v", err)
 	}
-	for _, dir := range []string{filepath.Join(memDir(t), "new"), memDir(t)} {
+	volume := memDir(t) // the top of a volume of its own, on which a restore was cut off
+	must(t, os.Mkdir(filepath.Join(volume, "lost+found"), 0o700), os.MkdirAll(filepath.Join(volume, "restore.partial", nameLog), 0o700))
+	for _, dir := range []string{filepath.Join(memDir(t), "new"), memDir(t), volume} {
 		if _, err := Restore(ctx, to, dir, nil); err != nil {
 			t.Fatal(err)
 		}
