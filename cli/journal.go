@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/gateway"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/journal/embedded"
 )
@@ -147,6 +148,10 @@ func (j *journalFlags) backup() *cobra.Command {
 		clear()
 		if err != nil {
 			return journalError(err)
+		}
+		enrolled := gateway.Enrolled(o.Dir)
+		if _, err := os.Stat(enrolled); err == nil {
+			j.note("the secrets in %s, which senders delivered, are not in it: keep a copy of that directory with your other secrets", enrolled)
 		}
 		return j.printValue(r, func(w io.Writer) {
 			fmt.Fprintf(w, "%s holds %d segments, %d bytes, %d changes\n", args[0], r.Segments, r.Bytes, r.Changes)

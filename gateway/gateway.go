@@ -76,7 +76,7 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	if o.Visit == nil {
 		o.Visit = provider.NewKeys().Visit
 	}
-	g = &Gateway{log: o.Log, opts: o, cfg: cfg, started: cfg, metrics: metrics.New(), enrolled: provider.NewEnrolments(filepath.Join(cfg.DataDir, "enrolled"))}
+	g = &Gateway{log: o.Log, opts: o, cfg: cfg, started: cfg, metrics: metrics.New(), enrolled: provider.NewEnrolments(Enrolled(cfg.DataDir))}
 	defer func(begun *Gateway) { // g is nil where New returns an error
 		if err != nil {
 			begun.abandon()
@@ -97,6 +97,9 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 	g.private = &sparing{Listener: g.private}
 	return g, nil
 }
+
+// Enrolled is the directory in data_dir where the secrets are that senders delivered.
+func Enrolled(dataDir string) string { return filepath.Join(dataDir, "enrolled") }
 
 func (g *Gateway) abandon() {
 	for _, l := range []net.Listener{g.public, g.private} {
