@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -22,12 +23,23 @@ func eventsGetCommand(e *env) *cobra.Command {
 			ev, err = c.Event(ctx, source, args[0], client.Wait{})
 			return err
 		})
+		if problem := never(err); problem != nil {
+			return errors.Join(e.print(problem, func(io.Writer) {}), err)
+		}
 		if err != nil {
 			return err
 		}
 		return e.print(raw, func(w io.Writer) { e.showEvent(w, &ev) })
 	}
 	return cmd
+}
+
+// never is what the API says of an event that was not received: programs find the verdict in it as in a record. Nil for other errors.
+func never(err error) []byte {
+	if n, ok := errors.AsType[*client.NotFound](err); ok && n.Problem.WasReceived != "" {
+		return n.Problem.Raw
+	}
+	return nil
 }
 
 // showEvent is a record for people: what happened, what happens next, and whether sending it again can do harm.

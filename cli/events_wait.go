@@ -30,10 +30,15 @@ func eventsWaitCommand(e *env) *cobra.Command {
 			return usage("--until must be terminal or delivered, not %q", until)
 		}
 		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered", false)
-		if err != nil && ev == nil {
+		if raw == nil {
 			return err
 		}
-		if printed := e.print(raw, func(w io.Writer) { e.showEvent(w, ev) }); printed != nil {
+		show := func(w io.Writer) {
+			if ev != nil {
+				e.showEvent(w, ev)
+			}
+		}
+		if printed := e.print(raw, show); printed != nil {
 			return printed
 		}
 		return err
@@ -41,8 +46,8 @@ func eventsWaitCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error. A gateway that
-// has answered once, or before the call, may restart meanwhile.
+// wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error; else what
+// the API says of one that was not received. A gateway that has answered once, or before the call, may restart meanwhile.
 func (e *env) wait(ctx context.Context, source, id string, delivered, answered bool) (*api.Event, []byte, error) {
 	c, err := e.client()
 	if err != nil {
@@ -63,7 +68,7 @@ func (e *env) wait(ctx context.Context, source, id string, delivered, answered b
 			return &ev, raw, nil
 		}
 		switch {
-		case err == nil || notYet(err):
+		case err == nil || never(err) != nil:
 			answered = true
 		case !answered || !away(err) || !e.now().Before(end):
 			return nil, nil, err
@@ -76,7 +81,7 @@ func (e *env) wait(ctx context.Context, source, id string, delivered, answered b
 		}
 		if !e.now().Before(end) {
 			if err != nil {
-				return nil, nil, fail(exitTimeout, "event %s: still not received after %s", id, left)
+				return nil, never(err), fail(exitTimeout, "event %s: still not received after %s", id, left)
 			}
 			return &ev, raw, fail(exitTimeout, "event %s: still %s after %s", id, stateCell(&ev).text, left)
 		}
@@ -107,10 +112,4 @@ func ended(ev *api.Event, delivered bool) bool {
 		return ev.State == "delivered" || ev.State == "replayed"
 	}
 	return ev.State != "pending"
-}
-
-// notYet says that the event was not received so far.
-func notYet(err error) bool {
-	n, ok := errors.AsType[*client.NotFound](err)
-	return ok && n.Problem.WasReceived != ""
 }

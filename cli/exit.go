@@ -88,6 +88,9 @@ func explain(err error) string {
 		if since := n.Problem.LogCoversSince; since != nil && !since.IsZero() {
 			text += ", as far as the log goes back (" + stamp(since.Time) + ")"
 		}
+		if safe := n.Problem.SafeToRetry; safe != nil {
+			text += "\n  safe to retry: " + safe.Verdict + ": " + safe.Reason
+		}
 		return text
 	}
 	if p, ok := errors.AsType[*client.Problem](err); ok && len(p.Sources) > 0 {
