@@ -43,7 +43,7 @@ func sendCommand(e *env) *cobra.Command {
 			"  hooktender send --source orders --count 5 --shuffle"}
 	fs := cmd.Flags()
 	e.sourceFlag(cmd, &s.source)
-	fs.StringVar(&s.provider, "provider", "", "sign as this preset; custom signs as the README's custom source")
+	fs.StringVar(&s.provider, "provider", "", "sign as this preset; custom signs {timestamp}.{body} with HMAC-SHA256 in X-Signature: sha256=…")
 	fs.StringArrayVar(&s.secrets, "secret", nil, "the shared `secret`")
 	fs.StringArrayVar(&s.secretEnv, "secret-env", nil, "`name` of an environment variable that holds the secret")
 	fs.StringToStringVar(&s.params, "param", nil, "`name=value` of what a preset asks for")
@@ -62,7 +62,7 @@ func sendCommand(e *env) *cobra.Command {
 	return cmd
 }
 
-// customPreset is the README's custom source.
+// customPreset signs and identifies as the help of --provider says.
 func customPreset(p provider.Preset) provider.Preset {
 	p.Verify.Header, p.Verify.Prefix, p.Verify.Signed, p.Verify.Timestamp = "X-Signature", "sha256=", "{timestamp}.{body}", "header:X-Timestamp"
 	p.Identity = selector.IdentitySpec{ID: selector.Texts{"json:id"}, Type: selector.Texts{"json:type"}, Resource: selector.Texts{"json:resource"}, Version: selector.Texts{"json:version"}}
