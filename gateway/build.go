@@ -45,6 +45,7 @@ func (g *Gateway) apply(cfg *config.Config) error {
 		s.Delivery = g.recovery.Source(s.Name)
 	}
 	g.pipeline.SetSources(sources)
+	g.keys.Settle()
 	return nil
 }
 
@@ -96,7 +97,7 @@ func (g *Gateway) verifier(cfg *config.Config, c *config.Source) (*verify.Verifi
 	if c.Verify.Scheme == "" && len(c.Verify.All)+len(c.Verify.Any) == 0 {
 		return verify.Closed(), nil
 	}
-	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: c.Preset.KeySources(c.Params()), Params: c.Params()})
+	return verify.Compile(c.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: c.PublicKeys, Keys: g.keys.Sources(c.Name, c.Preset, c.Params()), Params: c.Params()})
 }
 
 // Enroll opens the window in which a source takes the secret that its sender delivers.

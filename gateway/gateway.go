@@ -48,6 +48,7 @@ type Gateway struct {
 	engine   *embedded.Engine
 	index    *dedup.Index
 	enrolled *provider.Enrolments
+	keys     provider.KeyStore
 	recovery *recovery.Recovery
 	pipeline *proxy.Pipeline
 	server   *proxy.Server

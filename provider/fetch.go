@@ -76,6 +76,41 @@ func (p Preset) KeySources(params map[string]string) verify.KeySources {
 	}
 }
 
+// A KeyStore lets sources go on with the keys that they have fetched when their configuration is read again. The zero value is ready; it is safe for concurrent use.
+type KeyStore struct {
+	mu         sync.Mutex
+	kept, used map[string]verify.KeySource // by what they are for
+}
+
+// Sources is p.KeySources for the source of that name, with what it had before where that comes from the same place.
+func (s *KeyStore) Sources(source string, p Preset, params map[string]string) verify.KeySources {
+	anew := p.KeySources(params)
+	return func(spec *verify.Spec) verify.KeySource {
+		name := fmt.Sprintf("%q", []any{source, p.KeyService, params, spec.Key, spec.JWKS})
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		keys := s.used[name]
+		if keys == nil {
+			keys = s.kept[name]
+		}
+		if keys == nil {
+			keys = anew(spec)
+		}
+		if s.used == nil {
+			s.used = map[string]verify.KeySource{}
+		}
+		s.used[name] = keys
+		return keys
+	}
+}
+
+// Settle forgets what nobody has asked for since it was called last.
+func (s *KeyStore) Settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept, s.used = s.used, nil
+}
+
 // NewKeys fetches certificates by URL.
 func NewKeys() *Keys { return newKeys("") }
 

@@ -295,3 +295,30 @@ func TestConfirmationsGoToAmazonOnly(t *testing.T) {
 		}
 	}
 }
+
+// A key server that is down while the configuration is read again makes no difference.
+func TestKeysOutliveAReload(t *testing.T) {
+	p := Preset{Verify: verify.Spec{Scheme: "jwt", Key: "key_id", JWKS: "https://a.example/keys"}}
+	other := p
+	other.Verify.JWKS = "https://b.example/keys"
+	var s KeyStore
+	first := s.Sources("one", p, nil)(&p.Verify)
+	if s.Sources("two", p, nil)(&p.Verify) == first {
+		t.Error("two sources share what senders can fill up")
+	}
+	s.Settle()
+	if s.Sources("one", p, map[string]string{"client_id": "x"})(&p.Verify) == first || s.Sources("one", other, nil)(&other.Verify) == first {
+		t.Error("keys of another place")
+	}
+	if s.Sources("one", p, nil)(&p.Verify) != first {
+		t.Error("a reload has forgotten the keys")
+	}
+	s.Settle()
+	s.Settle() // the source is gone
+	if s.Sources("one", p, nil)(&p.Verify) == first {
+		t.Error("what nobody uses any more is kept")
+	}
+	if none := s.Sources("one", Preset{}, nil)(new(verify.Spec)); none != nil {
+		t.Errorf("keys from nowhere: %v", none)
+	}
+}
