@@ -133,6 +133,14 @@ func (j *journalFlags) showReport(w io.Writer, r *embedded.Report) {
 	}
 	t.writeTo(w)
 	fmt.Fprintf(w, "%d events are missing, %d changes are lost, %d payloads are damaged\n", r.MissingEvents, r.MissingChanges, r.DamagedPayloads)
+	showOlder(w, r)
+}
+
+// showOlder says where the number of missing events is not all that may be missing.
+func showOlder(w io.Writer, r *embedded.Report) {
+	if r.OlderMayBeMissing {
+		fmt.Fprintln(w, "events from before the oldest part of the log may be missing, too: what is left of them is carried along in it, and nobody can count what is lost")
+	}
 }
 
 func (j *journalFlags) backup() *cobra.Command {
@@ -209,6 +217,7 @@ func (j *journalFlags) showSalvage(w io.Writer, r *embedded.Report, to string) {
 	}
 	fmt.Fprintf(w, "%d events are missing, %d changes are lost; %d pending events are corrupt and will not be forwarded, %d may have been delivered before and are marked\n",
 		r.MissingEvents, r.MissingChanges, r.Corrupt, r.Doubtful)
+	showOlder(w, r)
 	switch {
 	case to != "":
 		fmt.Fprintf(w, "the usable journal is in %s\n", to)

@@ -138,7 +138,7 @@ func Salvage(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	if err != nil {
 		return &OpenError{err}
 	}
-	log.Error("the journal was damaged: events are missing", "alarm", true, "missing_events", r.MissingEvents, "missing_changes", r.MissingChanges,
+	log.Error("the journal was damaged: events are missing", "alarm", true, "missing_events", r.MissingEvents, "older_may_be_missing", r.OlderMayBeMissing, "missing_changes", r.MissingChanges,
 		"corrupt_events", r.Corrupt, "possibly_delivered_before", r.Doubtful, "damaged_files_kept_in", r.Kept)
 	return nil
 }

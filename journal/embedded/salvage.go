@@ -166,8 +166,7 @@ func (s *salvager) write(ctx context.Context, o Options, to string) error {
 	if err := s.fill(max(s.known.synced, s.w.lsn) + 1); err != nil {
 		return err
 	}
-	r := s.report
-	if lost := r.MissingChanges > 0 || len(r.Damage) > int(r.DamagedPayloads); r.MissingEvents > 0 || lost && s.first != 1 { // of an older event, carried forward, perhaps
+	if s.report.MissingEvents > 0 || s.report.OlderMayBeMissing {
 		s.last.covers = coversNext
 	}
 	// A last segment, so that no event number is given out twice.

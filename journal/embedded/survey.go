@@ -19,19 +19,20 @@ import (
 
 // Report is what a journal's log was found to be like.
 type Report struct {
-	Dir             string   `json:"dir"`
-	InUse           bool     `json:"in_use"` // a gateway holds it; what it writes meanwhile was not looked at
-	Segments        int      `json:"segments"`
-	Bytes           int64    `json:"bytes"`
-	Changes         uint64   `json:"changes"`          // frames that are whole
-	Events          uint64   `json:"events"`           // events that were accepted in what is left of the log
-	MissingChanges  uint64   `json:"missing_changes"`  // acknowledged, and lost
-	MissingEvents   uint64   `json:"missing_events"`   // acknowledged, and nothing of them is left; of those that were carried forward nobody can tell
-	DamagedPayloads uint64   `json:"damaged_payloads"` // their records are whole
-	Corrupt         int      `json:"corrupt"`          // salvage: pending events that became failed/corrupt
-	Doubtful        int      `json:"doubtful"`         // salvage: pending events that may have been delivered before
-	Damage          []Damage `json:"damage"`
-	Kept            string   `json:"kept"` // salvage: where the damaged files are
+	Dir               string   `json:"dir"`
+	InUse             bool     `json:"in_use"` // a gateway holds it; what it writes meanwhile was not looked at
+	Segments          int      `json:"segments"`
+	Bytes             int64    `json:"bytes"`
+	Changes           uint64   `json:"changes"`              // frames that are whole
+	Events            uint64   `json:"events"`               // events that were accepted in what is left of the log
+	MissingChanges    uint64   `json:"missing_changes"`      // acknowledged, and lost
+	MissingEvents     uint64   `json:"missing_events"`       // acknowledged, and nothing of them is left
+	OlderMayBeMissing bool     `json:"older_may_be_missing"` // what is lost may have been older events, carried forward: nobody can tell, and they are not counted
+	DamagedPayloads   uint64   `json:"damaged_payloads"`     // their records are whole
+	Corrupt           int      `json:"corrupt"`              // salvage: pending events that became failed/corrupt
+	Doubtful          int      `json:"doubtful"`             // salvage: pending events that may have been delivered before
+	Damage            []Damage `json:"damage"`
+	Kept              string   `json:"kept"` // salvage: where the damaged files are
 }
 
 // Damage is one place that is not as it was written.
@@ -208,6 +209,8 @@ func (v *survey) segments(segs []*segment) error {
 	}
 	v.caughtUp(0)
 	v.skip(v.known.next)
+	r := v.report
+	r.OlderMayBeMissing = v.first != 1 && (r.MissingChanges > 0 || len(r.Damage) > int(r.DamagedPayloads))
 	return nil
 }
 
