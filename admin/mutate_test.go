@@ -137,6 +137,9 @@ func TestOverview(t *testing.T) {
 	if cp.at("data", 0, "event_id") != "evt_1" || cp.at("data", 0, "failed") != 1.0 || cp.at("data", 0, "holes") != 1.0 || cp.at("data", 0, "last_delivered_event_id") != "evt_3" {
 		t.Errorf("%s", cp.body)
 	}
+	if all, none := p.want(200, "GET", "/v1/checkpoints", ""), p.want(200, "GET", "/v1/checkpoints?source=", ""); string(all.body) != string(none.body) {
+		t.Errorf("of an empty source:\n%s\nof all:\n%s", none.body, all.body)
+	}
 	from := url.QueryEscape(fmt.Sprint(cp.at("data", 0, "cursor")))
 	if diff := cmp.Diff([]string{"evt_2", "evt_3"}, p.want(200, "GET", "/v1/events?order=asc&cursor="+from, "").ids()); diff != "" {
 		t.Errorf("the checkpoint's cursor: %s", diff)

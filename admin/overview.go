@@ -18,11 +18,12 @@ func (s *Server) listCheckpoints(c *call) error {
 	if err != nil {
 		return err
 	}
+	source := v.Get("source") // empty is none, as elsewhere
 	ctx, cancel := c.listing()
 	defer cancel()
 	page := api.Page[api.Checkpoint]{Data: []api.Checkpoint{}}
 	for _, name := range s.Core.Names() {
-		if v.Has("source") && v.Get("source") != name {
+		if source != "" && source != name {
 			continue
 		}
 		cp, err := s.Journal.Checkpoint(ctx, name)
@@ -31,7 +32,7 @@ func (s *Server) listCheckpoints(c *call) error {
 		}
 		page.Data = append(page.Data, showCheckpoint(name, &cp))
 	}
-	if v.Has("source") && len(page.Data) == 0 {
+	if source != "" && len(page.Data) == 0 {
 		return recovery.ErrUnknownSource
 	}
 	return c.answer(http.StatusOK, page)
