@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -77,7 +78,7 @@ func (s *Server) perform(t *route, c *call) error {
 	return s.idem.once(t, c)
 }
 
-// decode reads the body of a mutation into v: exactly one JSON object without unknown members. optional allows no body at all.
+// decode reads the body of a mutation into v: exactly one JSON object without unknown members, each once. optional allows no body at all.
 func (c *call) decode(v any, optional bool) error {
 	body := bytes.TrimSpace(c.body)
 	if len(body) == 0 && optional {
@@ -97,7 +98,37 @@ func (c *call) decode(v any, optional bool) error {
 	if _, err := d.Token(); err != io.EOF {
 		return fail(http.StatusUnprocessableEntity, "the body is more than one JSON object")
 	}
+	d = json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if name, ok := twice(d); ok {
+		return fail(http.StatusUnprocessableEntity, fmt.Sprintf("the body has the member %q twice", name))
+	}
 	return nil
+}
+
+// twice finds a member that its object has twice, in any case, as decode takes them. d is before a value of valid JSON.
+func twice(d *json.Decoder) (string, bool) {
+	open, _ := d.Token()
+	if open != json.Delim('{') && open != json.Delim('[') {
+		return "", false
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		if open == json.Delim('{') {
+			t, _ := d.Token()
+			name, _ := t.(string)
+			folded := strings.ToLower(strings.ToUpper(name))
+			if seen[folded] {
+				return name, true
+			}
+			seen[folded] = true
+		}
+		if name, ok := twice(d); ok {
+			return name, true
+		}
+	}
+	_, _ = d.Token() // its end
+	return "", false
 }
 
 // maxReason bounds a reason or a name, in bytes.

@@ -63,6 +63,10 @@ func TestMalformedBodies(t *testing.T) {
 		p.want(422, "POST", "/v1/events/evt_1/resolve", body)
 		p.want(422, "POST", "/v1/replays", body)
 	}
+	for _, body := range []string{`{"reason":"x","reason":"y"}`, `{"reason":"x","REASON":"y"}`, `{"force":true,"\u0066orce":false,"reason":"x"}`, `{"reason":"x","rea\u017fon":"y"}`} {
+		p.want(422, "POST", "/v1/events/evt_1/replay", body) // whoever looks at it before us may go by the other
+	}
+	p.want(422, "POST", "/v1/replays", `{"filter":{"source":"stripe","state":["failed"],"source":"github"},"dry_run":true}`)
 	p.want(422, "POST", "/v1/events/evt_1/discard", `{"reason":""}`)
 	for _, body := range []string{`{}`, `{"ids":[]}`, `{"ids":[""]}`, `{"ids":["a"],"filter":{"state":"failed"}}`, `{"ids":["a"],"from_checkpoint":true}`,
 		`{"from_checkpoint":true}`, `{"from_checkpoint":true,"from_cursor":"x","filter":{"source":"stripe"}}`, `{"from_cursor":"nonsense"}`, `{"filter":{"state":"gone"}}`,
