@@ -62,6 +62,8 @@ func TestFaults(t *testing.T) {
 		{"no upstream", source, []string{`f.yaml:3:3: sources.s.upstream: is missing // give a URL or a name under upstreams`}},
 		{"two upstreams", source + "    upstream: http://a\n    delivery: {upstream: http://b}\n", []string{`f.yaml:9:15: sources.s.upstream: is given beside delivery.upstream // upstream is short for delivery.upstream: keep one`}},
 		{"an unknown upstream", source + "    upstream: ap\nupstreams: {app: {url: http://a}}\n", []string{`f.yaml:9:15: sources.s.upstream: is neither a URL nor a name under upstreams // did you mean "app"?`}},
+		{"an upstream at a port that there is not", source + "    upstream: http://a:99999\n", []string{`f.yaml:9:15: sources.s.upstream: the port must be a number from 1 to 65535`}},
+		{"an upstream at port 0", source + "    upstream: app\nupstreams: {app: {url: \"http://[::1]:0/x\"}}\n", []string{`f.yaml:10:24: upstreams.app.url: the port must be a number from 1 to 65535`}},
 		{"an upstream that is no web address", source + "    upstream: ftp://a\n", []string{`f.yaml:9:15: sources.s.upstream: must begin with http:// or https://`}},
 		{"an upstream without URL", source + "    upstream: app\nupstreams:\n  app: {timeout: 1s}\n", []string{`f.yaml:11:3: upstreams.app.url: is missing`}},
 		{"two sources on one path", source + "    upstream: http://a\n  a: {path: /s, provider: none, insecure: true, identity: {id: json:id}, upstream: http://a}\n", []string{`f.yaml:10:13: sources.a.path: is the path of sources.s, too`}},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -59,6 +60,8 @@ func (c *Config) Check() error {
 		bad("url: must begin with http:// or https://")
 	case u.Host == "":
 		bad("url: has no host")
+	case !dialable(u.Port()):
+		bad("url: the port must be a number from 1 to 65535")
 	case u.User != nil:
 		bad("url: must not hold a user name or password")
 	case u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(c.URL, "?#"):
@@ -90,6 +93,12 @@ func (c *Config) Check() error {
 		bad("breaker.max_probe: must not be below breaker.probe")
 	}
 	return errors.Join(errs...)
+}
+
+// dialable says whether something can listen at a port; "" = the scheme's.
+func dialable(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 // authorities reads CAFile.
