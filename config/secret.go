@@ -173,6 +173,8 @@ func (d *decoder) keep(key string, n *yaml.Node, text string, from origin, what 
 		d.failAt(key, n, "", "%s is empty", what)
 	case unicode.IsSpace(first) || unicode.IsSpace(last):
 		d.failAt(key, n, "", "%s begins or ends with white space", what)
+	case first == '\ufeff': // an editor's, as a newline is; nobody sees that it would be part of the secret
+		d.failAt(key, n, "save it as UTF-8 without BOM", "%s begins with a byte order mark", what)
 	case strings.ContainsRune(text, 0):
 		d.failAt(key, n, "", "%s holds a zero byte", what)
 	default:

@@ -308,11 +308,11 @@ func FuzzParse(f *testing.F) {
 
 func TestSecretFiles(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range map[string]string{"good": "a-secret\n", "crlf": "a-secret\r\n", "two": "a-secret\n\n", "empty": "\n", "large": strings.Repeat("x", maxSecretFile+1)} {
+	for name, text := range map[string]string{"good": "a-secret\n", "crlf": "a-secret\r\n", "two": "a-secret\n\n", "empty": "\n", "marked": "\ufeffa-secret\r\n", "large": strings.Repeat("x", maxSecretFile+1)} {
 		write(t, filepath.Join(dir, name), text)
 	}
 	for name, want := range map[string]string{
-		"good": "", "crlf": "", "two": "the file begins or ends with white space", "empty": "the file is empty",
+		"good": "", "crlf": "", "two": "the file begins or ends with white space", "empty": "the file is empty", "marked": "the file begins with a byte order mark",
 		"large": "the file of {file: …} is larger than 64KiB", "none": "the file of {file: …} does not exist", ".": "the file of {file: …} is no regular file",
 	} {
 		text := strings.Replace(minimal, "{env: STRIPE_WEBHOOK_SECRET}", "{file: "+name+"}", 1)
