@@ -142,6 +142,9 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	if d.anyFault(key+".handshake", key+".verify") {
 		return
 	}
+	if d.has(key+".verify.signed") && !d.has(key+".verify.binds") {
+		s.Verify.Binds = "" // the preset's is of what the preset signs
+	}
 	if s.Verify.Mode == "observe" {
 		d.warn(key+".verify.mode", "requests that fail verification are let through")
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/hooktender/hooktender/provider"
+	"github.com/hooktender/hooktender/verify"
 )
 
 func TestVariablesExpandAfterParsing(t *testing.T) {
@@ -304,6 +305,22 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a preset says that its signature proves is said of what it signs, not of what is signed in its place.
+func TestAnotherTextThatIsSignedBindsWhatItCovers(t *testing.T) {
+	for verifies, want := range map[string]verify.Binding{
+		"": verify.BindsBody, "    verify: {signed: \"{form:id}\"}\n": verify.BindsOrigin, "    verify: {signed: \"{body}\"}\n": verify.BindsBody,
+		"    verify: {signed: \"{form:payload}\", binds: body}\n": verify.BindsBody, "    verify: {encoding: hex}\n": verify.BindsBody,
+	} {
+		c, err := Parse("f.yaml", []byte(strings.Replace(minimal, "provider: stripe\n", "provider: transloadit\n"+verifies, 1)), testEnv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Sources["stripe"].Verify.Binding(); got != want {
+			t.Errorf("%q binds %s, want %s", verifies, got, want)
+		}
+	}
 }
 
 func TestSecretFiles(t *testing.T) {

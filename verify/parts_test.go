@@ -88,6 +88,23 @@ func TestAllAndAny(t *testing.T) {
 	}
 }
 
+// What is signed says what a good signature proves: a member of the body is not the body, unless the row says that it is all of it.
+func TestWhatASignatureBinds(t *testing.T) {
+	for signed, want := range map[string]Binding{
+		"{timestamp}.{body}": BindsBody, "{sha256:body}": BindsBody, "{url}{form_sorted}": BindsBody, "{json_sorted}": BindsBody, "{url_sorted}": BindsBody,
+		"{crc32:body}|{id}": BindsCRC32, "{json:id}": BindsOrigin, "{timestamp}.{json:id}{json:amount}": BindsOrigin, "{form:id}": BindsOrigin,
+		"{header:X-Id}.{timestamp}": BindsOrigin, "{url}": BindsOrigin, "{json:id}.{body}": BindsBody,
+	} {
+		s := Spec{Scheme: "hmac", Signed: signed}
+		if got := s.Binding(); got != want {
+			t.Errorf("%s binds %s, want %s", signed, got, want)
+		}
+		if s.Binds = "body"; s.Binding() != BindsBody {
+			t.Errorf("%s: binds is given, and is %s", signed, s.Binding())
+		}
+	}
+}
+
 func TestFaultsOfPartsNameThePart(t *testing.T) {
 	for want, spec := range map[string]Spec{
 		"all: all and any exclude":                 {All: []Spec{tokenPart}, Any: []Spec{tokenPart}},

@@ -149,7 +149,7 @@ type Spec struct {
 	// client_certificate: names of which the certificate must carry one (DNS name, URI, e-mail address or common name); empty = any.
 	Names []string `yaml:"names"`
 	// What the signature authenticates: body, crc32 (of the body only) or origin (not the body). Empty: derived from
-	// what is signed.
+	// what is signed. {json:path} and {form:name} are not the body: say body where they are all that it says.
 	Binds string `yaml:"binds"`
 }
 

@@ -519,7 +519,7 @@ func (s *Spec) Binding() Binding {
 	if err != nil {
 		return BindsNone
 	}
-	for _, kind := range []string{"body", "sha256", "form_sorted", "json_sorted", "url_sorted", "form", "json"} {
+	for _, kind := range []string{"body", "sha256", "form_sorted", "json_sorted", "url_sorted"} { // a member or a field is not the body: Spec.Binds, where it says all
 		if t.uses(kind, "") {
 			return BindsBody
 		}
