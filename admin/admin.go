@@ -65,7 +65,7 @@ type Overseer interface {
 	SetPaused(ctx context.Context, source string, paused bool) (recovery.SourceStatus, error)
 	Resource(ctx context.Context, source, resource string) (recovery.ResourceStatus, error)
 	// SetCursor puts a resource's cursor at version ("" = as if nothing had been delivered). recovery.ErrUnknownSource, recovery.ErrNoVersions,
-	// ordering.ErrVersion.
+	// recovery.ErrResource, ordering.ErrVersion.
 	SetCursor(ctx context.Context, source, resource, version string) (recovery.ResourceStatus, error)
 }
 

@@ -45,6 +45,7 @@ var statuses = []struct {
 	{journal.ErrNoPayload, http.StatusGone},
 	{recovery.ErrNotDeadLetter, http.StatusConflict},
 	{recovery.ErrNoVersions, http.StatusConflict},
+	{recovery.ErrResource, http.StatusUnprocessableEntity},
 	{ordering.ErrVersion, http.StatusUnprocessableEntity},
 	{recovery.ErrNeedsForce, http.StatusConflict},
 	{recovery.ErrBusy, http.StatusConflict},

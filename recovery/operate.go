@@ -4,11 +4,15 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/ordering"
+	"github.com/hooktender/hooktender/selector"
 )
 
 // whySkip says why a replay leaves an event out; "" = it goes. A replay is forced or not; named says that its reason was asked for.
@@ -185,7 +189,7 @@ func (s *Source) aside(rec *event.Record) *event.ResourceState {
 }
 
 // SetCursor puts a resource's cursor where an operator wants it, up or down; "" = as if nothing had been delivered yet. What waits is judged
-// anew. Errors: ErrUnknownSource, ErrNoVersions, ordering.ErrVersion, or the journal's.
+// anew. Errors: ErrUnknownSource, ErrNoVersions, ErrResource, ordering.ErrVersion, or the journal's.
 func (r *Recovery) SetCursor(ctx context.Context, source, resource, version string) (ResourceStatus, error) {
 	s := r.Source(source)
 	if s == nil {
@@ -194,6 +198,9 @@ func (r *Recovery) SetCursor(ctx context.Context, source, resource, version stri
 	p := s.cfg.Load().policy
 	if !p.Versions() {
 		return ResourceStatus{}, ErrNoVersions
+	}
+	if version != "" && !possible(resource) { // one that is there already can be forgotten
+		return ResourceStatus{}, ErrResource
 	}
 	var v ordering.Version
 	if version != "" {
@@ -207,6 +214,23 @@ func (r *Recovery) SetCursor(ctx context.Context, source, resource, version stri
 		return ResourceStatus{}, err
 	}
 	return r.Resource(ctx, source, resource)
+}
+
+// possible says whether an event can have this resource: a text as selector bounds it, or several that are joined, each percent-encoded.
+func possible(resource string) bool {
+	if resource == "" || !utf8.ValidString(resource) || strings.ContainsFunc(resource, unicode.IsControl) {
+		return false
+	}
+	bound := selector.MaxText
+	if strings.Contains(resource, ":") {
+		bound *= 3
+	}
+	for part := range strings.SplitSeq(resource, ":") {
+		if len(part) > bound {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Source) setCursor(ctx context.Context, st event.ResourceState, v ordering.Version) error {

@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -369,6 +370,23 @@ func TestARefusedForcedReplayMovesNoCursor(t *testing.T) {
 		force("v3")
 		if rec := b.find("v3"); rec.State != event.Delivered || b.resource().State.Version != "1" {
 			t.Errorf("3 is %s again, cursor %s", rec.State, b.resource().State.Version)
+		}
+	})
+}
+
+// A cursor is put only where an event can find it: a name that no event can have is a slip of whoever wrote it.
+func TestACursorOfWhatNoEventCanBeOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, inSequence)
+		part := strings.Repeat("x", 255)
+		for name, ok := range map[string]bool{
+			"r": true, "a/b": true, "100%": true, "a:": true, "é": true, part: true, strings.Repeat("%00", 255) + ":" + part: true, // joined of parts, percent-encoded
+			"": false, part + "x": false, "r\n": false, "a\x00b": false, "\u0085": false, "\xff": false, strings.Repeat("%00", 256) + ":a": false,
+		} {
+			st, err := b.r.SetCursor(t.Context(), "s", name, "5")
+			if (err == nil) != ok || err != nil && !errors.Is(err, recovery.ErrResource) || ok && st.State.Version != "5" {
+				t.Errorf("%.40q: %+v, %v", name, st.State, err)
+			}
 		}
 	})
 }

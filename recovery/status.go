@@ -14,6 +14,7 @@ import (
 var (
 	ErrUnknownSource = errors.New("no such source")
 	ErrUnknownReplay = errors.New("no such replay")
+	ErrResource      = errors.New("no event can have this resource")
 	ErrNoVersions    = errors.New("the source's ordering policy keeps no versions")
 	ErrNotDeadLetter = errors.New("the event is no dead letter")
 	ErrNeedsForce    = errors.New("the event waits for a decision: an attempt's outcome is unknown; replay it with force, or resolve it")
