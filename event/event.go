@@ -3,8 +3,10 @@ package event
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -356,6 +358,22 @@ type Record struct {
 // Unproven says that the request failed verification and passed all the same (observe mode): what it says of itself may hold up or outdate nothing
 // genuine. Of a source that verifies nothing (provider: none) everything counts as it comes.
 func (r *Record) Unproven() bool { return !r.Verified && r.Provider != "none" }
+
+// SendersID is the event id without the hash of the body, where that is one of its parts: what the sender itself calls the event. "" = the id is that already.
+func (r *Record) SendersID() string {
+	if len(r.EventID) <= 2*len(r.BodySHA256) {
+		return ""
+	}
+	hash := hex.EncodeToString(r.BodySHA256[:])
+	if id, ok := strings.CutSuffix(r.EventID, ":"+hash); ok {
+		return id
+	}
+	id, ok := strings.CutPrefix(r.EventID, hash+":")
+	if !ok {
+		return ""
+	}
+	return id
+}
 
 // Terminal says whether nothing more happens to the event by itself and no operator is waited for (SPEC §7).
 func (r *Record) Terminal() bool { return r.State != Pending }

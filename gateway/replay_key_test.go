@@ -3,8 +3,10 @@ package gateway_test
 import (
 	"encoding/base64"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hooktender/hooktender/hooktest"
 )
@@ -44,6 +46,32 @@ func TestAnAttemptUnderAnotherIDTakesNoID(t *testing.T) {
 			t.Errorf("the consumer saw b %d times", n)
 		}
 	})
+}
+
+// Where the hash of the body is a part of the id, the sender's own id still finds and awaits its newest event.
+func TestTheSendersIDFindsWhatTheBodyTellsApart(t *testing.T) {
+	for name, id := range map[string]string{"last": "[header:X-GitHub-Delivery, body:sha256]", "first": "[body:sha256, header:X-GitHub-Delivery]"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := up(t, "sources:\n  s: {path: /s, provider: github, secrets: [{env: SECRET}], identity: {id: "+id+"}, upstream: \"http://127.0.0.1:3000\"}\n", env)
+			soon := make(chan string)
+			go func() {
+				_, body, _ := b.Admin("/v1/events/d1?wait=50s")
+				soon <- string(body)
+			}()
+			synctest.Wait()
+			began := time.Now()
+			for _, body := range []string{`{"n":1}`, `{"n":2}`} {
+				status, h, err := b.Ask("/s", hooktest.GitHub(secret, "d1", "push", []byte(body)))
+				_, found, _ := b.Admin("/v1/events/d1")
+				if ours := h.Get("Hooktender-Id"); status != 200 || err != nil || ours == "" || !strings.Contains(string(found), `"id":"`+ours+`"`) {
+					t.Errorf("%s, %s: %d %v, found %s, want %s", name, body, status, err, found, ours)
+				}
+			}
+			if got := <-soon; !strings.Contains(got, `"state":"delivered"`) || time.Since(began) > 10*time.Second {
+				t.Errorf("%s: waited %s for %s", name, time.Since(began), got)
+			}
+		})
+	}
 }
 
 // Two events of a sender whose topics may have the same body are two, where the topic is not signed either; a captured one under another id is none.

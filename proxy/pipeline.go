@@ -115,7 +115,7 @@ type visit struct {
 	other   bool                // a redelivery whose body is not the one that failed
 	sub     recovery.Submission // with the record
 	keybuf  [4]event.Key
-	aliasb  [1]event.Key
+	aliasb  [2]event.Key
 }
 
 // Handle takes one request through all rooms.
@@ -228,13 +228,19 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 			}
 		}
 	}
-	switch { // where its own key does not tell its id alone
-	case kind == event.KeyObserved:
-		v.aliases = append(v.aliasb[:0], event.MakeKey(kind, s.Name, v.sub.Record.EventID))
-	case s.JoinedID || v.sub.Record.Account != "":
-		v.aliases = append(v.aliasb[:0], event.MakeKey(event.KeyAlias, s.Name, v.sub.Record.EventID))
-	}
 	v.sub.Record.BodyBytes, v.sub.Record.BodySHA256, v.sub.Record.HasPayload = len(v.req.Body), sha256.Sum256(v.req.Body), true
+	alias := event.KeyAlias
+	if kind == event.KeyObserved {
+		alias = kind
+	}
+	if s.JoinedID || v.sub.Record.Account != "" || kind == event.KeyObserved { // its own key does not tell its id alone
+		v.aliases = append(v.aliasb[:0], event.MakeKey(alias, s.Name, v.sub.Record.EventID))
+	}
+	if s.JoinedID {
+		if id := v.sub.Record.SendersID(); id != "" {
+			v.aliases = append(v.aliases, event.MakeKey(alias, s.Name, id))
+		}
+	}
 	v.payload = event.Payload{Method: v.req.Method, Target: v.req.Target, Host: v.req.Host, Head: v.req.Head, Body: v.req.Body,
 		Peer: v.req.Peer.String(), TLS: v.req.TLS}
 	return reply{}, false

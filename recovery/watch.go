@@ -66,6 +66,9 @@ func (h *hub) changed(old event.State, oldReason event.Reason, rec *event.Record
 	defer h.mu.Unlock()
 	if len(h.byID) > 0 {
 		h.wake(rec.EventID, rec)
+		if id := rec.SendersID(); id != "" {
+			h.wake(id, rec)
+		}
 		h.wake(rec.ID.String(), rec)
 	}
 	if !h.keeping || old == rec.State && oldReason == rec.Reason {

@@ -264,7 +264,11 @@ func (s *salvager) whole(f *frame, p *parts) *frame {
 	}
 	b := appendSection(nil, secRecord, p.record)
 	b = appendKeySection(b, secKeys, keys)
-	b = appendKeySection(b, secAliases, []event.Key{event.MakeKey(alias, r.Source, r.EventID)})
+	aliases := []event.Key{event.MakeKey(alias, r.Source, r.EventID)}
+	if id := r.SendersID(); id != "" {
+		aliases = append(aliases, event.MakeKey(alias, r.Source, id))
+	}
+	b = appendKeySection(b, secAliases, aliases)
 	b = appendResourceSection(b, p.resource)
 	for _, a := range p.attempts {
 		b = appendSection(b, secAttempt, a)
