@@ -137,12 +137,23 @@ func (s *Source) match(path []byte) ([]selector.Param, bool) {
 	return params, true
 }
 
-// macKey is the replay key of a verified MAC.
+// macKey is the replay key of a verified MAC. Of a type only letters and digits count: the type is not signed, and senders' own libraries take
+// orders/create, Orders/Create and ORDERS_CREATE for one.
 func (s *Source) macKey(mac []byte, kind string) event.Key {
 	if s.TypedMAC {
-		return event.MakeKey(event.KeyMAC, s.Name, string(mac), kind)
+		return event.MakeKey(event.KeyMAC, s.Name, string(mac), strings.Map(folded, kind))
 	}
 	return event.MakeKey(event.KeyMAC, s.Name, string(mac))
+}
+
+func folded(c rune) rune {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return c
+	}
+	return -1
 }
 
 func isNamed(segment string) bool {
