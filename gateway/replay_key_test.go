@@ -48,6 +48,30 @@ func TestAnAttemptUnderAnotherIDTakesNoID(t *testing.T) {
 	})
 }
 
+// Nor does it while it is under way: the genuine event of that id, which comes meanwhile, is not answered as it was.
+func TestAnAttemptUnderAnotherIDAnswersForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, unsigned, env)
+		answer := hooktest.Answer{Status: 500}
+		b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return answer })
+		post := func(id, body string) string {
+			_, outcome, err := b.Post("/s", hooktest.GitHub(secret, id, "push", []byte(body)))
+			if err != nil {
+				t.Error(err)
+			}
+			return outcome
+		}
+		post("a", `{"n":1}`)
+		answer = hooktest.Answer{Status: 200, Delay: 3 * time.Second}
+		captured := make(chan string)
+		go func() { captured <- post("b", `{"n":1}`) }()
+		time.Sleep(time.Second)
+		if genuine, was := post("b", `{"n":2}`), <-captured; genuine != "delivered" || was != "delivered" || len(b.Consumer.Of("s", "b")) != 1 {
+			t.Errorf("the genuine event: %s, the captured one: %s, the consumer saw b %d times", genuine, was, len(b.Consumer.Of("s", "b")))
+		}
+	})
+}
+
 // Where the hash of the body is a part of the id, the sender's own id still finds and awaits its newest event.
 func TestTheSendersIDFindsWhatTheBodyTellsApart(t *testing.T) {
 	for name, id := range map[string]string{"last": "[header:X-GitHub-Delivery, body:sha256]", "first": "[body:sha256, header:X-GitHub-Delivery]"} {

@@ -112,6 +112,7 @@ type visit struct {
 	others  [][]byte // of further ones
 	payload event.Payload
 	known   bool                // the journal has been asked about its keys
+	astray  bool                // its id is not that of the event that it is: who waits for the id is told nothing
 	other   bool                // a redelivery whose body is not the one that failed
 	sub     recovery.Submission // with the record
 	keybuf  [4]event.Key
@@ -256,7 +257,7 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 		mine, other := p.index.Claim(v.keys)
 		if mine != nil {
 			r := p.claimed(ctx, v)
-			if mine.Awaited() {
+			if mine.Awaited() && !v.astray {
 				mine.Release(r.keep(&v.sub.Record))
 			} else {
 				mine.Release(nil)
@@ -306,6 +307,7 @@ func (p *Pipeline) duplicate(ctx context.Context, v *visit, f dedup.Found) (repl
 		return reply{}, false
 	}
 	conflict := f.Other && f.Key == 0
+	v.astray = v.astray || f.Key > 0
 	if conflict && s.Dedup.OnConflict == "reject" {
 		p.conflict(v, f.ID)
 		return reply{status: 409, outcome: "conflict", conflict: true, id: f.ID}, true
