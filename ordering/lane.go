@@ -55,6 +55,9 @@ func stored(p *Policy, text string) (Version, string) {
 	return v, text
 }
 
+// Policy is what the lane goes by now: Adopt changes it.
+func (l *Lane) Policy() *Policy { return l.policy }
+
 // Idle says whether nothing waits and nothing is in flight.
 func (l *Lane) Idle() bool { return l.flying == nil && len(l.waiting) == 0 }
 

@@ -294,20 +294,21 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 	}
 	s.r.logEvent(rec)
 	var w *sender
-	expected := e
-	e = entry(c.policy, rec, s.r.steady())
-	e.Early = d == ordering.Hold
 	if !store {
 		w = newSender()
-		e.Owner = w
 	}
 	s.mu.Lock()
-	l.Expected(expected)
+	l.Expected(e)
 	if !laned(s.cfg.Load().policy, rec) { // a reload has taken the order away meanwhile
 		s.mu.Unlock()
 		s.requeue(rec, nil)
 		_, err := s.r.journal.Commit(ctx, nil, journal.Synced)
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, err
+	}
+	e = entry(l.Policy(), rec, s.r.steady()) // which may be another one than judged it
+	e.Early = d == ordering.Hold
+	if w != nil {
+		e.Owner = w
 	}
 	l.Add(e)
 	if l.index == 0 && !l.ready && !store {
@@ -378,7 +379,14 @@ func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *o
 	if err != nil {
 		return nil, 0, err
 	}
-	d := l.Judge(e.Version)
+	d := ordering.Pass
+	switch p := l.Policy(); {
+	case p == c.policy:
+		d = l.Judge(e.Version)
+	case laned(p, rec): // a reload has come between
+		e.Version, _ = p.Version(rec.Version)
+		d = l.Judge(e.Version)
+	}
 	if d == ordering.Hold {
 		// What fills a gap, or waits for one that is on its way, is never refused: that would keep the rest held.
 		if l.Early() >= c.policy.MaxHeld || s.held.Load() >= int64(c.Held) {

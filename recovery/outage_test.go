@@ -35,6 +35,7 @@ type bed struct {
 	engine   journal.Journal
 	r        *recovery.Recovery
 	shift    time.Duration // of the wall clock
+	asked    func()        // happens once, when the time is asked for next
 	stop     func()
 	dead     []chan struct{} // closed when what was killed has ended
 }
@@ -104,7 +105,13 @@ func (b *bed) start() {
 		mu.Lock()
 		defer mu.Unlock()
 		return random.Float64()
-	}, Steady: func() time.Time { return time.Now().Add(-b.shift) }, Shift: func() time.Duration { return b.shift }})
+	}, Steady: func() time.Time {
+		if do := b.asked; do != nil {
+			b.asked = nil
+			do()
+		}
+		return time.Now().Add(-b.shift)
+	}, Shift: func() time.Duration { return b.shift }})
 	if err := r.Apply(recovery.Config{Upstreams: map[string]forward.Config{b.name: b.upstream}, Sources: []recovery.SourceConfig{b.source}}); err != nil {
 		b.t.Fatal(err)
 	}

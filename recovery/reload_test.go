@@ -1,6 +1,7 @@
 package recovery_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -292,6 +294,59 @@ func TestAnOrderThatAReloadBringsIsForWhatWaitsForADecision(t *testing.T) {
 					t.Errorf("%s, %s: the consumer saw %s; 4 is %s", how, decision, got, b.find("v4").Reason)
 				}
 			})
+		}
+	}
+}
+
+// interrupted is a journal in which something happens, once, while an event is on its way to the disk.
+type interrupted struct {
+	journal.Journal
+	happens func()
+}
+
+func (i *interrupted) Accept(ctx context.Context, evs []journal.Accept, how journal.Durability) ([]journal.Verdict, error) {
+	if do := i.happens; do != nil {
+		i.happens = nil
+		do()
+	}
+	return i.Journal.Accept(ctx, evs, how)
+}
+
+// An event that comes in while a reload brings another order is looked at as that one does, whether it was about to be judged or being stored. It used to have no version
+// there, was rejected as stale, in store mode after its sender had been told 202, and was said to be superseded.
+func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
+	for _, before := range []string{"serial", "reject_stale"} {
+		for _, after := range []string{"in_sequence", "reject_stale", "window", "serial", "none"} {
+			for _, stored := range []bool{false, true} {
+				synctest.Test(t, func(t *testing.T) {
+					store := &interrupted{}
+					b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+						model, work := b.openModel(observe)
+						store.Journal = model
+						return store, work
+					}, func(s *recovery.SourceConfig, _ *forward.Config) {
+						s.Delivery.Mode, s.Ordering.Policy = "store", before
+					})
+					b.up()
+					b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: time.Second} })
+					b.version(1)
+					synctest.Wait()
+					reload := func() {
+						b.source.Ordering.Policy, b.source.Ordering.Start = after, "1"
+						b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+					}
+					if stored {
+						store.happens = reload
+					} else {
+						b.asked = reload
+					}
+					h := b.version(2)
+					time.Sleep(time.Hour)
+					if got := b.arrivals(); got != "1 2" || h.Outcome == recovery.Stale {
+						t.Errorf("%s, then %s (stored: %t): the sender was told %s, the consumer saw %q; %v", before, after, stored, h.Outcome, got, b.states())
+					}
+				})
+			}
 		}
 	}
 }
