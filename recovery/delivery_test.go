@@ -333,6 +333,41 @@ func TestSendersInALaneAreLetGoWhenTheBreakerOpens(t *testing.T) {
 	})
 }
 
+// Those who wait for their turn in a lane, behind a retry, are answered as soon as the gateway is about to go, and so are those who come last: it waits no longer than an attempt
+// takes, and they used to wait on until they were cut off without an answer.
+func TestSendersInALaneAreLetGoWhenTheGatewayGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			s.Ordering.Policy, s.Delivery.Retry.Jitter, s.Delivery.Retry.Base = "serial", "none", time.Minute
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+		b.send("evt_0", "r", "")
+		began := time.Now()
+		var wg sync.WaitGroup
+		send := func(id string) {
+			wg.Go(func() {
+				if h := b.send(id, "r", ""); h.Outcome != recovery.Accepted || time.Since(began) != time.Second {
+					t.Errorf("%s: %s after %s", id, h.Outcome, time.Since(began))
+				}
+			})
+		}
+		for i := range 3 {
+			send(fmt.Sprint("evt_", i+1))
+		}
+		time.Sleep(time.Second)
+		b.r.Leaving()
+		send("last")
+		wg.Wait()
+		b.consumer.Plan(nil)
+		b.restart()
+		time.Sleep(time.Hour)
+		if got := b.states(); got["delivered"] != 5 {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
 // Those who wait for their turn in a lane are answered as soon as an operator pauses the source; the attempt under way comes to its end.
 func TestSendersInALaneAreLetGoWhenTheSourceIsPaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

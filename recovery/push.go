@@ -27,8 +27,16 @@ func (r *Recovery) Push() {
 	}
 }
 
-// Leaving says that the gateway is about to go: a connection that is refused uses up no attempt any more.
-func (r *Recovery) Leaving() { r.leaving.Store(true) }
+// Leaving says that the gateway is about to go: a connection that is refused uses up no attempt any more, and in hybrid mode nobody waits for a turn in a lane,
+// which may come later than the gateway waits.
+func (r *Recovery) Leaving() {
+	r.leaving.Store(true)
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, s := range r.sources {
+		s.letGo()
+	}
+}
 
 // push makes every retry of the source due. Events that ordering holds keep waiting for those before them.
 func (s *Source) push(now int64) {

@@ -81,7 +81,7 @@ type Recovery struct {
 	crew    crew           // makes the attempts that no request makes itself
 	work    sync.WaitGroup // attempts and loops
 	running atomic.Bool
-	leaving atomic.Bool     // Push was called
+	leaving atomic.Bool     // Push or Leaving was called
 	ctx     context.Context // ends attempts for good: hard stop
 	stop    context.CancelFunc
 	started []func() // loops that wait for Run

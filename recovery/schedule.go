@@ -431,7 +431,7 @@ func (u *upstream) letGo() {
 	}
 }
 
-// letGo tells those who wait in lanes that nothing is sent for a while. Who comes later asks standsStill.
+// letGo tells those who wait in lanes that they wait in vain. Who comes later asks standsStill.
 func (s *Source) letGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -444,8 +444,10 @@ func (s *Source) letGo() {
 	}
 }
 
-// standsStill says whether nothing is sent for a while.
-func (s *Source) standsStill(c *compiled) bool { return s.paused.Load() || c.up.isOpen() }
+// standsStill says whether nothing is sent for a while, or the gateway is about to go.
+func (s *Source) standsStill(c *compiled) bool {
+	return s.paused.Load() || c.up.isOpen() || s.r.leaving.Load()
+}
 
 // leave says that the request is answered otherwise; false if an outcome has come meanwhile, or is sure to come (in ch).
 func (w *sender) leave() bool {
