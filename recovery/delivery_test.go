@@ -161,6 +161,17 @@ func TestOutageCountsWhateverEndsIt(t *testing.T) {
 			back()
 			b.pause(false)
 		},
+		"a restart that brings back what a reload took out, with another consumer": func(b *bed, back func()) {
+			stays := b.another("stays")
+			moved := b.upstream
+			moved.URL += "/new"
+			b.reload(map[string]forward.Config{"app": moved}, stays)
+			time.Sleep(time.Hour)
+			b.stop()
+			back()
+			b.upstream = moved
+			b.start()
+		},
 		"a reload with another consumer": func(b *bed, back func()) {
 			time.Sleep(time.Hour)
 			back()

@@ -313,6 +313,9 @@ func (s *Source) remember(ctx context.Context) {
 	if now == s.told {
 		return
 	}
+	if s.told.Upstream != "" && s.told.Upstream != now.Upstream {
+		c.up.remember() // away is counted from what that has been away, which may be nowhere but in memory yet
+	}
 	raw, err := json.Marshal(now)
 	if err == nil {
 		err = s.r.journal.MetaPut(ctx, "upstream/"+s.name, raw, journal.Written)
