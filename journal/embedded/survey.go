@@ -54,6 +54,7 @@ type survey struct {
 	keys     keyring
 	known    ledgerState
 	blind    bool // the ledger is unreadable
+	holes    bool // frames may be lost
 	needKeys bool // an encrypted segment whose key is not there is an error
 	report   *Report
 	visit    func(s *segment, f *frame, p *parts) error
@@ -102,7 +103,14 @@ func inUse(dir string) bool {
 	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
+// damage notes a place behind which frames may be lost.
 func (v *survey) damage(file string, at int64, format string, args ...any) {
+	v.holes = true
+	v.note(file, at, format, args...)
+}
+
+// note notes a place at which no frame is lost.
+func (v *survey) note(file string, at int64, format string, args ...any) {
 	if len(v.report.Damage) < maxDamage {
 		v.report.Damage = append(v.report.Damage, Damage{file, at, fmt.Sprintf(format, args...)})
 	}
@@ -115,7 +123,7 @@ func (v *survey) run() error {
 	}
 	if _, err := os.Stat(filepath.Join(v.dir, nameFormat)); err == nil {
 		if err := readFormat(v.dir); errors.Is(err, journal.ErrDamaged) {
-			v.damage(filepath.Join(v.dir, nameFormat), 0, "not a journal's format file")
+			v.note(filepath.Join(v.dir, nameFormat), 0, "not a journal's format file")
 		} else if err != nil {
 			return err
 		}
@@ -139,7 +147,7 @@ func (v *survey) run() error {
 	}
 	if len(segs) > 0 {
 		if _, err := os.Stat(filepath.Join(v.dir, nameFormat)); err != nil {
-			v.damage(filepath.Join(v.dir, nameFormat), 0, "the file is missing")
+			v.note(filepath.Join(v.dir, nameFormat), 0, "the file is missing")
 		}
 	}
 	if v.known = known; v.blind && len(segs) > 0 {
@@ -209,8 +217,7 @@ func (v *survey) segments(segs []*segment) error {
 	}
 	v.caughtUp(0)
 	v.skip(v.known.next)
-	r := v.report
-	r.OlderMayBeMissing = v.first != 1 && (r.MissingChanges > 0 || len(r.Damage) > int(r.DamagedPayloads))
+	v.report.OlderMayBeMissing = v.first != 1 && (v.holes || v.report.MissingChanges > 0)
 	return nil
 }
 
@@ -399,7 +406,7 @@ func (v *survey) frame(s *segment, f *frame, at int, sum, sealed bool) error {
 	case ok && sum:
 	case !sealed && ok && p.payload != nil && len(p.record) > 0 && checksum(p.payload[4:]) != binary.LittleEndian.Uint32(p.payload) && readable(&p):
 		v.report.DamagedPayloads++
-		v.damage(s.path, int64(at), "the payload of event %s is damaged", f.id)
+		v.note(s.path, int64(at), "the payload of event %s is damaged", f.id)
 	default:
 		v.damage(s.path, int64(at), "frame %d does not match its checksum", f.lsn)
 		v.lsn = f.lsn
