@@ -189,7 +189,8 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 	now := time.Now()
 	deadline := now.Add(s.patience(c))
 	sl, why := c.up.acquire(ctx, now, deadline)
-	if why == granted && s.paused.Load() { // since it began to wait
+	cfg, client := s.aim()
+	if why == granted && (s.paused.Load() || cfg.up != c.up || laned(cfg.policy, &sub.Record)) { // since it began to wait
 		sl.cancel()
 		why = busy
 	}
@@ -204,8 +205,8 @@ func (s *Source) deliverNow(ctx context.Context, c *compiled, sub *Submission) (
 		return s.queueUp(ctx, c, sub, Accepted)
 	}
 	f := s.r.flight()
-	f.src, f.cfg, f.rec, f.payload, f.slot, f.waiting = s, c, sub.Record, sub.Payload, sl, c.Delivery.Mode == "proxy"
-	_, f.client = s.aim()
+	f.src, f.cfg, f.client, f.slot = s, cfg, client, sl
+	f.rec, f.payload, f.waiting = sub.Record, sub.Payload, c.Delivery.Mode == "proxy"
 	f.prepare(time.Now())
 	var begun *event.Attempt
 	durable := journal.Written

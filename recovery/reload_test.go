@@ -350,3 +350,60 @@ func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
 		}
 	}
 }
+
+// elsewhere is a second consumer, with the configuration of an upstream for it.
+func (b *bed) elsewhere() (*hooktest.Consumer, forward.Config) {
+	b.t.Helper()
+	l, err := b.net.Listen("127.0.0.1:4000")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	c := hooktest.NewConsumer()
+	c.Serve(l)
+	b.t.Cleanup(c.Close)
+	cfg := b.upstream
+	cfg.URL = "http://127.0.0.1:4000"
+	return c, cfg
+}
+
+// A reload while a sender waits for a slot: its event goes where the source's events go now, by the path and in the order that belong there.
+func TestSendersWhoWaitForASlotWhenAReloadComes(t *testing.T) {
+	for mode, want := range map[string]recovery.Outcome{"hybrid": recovery.Accepted, "proxy": recovery.Unavailable} {
+		for _, what := range []string{"another upstream", "another address", "an order"} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+					s.Delivery.Mode, s.Delivery.Path, u.MaxInFlight = mode, "/old", 1
+				})
+				b.up()
+				moved, next := b.elsewhere()
+				b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 3 * time.Second} })
+				go b.send("first", "r", "")
+				synctest.Wait()
+				told := make(chan recovery.Handled, 1)
+				go func() { told <- b.send("second", "r", "") }()
+				synctest.Wait()
+				s, upstreams, want := b.source, map[string]forward.Config{"app": b.upstream, "next": next}, want
+				s.Delivery.Path = "/new"
+				switch what {
+				case "another upstream":
+					s.Delivery.Upstream = "next"
+				case "another address": // the slot is still the one it waits for
+					upstreams["app"], want = next, recovery.Delivered
+				case "an order":
+					s.Ordering.Policy, moved = "serial", b.consumer
+				}
+				b.reload(upstreams, s)
+				time.Sleep(time.Minute)
+				if h := <-told; h.Outcome != want {
+					t.Errorf("%s, %s: %s", mode, what, h.Outcome)
+				}
+				if mode == "proxy" && want != recovery.Delivered {
+					return
+				}
+				if seen := moved.Of("s", "second"); len(seen) != 1 || seen[0].URI != "/new" {
+					t.Errorf("%s, %s: %+v", mode, what, seen)
+				}
+			})
+		}
+	}
+}
