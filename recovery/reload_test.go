@@ -407,3 +407,24 @@ func TestSendersWhoWaitForASlotWhenAReloadComes(t *testing.T) {
 		}
 	}
 }
+
+// What the old address of an upstream still answers, or does not, says nothing about the new one.
+func TestAnAttemptFromBeforeAReloadIsNotCountedForTheNewAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(_ *recovery.SourceConfig, u *forward.Config) {
+			u.Breaker = forward.BreakerConfig{Failures: 3, Probe: time.Hour, MaxProbe: time.Hour}
+		})
+		b.up()
+		moved, next := b.elsewhere()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 3 * time.Second, Break: true} })
+		for i := range 5 {
+			go b.send(fmt.Sprint("evt_", i), "", "")
+		}
+		time.Sleep(time.Second)
+		b.reload(map[string]forward.Config{"app": next}, b.source)
+		time.Sleep(time.Minute)
+		if up := b.r.Upstreams()[0]; up.Breaker != "closed" || up.ConsecutiveFailures != 0 || len(moved.Seen()) != 5 {
+			t.Errorf("%+v after %d requests at the new address", up, len(moved.Seen()))
+		}
+	})
+}

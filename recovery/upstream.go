@@ -35,12 +35,14 @@ type upstream struct {
 	turn     bool      // whose turn it is when both a request and the queue want a slot
 	sources  []*Source
 	left     bool // some source has another upstream since the loop looked last
+	moves    int  // how often a reload has given it another URL
 }
 
 // A slot is the right to make one attempt.
 type slot struct {
 	up    *upstream
 	probe bool
+	moves int // of the upstream, then
 }
 
 type waiter struct {
@@ -84,6 +86,7 @@ func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
 	}
 	if moved {
 		u.breaker = breaker{cfg: cfg.Breaker, wait: cfg.Breaker.Probe, outage: u.breaker.downtime(time.Now())}
+		u.moves++
 	}
 	u.tokens, u.filled = max(1, cfg.Rate), time.Now()
 	u.mu.Unlock()
@@ -112,7 +115,7 @@ func (u *upstream) try(now time.Time) (slot, refusal) {
 		u.tokens--
 	}
 	u.inflight++
-	return slot{u, probe}, granted
+	return slot{u, probe, u.moves}, granted
 }
 
 // fill adds the tokens of the time since it was called last. The caller holds mu.
@@ -210,7 +213,7 @@ func (s slot) cancel() {
 	if s.up.cfg.Rate > 0 {
 		s.up.tokens++ // or lanes that had nothing to send would eat up the rate
 	}
-	if s.probe {
+	if s.probe && s.moves == s.up.moves {
 		s.up.breaker.cancel()
 	}
 	s.up.mu.Unlock()
@@ -222,7 +225,7 @@ func (s slot) done(o event.Outcome, status int, now time.Time) (isOpen bool) {
 	u := s.up
 	u.mu.Lock()
 	u.inflight--
-	changed := u.breaker.report(o, status, s.probe, now)
+	changed := s.moves == u.moves && u.breaker.report(o, status, s.probe, now) // else it tells of an address that is left
 	if u.breaker.ramp > u.cfg.MaxInFlight {
 		u.breaker.ramp = 0
 	}
