@@ -64,6 +64,14 @@ func (b *breaker) admit(now time.Time) (ok, probe bool) {
 	return false, false
 }
 
+// hurry is for a new configuration: no wait goes on for longer than that allows.
+func (b *breaker) hurry(now time.Time) {
+	b.wait = min(b.wait, b.cfg.MaxProbe)
+	if last := now.Add(b.cfg.MaxProbe); b.next.After(last) {
+		b.next = last
+	}
+}
+
 // cancel takes back a probe that was admitted and never sent.
 func (b *breaker) cancel() {
 	if b.state == halfOpen {

@@ -428,3 +428,22 @@ func TestAnAttemptFromBeforeAReloadIsNotCountedForTheNewAddress(t *testing.T) {
 		}
 	})
 }
+
+// An operator who lowers breaker.max_probe need not wait for a probe that was put off for longer than that.
+func TestAReloadThatLowersMaxProbeBringsTheNextProbeForward(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(_ *recovery.SourceConfig, u *forward.Config) {
+			u.Breaker = forward.BreakerConfig{Failures: 1, Probe: 10 * time.Hour, MaxProbe: 10 * time.Hour}
+		})
+		b.send("evt_1", "", "")
+		b.up()
+		time.Sleep(time.Minute)
+		next := b.upstream
+		next.Breaker = forward.BreakerConfig{Failures: 1, Probe: time.Second, MaxProbe: 30 * time.Second}
+		b.reload(map[string]forward.Config{"app": next}, b.source)
+		time.Sleep(31 * time.Second)
+		if r := b.find("evt_1"); r.State != event.Delivered {
+			t.Errorf("%s/%s, %+v", r.State, r.Reason, b.r.Upstreams())
+		}
+	})
+}

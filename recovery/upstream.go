@@ -84,6 +84,7 @@ func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
 	if u.breaker.wait == 0 {
 		u.breaker.wait = cfg.Breaker.Probe
 	}
+	u.breaker.hurry(time.Now())
 	if moved {
 		u.breaker = breaker{cfg: cfg.Breaker, wait: cfg.Breaker.Probe, outage: u.breaker.downtime(time.Now())}
 		u.moves++
