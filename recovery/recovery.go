@@ -131,6 +131,12 @@ func (r *Recovery) rememberUpstreams(ctx context.Context) {
 	for _, s := range r.sources {
 		s.remember(ctx)
 	}
+	for _, u := range r.upstreams {
+		if u.untold {
+			u.untold = false
+			u.remember()
+		}
+	}
 }
 
 // apply gives the sources that are new since Load.

@@ -447,3 +447,25 @@ func TestAReloadThatLowersMaxProbeBringsTheNextProbeForward(t *testing.T) {
 		}
 	})
 }
+
+// An outage that ended with a reload to another address has ended, also for those who ask after a restart: what waits is given up in time.
+func TestAnOutageThatAReloadEndedIsOverAfterARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			u.Breaker = forward.BreakerConfig{Failures: 1, Probe: time.Hour, MaxProbe: time.Hour}
+			s.Delivery.Retry.MaxAttempts, s.Delivery.Retry.Base, s.Delivery.Retry.Factor = 1000, time.Minute, 1
+		})
+		b.send("evt_1", "", "") // opens the breaker
+		moved, next := b.elsewhere()
+		b.upstream = next
+		b.reload(map[string]forward.Config{"app": next}, b.source)
+		time.Sleep(100 * time.Hour)
+		moved.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 429} })
+		b.send("evt_2", "", "")
+		b.restart()
+		time.Sleep(time.Hour)
+		if r := b.find("evt_2"); r.State != event.Failed || r.Reason != event.Exhausted {
+			t.Errorf("%s/%s an hour after its first attempt", r.State, r.Reason)
+		}
+	})
+}

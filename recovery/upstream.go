@@ -22,6 +22,7 @@ type upstream struct {
 	measure func(o event.Outcome, d time.Duration) // is told of each attempt; may be nil
 
 	queued atomic.Int64 // due and without a slot
+	untold bool         // the journal still has the breaker of another address; of Load and Apply
 	memory sync.Mutex   // held by remember
 
 	mu       sync.Mutex
@@ -88,6 +89,7 @@ func (u *upstream) configure(cfg forward.Config, dial forward.Options) error {
 	if moved {
 		u.breaker = breaker{cfg: cfg.Breaker, wait: cfg.Breaker.Probe, outage: u.breaker.downtime(time.Now())}
 		u.moves++
+		u.untold = true
 	}
 	u.tokens, u.filled = max(1, cfg.Rate), time.Now()
 	u.mu.Unlock()
@@ -300,6 +302,7 @@ func (u *upstream) recall(ctx context.Context) error {
 		b.wait, b.next = b.cfg.Probe, now
 	} else { // the new one starts closed, and events have waited all the same
 		b.outage += away
+		u.untold = true
 	}
 	return nil
 }
