@@ -424,12 +424,18 @@ func (f *flight) backOff(rec *event.Record, res *forward.Result, now time.Time) 
 		return
 	}
 	wait := c.delay(max(0, rec.Charged-1), f.src.r.random)
-	if res.HasRetry {
-		wait = max(wait, res.RetryAfter)
-	}
 	outage := max(0, f.cfg.downtime(now)-rec.OutageAtTry)
 	steady := f.src.r.steady()
-	if elapsed := steady.Sub(rec.FirstTryAt) - outage; elapsed+wait > c.MaxElapsed && !f.cfg.up.isOpen() {
+	left := c.MaxElapsed - (steady.Sub(rec.FirstTryAt) - outage)
+	isDown := f.cfg.up.isOpen()
+	if res.HasRetry {
+		asked := res.RetryAfter
+		if isDown { // how much of it will count is not known yet: it is decided when the time would be up
+			asked = min(asked, left)
+		}
+		wait = max(wait, asked)
+	}
+	if wait > left && !isDown {
 		f.src.end(rec, event.Failed, event.Exhausted)
 		return
 	}

@@ -273,6 +273,30 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// An answer that opens the breaker, or fails a probe, cannot put an event off for longer than it may take: it would wait for years, with all that waits behind it, and be no
+// dead letter that could be settled.
+func TestRetryAfterOfAnOpenBreaker(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { s.Ordering.Policy, u.Breaker.Failures = policy, 1 })
+			b.up()
+			b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+				if s.Header.Get("Hooktender-Event-Id") == "evt_1" && nth == 1 {
+					return hooktest.Answer{Status: 503, Header: map[string][]string{"Retry-After": {"999999999"}}}
+				}
+				return hooktest.Answer{}
+			})
+			b.send("evt_1", "r", "")
+			b.send("evt_2", "r", "")
+			b.send("evt_3", "other", "")
+			time.Sleep(b.source.Delivery.Retry.MaxElapsed + time.Minute)
+			if got := b.states(); got["delivered"] != 3 {
+				t.Errorf("%s: %v, the next attempt at %s", policy, got, b.find("evt_1").NextAt)
+			}
+		})
+	}
+}
+
 // A thousand events that fail at the same moment are retried all over the interval, not in waves.
 func TestRetriesSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
