@@ -171,6 +171,9 @@ func (r *Recovery) apply(c Config) (fresh []*Source, err error) {
 	for name, s := range r.sources {
 		s.removed.Store(!named[name])
 	}
+	for name, u := range r.upstreams {
+		_, u.named = c.Upstreams[name]
+	}
 	return fresh, nil
 }
 

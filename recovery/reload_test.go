@@ -469,3 +469,40 @@ func TestAnOutageThatAReloadEndedIsOverAfterARestart(t *testing.T) {
 		}
 	})
 }
+
+// An upstream that a reload takes out is listed while something waits for it, and no longer: the open breaker of one that is gone is no alarm.
+func TestUpstreamsThatAreGoneAreNotListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { u.Breaker.Failures = 1 })
+		_, next := b.elsewhere()
+		listed := func() (names string) {
+			for _, u := range b.r.Upstreams() {
+				names += u.Name + " " + u.Breaker + ", "
+			}
+			return names
+		}
+		stays := b.another("stays")
+		stays.Delivery.Upstream = "next"
+		b.reload(map[string]forward.Config{"app": b.upstream, "next": next}, b.source, stays)
+		b.send("evt_1", "", "")
+		b.reload(map[string]forward.Config{"next": next}, stays)
+		if got := listed(); got != "app open, next closed, " {
+			t.Errorf("while an event waits: %s", got)
+		}
+		b.up()
+		time.Sleep(time.Minute)
+		if got := listed(); got != "next closed, " || b.states()["delivered"] != 1 {
+			t.Errorf("after it: %s, %v", got, b.states())
+		}
+		b.down()
+		b.reload(map[string]forward.Config{"app": b.upstream, "next": next}, b.source, stays)
+		b.send("evt_2", "", "")
+		moved := b.source
+		moved.Delivery.Upstream = "next"
+		b.reload(map[string]forward.Config{"next": next}, moved, stays)
+		time.Sleep(time.Minute)
+		if got := listed(); got != "next closed, " || b.states()["delivered"] != 2 {
+			t.Errorf("after its source has moved: %s, %v", got, b.states())
+		}
+	})
+}

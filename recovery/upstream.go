@@ -24,6 +24,7 @@ type upstream struct {
 	queued atomic.Int64 // due and without a slot
 	untold bool         // the journal still has the breaker of another address; of Load and Apply
 	memory sync.Mutex   // held by remember
+	named  bool         // in the configuration; guarded by Recovery.mu
 
 	mu       sync.Mutex
 	cfg      forward.Config
@@ -365,6 +366,18 @@ func (u *upstream) downtime(now time.Time) time.Duration {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.breaker.downtime(now)
+}
+
+// wanted says whether something is under way to it or waits for it.
+func (u *upstream) wanted() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, s := range u.sources {
+		if s.pending.Load() > 0 {
+			return true
+		}
+	}
+	return u.inflight > 0
 }
 
 // isDown says whether the breaker is open and no probe is due.

@@ -161,13 +161,15 @@ func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal
 	return st, nil
 }
 
-// Upstreams gives every upstream with its breaker, by name.
+// Upstreams gives every upstream with its breaker, by name: those of the configuration, and others as long as something waits for them.
 func (r *Recovery) Upstreams() []UpstreamStatus {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	var out []UpstreamStatus
 	for _, u := range r.upstreams {
-		out = append(out, u.status())
+		if u.named || u.wanted() {
+			out = append(out, u.status())
+		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
 	return out
