@@ -282,7 +282,10 @@ func (r *Recovery) settle(ctx context.Context, id event.ID, why event.Reason, ac
 // commitSettled writes a decision; false: the event changed meanwhile. What waited in its lane for the event waits no longer.
 func (r *Recovery) commitSettled(ctx context.Context, rec *event.Record, undecided bool) (bool, error) {
 	t := journal.Transition{Record: *rec}
-	s := r.Source(rec.Source)
+	s := r.known(rec.Source)
+	if undecided && s != nil && s.arrives.Load() {
+		return false, ErrBusy
+	}
 	if undecided && s != nil {
 		s.cursors.RLock()
 		defer s.cursors.RUnlock()

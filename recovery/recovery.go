@@ -119,6 +119,7 @@ func (r *Recovery) Apply(c Config) error {
 		if err == nil {
 			err = r.takeUp(context.Background(), s)
 		}
+		s.arrives.Store(false)
 		s.attach() // not before: the order is that of all that waits
 	}
 	if r.loaded {
@@ -244,6 +245,7 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	s := r.sources[sc.Name]
 	if s == nil {
 		s = &Source{r: r, name: sc.Name, lanes: map[string]*lane{}}
+		s.arrives.Store(r.loaded)
 		r.sources[sc.Name] = s
 	}
 	fresh := &compiled{SourceConfig: sc, policy: policy, up: up}
@@ -312,8 +314,16 @@ func (r *Recovery) begin(f func()) {
 	r.started = append(r.started, f)
 }
 
-// Source is the handle of a configured source; nil if there is none of that name.
+// Source is the handle of a configured source; nil if there is none of that name, or what was pending of it is still being taken up.
 func (r *Recovery) Source(name string) *Source {
+	if s := r.known(name); s != nil && !s.arrives.Load() {
+		return s
+	}
+	return nil
+}
+
+// known is Source, also while it arrives.
+func (r *Recovery) known(name string) *Source {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.sources[name]

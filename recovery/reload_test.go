@@ -506,3 +506,74 @@ func TestUpstreamsThatAreGoneAreNotListed(t *testing.T) {
 		}
 	})
 }
+
+// askedBefore calls f before the journal lists what is pending.
+type askedBefore struct {
+	journal.Journal
+	f func()
+}
+
+func (j *askedBefore) List(ctx context.Context, q journal.Query) (journal.Page, error) {
+	if f := j.f; f != nil && len(q.States) == 1 && q.States[0] == event.Pending {
+		j.f = nil
+		f()
+	}
+	return j.Journal.List(ctx, q)
+}
+
+// An operator replays or settles an event just as a reload brings its source back and what is pending of it is taken up: nothing is sent twice, and nothing waits for what was settled.
+func TestDecisionsWhileAReloadBringsTheSourceBack(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked *askedBefore
+			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+				engine, work := b.openEmbedded(observe)
+				asked = &askedBefore{Journal: engine}
+				return asked, work
+			}, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Delivery.OnUnknown, s.Ordering.Policy = "store", "hold", policy
+			})
+			b.up()
+			b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+				switch id := s.Header.Get("Hooktender-Event-Id"); {
+				case id == "refused" && nth == 1:
+					return hooktest.Answer{Status: 400}
+				case id == "undecided":
+					return hooktest.Answer{Break: true}
+				}
+				return hooktest.Answer{Delay: time.Second}
+			})
+			b.send("refused", "r1", "")
+			b.send("undecided", "r2", "")
+			time.Sleep(time.Second)
+			refused, undecided := b.find("refused").ID, b.find("undecided").ID
+			whole := b.source
+			b.source = b.another("other")
+			b.restart()
+			b.source = whole
+			asked.f = func() {
+				if _, err := b.r.ReplayOne(t.Context(), refused, "", "ops", false, ""); err == nil {
+					t.Logf("%s: replayed meanwhile", policy)
+				}
+				if _, err := b.r.Discard(t.Context(), undecided, "ops", "not wanted"); err == nil {
+					t.Logf("%s: discarded meanwhile", policy)
+				}
+			}
+			b.reload(map[string]forward.Config{"app": b.upstream}, whole)
+			if asked.f != nil {
+				t.Fatal("nothing was taken up")
+			}
+			time.Sleep(time.Minute)
+			_, _ = b.r.ReplayOne(t.Context(), refused, "", "ops", false, "")
+			_, _ = b.r.Discard(t.Context(), undecided, "ops", "not wanted")
+			b.send("after", "r2", "")
+			time.Sleep(time.Minute)
+			if n := len(b.consumer.Of("s", "refused")); n != 2 {
+				t.Errorf("%s: %d requests, where one was refused and one replayed", policy, n)
+			}
+			if got := b.states(); got["replayed"] != 1 || got["failed/discarded"] != 1 || got["delivered"] != 1 {
+				t.Errorf("%s: %v", policy, got)
+			}
+		})
+	}
+}

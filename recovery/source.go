@@ -21,6 +21,7 @@ type Source struct {
 	cfg     atomic.Pointer[compiled]
 	paused  atomic.Bool
 	removed atomic.Bool
+	arrives atomic.Bool  // a reload has brought it, and what was pending is not in the schedule yet: nobody else may put anything there
 	unlaned atomic.Bool  // a reload has changed the order: what waits without a lane may need one
 	pending atomic.Int64 // events in state pending
 	held    atomic.Int64 // of these, reason held

@@ -129,7 +129,7 @@ func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
 	}
 	var out []SourceStatus
 	for _, name := range r.Names() {
-		st, err := r.sourceStatus(waits, r.Source(name), counts)
+		st, err := r.sourceStatus(waits, r.known(name), counts)
 		if err != nil && (ctx.Err() != nil || waits.Err() == nil) {
 			return nil, err
 		}
