@@ -23,7 +23,7 @@ type runner struct {
 	changes *follower
 	next    time.Time                         // when the rate lets the next event go
 	batch   []event.Record                    // to be started next
-	waiting map[event.ID]event.ResourceKey    // sent and not ended
+	waiting map[event.ID]sentEvent            // sent and not ended
 	lines   map[event.ResourceKey]*resumeLine // resources with an event that has not ended
 	held    int                               // events in lines that wait for the one before
 	taken   event.Seq                         // the selection has been looked at up to here
@@ -32,9 +32,15 @@ type runner struct {
 // resumeLine is what waits behind an event of the same resource where no lane keeps the order.
 type resumeLine struct{ next []event.Record }
 
+// sentEvent is an event that a job has sent: the resource whose order the job keeps, and the revision from which on a change comes after that.
+type sentEvent struct {
+	key event.ResourceKey
+	rev uint64
+}
+
 // runJob sends what the selection holds, at the job's rate and in the order of each resource, then waits until all of it has ended.
 func (r *Recovery) runJob(j *job) {
-	w := &runner{r: r, j: j, changes: r.hub.follow(r.reached), next: time.Now(), waiting: map[event.ID]event.ResourceKey{},
+	w := &runner{r: r, j: j, changes: r.hub.follow(r.reached), next: time.Now(), waiting: map[event.ID]sentEvent{},
 		lines: map[event.ResourceKey]*resumeLine{}}
 	defer r.hub.leave(w.changes)
 	err := r.each(r.ctx, j, w.take)
@@ -155,7 +161,7 @@ func (w *runner) resume(rec *event.Record) error {
 		return nil // counted as skipped when it ended
 	}
 	key := w.key(rec)
-	w.waiting[rec.ID] = key
+	w.waiting[rec.ID] = sentEvent{key, rec.Rev}
 	if key.Resource != "" && w.lines[key] == nil {
 		w.lines[key] = &resumeLine{}
 	}
@@ -258,7 +264,7 @@ func (w *runner) start(recs []event.Record) error {
 }
 
 func (w *runner) sent(rec *event.Record) {
-	w.waiting[rec.ID] = w.key(rec)
+	w.waiting[rec.ID] = sentEvent{w.key(rec), rec.Rev}
 	w.j.mu.Lock()
 	w.j.Replay.Sent++
 	w.j.mu.Unlock()
@@ -313,15 +319,15 @@ func (r *Recovery) countIfReplayed(old event.State, rec *event.Record) {
 
 // ended counts an event of the job that has come to its end, and lets the next of its resource go.
 func (w *runner) ended(rec *event.Record) {
-	key, ok := w.waiting[rec.ID]
-	if !ok || rec.ReplayID == w.j.Replay.ID && rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
+	sent, ok := w.waiting[rec.ID]
+	if !ok || rec.Rev < sent.rev || rec.ReplayID == w.j.Replay.ID && rec.State == event.Pending && rec.Reason != event.WaitingForDecision {
 		return
 	}
 	delete(w.waiting, rec.ID)
 	w.j.mu.Lock()
 	w.j.Replay.tally(rec)
 	w.j.mu.Unlock()
-	w.unline(key)
+	w.unline(sent.key)
 }
 
 // tooLate says whether a replay of an event ended with its being stale. A forced one is never judged so: it has failed, and the event has fallen back

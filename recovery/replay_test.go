@@ -280,3 +280,31 @@ func TestAResumedReplayLeavesWhatAnotherHasTakenOver(t *testing.T) {
 		})
 	}
 }
+
+// What another replay has made of an event just before is not how this one ended.
+func TestAReplayCountsItsOwnEndOfAnEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		b.send("evt_1", "", "")
+		b.send("evt_2", "", "")
+		spec := recovery.ReplaySpec{ID: "slow", IDs: []string{"evt_1", "evt_2"}, Filter: &journal.Query{Source: "s"}, Rate: 1}
+		b.consumer.Plan(nil)
+		if _, err := b.r.StartReplay(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		spec.ID, spec.IDs = "quick", []string{"evt_2"}
+		if _, err := b.r.StartReplay(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.consumer.Plan(nil)
+		time.Sleep(time.Minute)
+		if j, err := b.r.Replay(t.Context(), "slow"); err != nil || j.Replayed != 2 || j.Failed != 0 {
+			t.Errorf("%d replayed, %d failed, %v: %v", j.Replayed, j.Failed, err, b.states())
+		}
+	})
+}
