@@ -8,7 +8,10 @@ import (
 
 // reference is what the promise (SPEC §1) says about each event, and nothing else: no journal, no queue, no lanes. It is told what the senders and the consumer
 // see, and after each crash what the journal still has; everything else it derives, and it answers with what must not be.
-type reference struct{ events map[string]*fate }
+type reference struct {
+	events map[string]*fate
+	hold   bool // what is in doubt waits for a decision
+}
 
 // fate is what may still happen to one event.
 type fate struct {
@@ -20,6 +23,8 @@ type fate struct {
 	now       bool // it took it since the last crash
 	refused   bool // it refused it for good
 	returned  bool // the sender was told of a failure and may send it again
+	held      bool // it waits for a decision: it must not come
+	settled   bool // an operator has settled it: it must not come any more
 }
 
 func (m *reference) of(id string) *fate {
@@ -33,6 +38,10 @@ func (m *reference) of(id string) *fate {
 func (m *reference) arrive(id string, marked bool) error {
 	e := m.of(id)
 	switch {
+	case e.settled:
+		return fmt.Errorf("%s comes after it was settled", id)
+	case e.held:
+		return fmt.Errorf("%s comes again, and its unknown outcome waits for a decision", id)
 	case e.delivered && !e.replay:
 		return fmt.Errorf("%s comes again after it was delivered for good", id)
 	case e.now && !e.doubt && !e.replay:
@@ -54,6 +63,7 @@ func (m *reference) answer(id string, status int, whole bool) {
 	}
 	e.refused = e.refused || status == 400
 	e.doubt = e.doubt || !whole
+	e.held = e.held || !whole && m.hold
 }
 
 // tell: a sender gets an answer.
@@ -68,6 +78,12 @@ func (m *reference) tell(id string, status int, outcome string) {
 func (m *reference) crash(id string, power bool, r event.Record, ok bool) error {
 	e := m.of(id)
 	defer func() { e.now = false }()
+	e.held = m.hold && ok && r.State == event.Pending && (r.Reason == event.WaitingForDecision || r.Reason == event.Delivering)
+	if settled := r.Reason == event.Resolved || r.Reason == event.Discarded; e.settled && !settled {
+		return fmt.Errorf("%s was settled, and the journal says %s/%s", id, r.State, r.Reason)
+	} else if settled {
+		e.settled = true
+	}
 	switch {
 	case !ok && e.told:
 		return fmt.Errorf("%s was acknowledged and is lost", id)
@@ -104,6 +120,7 @@ func (m *reference) end(id string, r event.Record, ok bool) error {
 	case r.State == event.Rejected && r.Reason == event.Stale:
 	case r.State == event.Failed && r.Reason == event.Permanent && e.refused:
 	case r.State == event.Failed && r.Reason == event.Returned:
+	case r.State == event.Failed && e.settled:
 	default:
 		return fmt.Errorf("%s ends as %s/%s", id, r.State, r.Reason)
 	}

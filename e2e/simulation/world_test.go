@@ -54,6 +54,7 @@ var points = []struct{ name, row string }{
 type settings struct {
 	mode, policy     string
 	observe, renamed bool
+	hold             bool // on_unknown
 }
 
 var sources = sync.OnceValue(func() *config.Config {
@@ -105,10 +106,14 @@ type world struct {
 	power   bool // the crash under way is a power cut
 	liar    bool // the disk forgets what it said was synced
 	reloads bool // an operator reloads and pauses
+	decided bool // an operator replays and decides
 	watched bool // onlookers ask and replay, and every operation is kept in history
 	history []porcupine.Operation
 	clock   int64
 	restart chan struct{}
+
+	jobs     []string // replays that were begun
+	jobLives []int    // … and in which life
 }
 
 // planned is a crash at the nth time that a point is reached.
@@ -199,7 +204,7 @@ func (w *world) begin() error {
 		Before: func(what string) {
 			switch {
 			case what != "accept" && what != "commit" && what != "written" && what != "sync":
-			case w.reloads: // a commit may be made with the cursors locked, and no time passes in a bubble while somebody waits for a lock
+			case w.reloads, w.decided: // a commit may be made with the cursors locked, and no time passes in a bubble while somebody waits for a lock
 				l.pass(what)
 			default:
 				l.reach(what)
@@ -242,6 +247,9 @@ func (l *life) configure(set settings) error {
 	c := *cfg.Sources["s"]
 	c.Delivery.Mode, c.Ordering.Policy, c.Ordering.Start = set.mode, set.policy, "1"
 	c.Ordering.MaxWait = 10 * time.Second
+	if set.hold {
+		c.Delivery.OnUnknown = "hold"
+	}
 	if set.observe {
 		c.Ordering.Mode = "observe"
 	}
@@ -398,7 +406,7 @@ func (w *world) mood() (status int, stall time.Duration, whole bool) {
 	switch x := w.rnd.IntN(100); {
 	case x < 12:
 		status = 503
-	case x < 15:
+	case x < 15, w.decided && x > 80: // so that there is something to replay
 		status = 400
 	case x < 21:
 		whole = false
@@ -489,6 +497,7 @@ func (w *world) sender(id string) {
 
 // run is one seed: a world from its beginning to its judgement.
 func (w *world) run() {
+	w.ref.hold = w.set.hold
 	if err := w.begin(); err != nil {
 		w.fault(err)
 		return
@@ -504,6 +513,9 @@ func (w *world) run() {
 	}
 	if w.reloads {
 		senders.Go(w.operator)
+	}
+	if w.decided {
+		senders.Go(w.decider)
 	}
 	allSent := make(chan struct{})
 	go func() { senders.Wait(); close(allSent) }()
@@ -531,6 +543,7 @@ func (w *world) run() {
 	w.mu.Lock()
 	l := w.live
 	w.mu.Unlock()
+	w.judgeJobs(l)
 	l.stop()
 	for _, l := range w.past {
 		<-l.done
@@ -576,7 +589,7 @@ func (w *world) record(m *journaltest.Model, id string) (event.Record, bool) {
 // newWorld makes a world as a seed decides it.
 func newWorld(seed uint64) *world {
 	rnd := rand.New(rand.NewPCG(seed, 0x5eed))
-	w := &world{seed: seed, rnd: rnd, disk: &journaltest.Disk{}, crashed: map[string]int{}, restart: make(chan struct{}, 8), ref: reference{map[string]*fate{}}}
+	w := &world{seed: seed, rnd: rnd, disk: &journaltest.Disk{}, crashed: map[string]int{}, restart: make(chan struct{}, 8), ref: reference{events: map[string]*fate{}}}
 	w.set = settings{mode: []string{"hybrid", "hybrid", "proxy", "store"}[rnd.IntN(4)], policy: []string{"none", "none", "serial", "reject_stale", "in_sequence"}[rnd.IntN(5)]}
 	for r := range 1 + rnd.IntN(2) {
 		for v := range 1 + rnd.IntN(3) {
