@@ -132,6 +132,7 @@ type life struct {
 	ended    chan struct{} // closed by the crash
 	stop     context.CancelFunc
 	done     chan struct{} // everything has returned
+	setting  chan struct{} // full while somebody loads or configures: one at a time, as in the gateway
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -198,7 +199,7 @@ func (w *world) crash(point string) {
 // begin starts a life on what the disk has.
 func (w *world) begin() error {
 	cfg := sources()
-	l := &life{w: w, ended: make(chan struct{}), done: make(chan struct{})}
+	l := &life{w: w, ended: make(chan struct{}), done: make(chan struct{}), setting: make(chan struct{}, 1)}
 	l.model = journaltest.OpenModel(w.disk, journaltest.ModelOptions{
 		Config: journaltest.Config{Observer: func(old event.State, why event.Reason, rec *event.Record) { l.recovery.Observe(old, why, rec) }},
 		Before: func(what string) {
@@ -222,9 +223,13 @@ func (w *world) begin() error {
 		return err
 	}
 	l.pipeline = proxy.NewPipeline(l.model, index, l.recovery, quiet)
-	if err := l.configure(w.set); err != nil {
+	w.mu.Lock()
+	set := w.set
+	w.mu.Unlock()
+	if err := l.configure(set); err != nil {
 		return err
 	}
+	l.setting <- struct{}{}
 	w.mu.Lock()
 	w.live = l
 	w.lives++
@@ -234,7 +239,9 @@ func (w *world) begin() error {
 	w.mu.Unlock()
 	go func() {
 		defer close(l.done)
-		if l.recovery.Load(ctx) == nil { // else the crash came first
+		err := l.recovery.Load(ctx)
+		<-l.setting
+		if err == nil { // else the crash came first
 			_ = l.recovery.Run(ctx)
 		}
 	}()
@@ -306,7 +313,10 @@ func (w *world) operator() {
 			continue
 		}
 		if act < 3 {
-			if err := l.configure(set); err != nil && l.alive() {
+			l.setting <- struct{}{}
+			err := l.configure(set)
+			<-l.setting
+			if err != nil && l.alive() {
 				w.fault(err)
 			}
 		}
