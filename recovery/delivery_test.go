@@ -111,6 +111,17 @@ func TestOpenBreakerWithoutATokenForTheProbe(t *testing.T) {
 	}
 }
 
+// beside reloads with a second source, whose consumer is an upstream of that name.
+func (b *bed) beside(name string) (map[string]forward.Config, recovery.SourceConfig) {
+	other := b.upstream
+	other.URL += "/" + name
+	upstreams := map[string]forward.Config{"app": b.upstream, name: other}
+	stays := b.another("stays")
+	stays.Delivery.Upstream = name
+	b.reload(upstreams, b.source, stays)
+	return upstreams, stays
+}
+
 // What waited during an outage is not given up for its first failure after it: not where the wall clock was set back over a restart, nor where a restart or a
 // reload has brought another consumer.
 func TestOutageCountsWhateverEndsIt(t *testing.T) {
@@ -134,29 +145,19 @@ func TestOutageCountsWhateverEndsIt(t *testing.T) {
 			b.restart()
 		},
 		"a reload with the consumer of another source": func(b *bed, back func()) {
-			other := b.upstream
-			other.URL += "/other"
-			upstreams := map[string]forward.Config{"app": b.upstream, "other": other}
-			stays := b.another("stays")
-			stays.Delivery.Upstream = "other"
-			b.reload(upstreams, b.source, stays)
+			upstreams, stays := b.beside("other")
 			time.Sleep(time.Hour)
 			back()
 			b.source.Delivery.Upstream = "other"
 			b.reload(upstreams, b.source, stays)
 		},
 		"a restart after a reload with the consumer of another source": func(b *bed, back func()) {
-			other := b.upstream
-			other.URL += "/other"
-			upstreams := map[string]forward.Config{"app": b.upstream, "other": other}
-			stays := b.another("stays")
-			stays.Delivery.Upstream = "other"
-			b.reload(upstreams, b.source, stays)
+			upstreams, stays := b.beside("other")
 			time.Sleep(time.Hour)
 			b.source.Delivery.Upstream = "other"
 			b.pause(true)
 			b.reload(upstreams, b.source, stays)
-			b.name, b.upstream = "other", other
+			b.name, b.upstream = "other", upstreams["other"]
 			b.restart()
 			back()
 			b.pause(false)
