@@ -54,10 +54,8 @@ func (e *env) drained(ctx context.Context) error {
 		} else if ctx.Err() == nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, drainPoll) != nil {
 			return fail(exitTimeout, "%d events are still pending; they stay in the journal and are delivered after the next start", last)
-		case <-time.After(drainPoll):
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +113,5 @@ func (e *env) printChange(ch *client.Change) error {
 	ev := &ch.Event
 	t.row(cell{e.now().UTC().Format("15:04:05.000"), grey}, fmt.Sprintf("%-30s", stateCell(ev).text), ev.Source, string(ev.EventID), string(ev.Type))
 	t.rows[0][1].paint = stateCell(ev).paint
-	var b bytes.Buffer
-	t.writeTo(&b)
-	return e.write(b.Bytes())
+	return e.print(nil, t.writeTo)
 }

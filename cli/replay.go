@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -87,10 +86,9 @@ func (e *env) replayEach(ctx context.Context, source string, ids []string, f *re
 	began := e.now()
 	for i, id := range ids {
 		if f.rate > 0 {
-			select {
-			case <-time.After(began.Add(time.Duration(min(float64(i)/f.rate*float64(time.Second), 1<<62))).Sub(e.now())):
-			case <-ctx.Done():
-				return ctx.Err()
+			due := began.Add(time.Duration(min(float64(i)/f.rate*float64(time.Second), 1<<62)))
+			if err := pause(ctx, due.Sub(e.now())); err != nil {
+				return err
 			}
 		}
 		if err := e.replayOne(ctx, source, id, f); err != nil {
@@ -141,9 +139,7 @@ func (e *env) replayOne(ctx context.Context, source, id string, f *replayFlags) 
 	if e.output == "table" {
 		t := &table{colour: coloured(e.stdout)}
 		t.row(id, stateCell(ev), fmt.Sprintf("attempt %d", ev.AttemptCount))
-		var b bytes.Buffer
-		t.writeTo(&b)
-		if err := e.write(b.Bytes()); err != nil {
+		if err := e.print(nil, t.writeTo); err != nil {
 			return err
 		}
 	}

@@ -192,9 +192,7 @@ func (e *env) follow(ctx context.Context, raw []byte, job api.Replay) ([]byte, a
 	for job.State == api.ReplayRunning {
 		bar.total = job.Total
 		bar.set(job.Replayed+job.Failed+job.Skipped.Total, fmt.Sprintf("%d replayed, %d failed, %d skipped", job.Replayed, job.Failed, job.Skipped.Total))
-		select {
-		case <-time.After(poll):
-		case <-end.Done():
+		if pause(end, poll) != nil {
 			bar.clear()
 			e.note("the replay goes on; see 'hooktender replay status %s'", job.ID)
 			if ctx.Err() != nil {
