@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hooktender/hooktender/event"
@@ -121,14 +120,11 @@ func (w *world) judgeJobs(l *life) {
 func TestDecisions(t *testing.T) {
 	jobs, asked := 0, 0
 	for seed := *from; seed < *from+*decisions; seed++ {
-		var w *world
-		synctest.Test(t, func(t *testing.T) {
-			w = newWorld(seed)
+		w := simulate(t, seed, func(w *world) {
 			w.decided, w.set.hold = true, seed%3 != 0
 			if seed%3 == 1 {
 				w.plan = append([]planned{{"decided", 1, seed%2 == 0}}, w.plan...)
 			}
-			w.run()
 		})
 		jobs += len(w.jobs)
 		for _, line := range w.trace {

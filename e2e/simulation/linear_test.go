@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -191,15 +190,12 @@ func (l *life) alive() bool {
 func TestHistoriesAreLinearizable(t *testing.T) {
 	operations, open, kills := 0, 0, 0
 	for seed := uint64(1); seed <= uint64(*histories); seed++ {
-		var w *world
-		synctest.Test(t, func(t *testing.T) {
-			w = newWorld(seed)
+		w := simulate(t, seed, func(w *world) {
 			w.set.policy = []string{"none", "reject_stale"}[seed%2]
 			for i := range w.plan {
 				w.plan[i].power = false // what a power cut may take, a status may have shown before
 			}
 			w.watched = true
-			w.run()
 		})
 		operations += len(w.history)
 		for _, o := range w.history {

@@ -18,11 +18,14 @@ var (
 	one   = flag.Uint64("seed", 0, "this seed alone, with what happened")
 )
 
-// simulate runs one seed.
-func simulate(t *testing.T, seed uint64) *world {
+// simulate runs one seed, in a world that each of set has changed before.
+func simulate(t *testing.T, seed uint64, set ...func(*world)) *world {
 	var w *world
 	synctest.Test(t, func(t *testing.T) {
 		w = newWorld(seed)
+		for _, change := range set {
+			change(w)
+		}
 		w.run()
 	})
 	return w
@@ -31,12 +34,7 @@ func simulate(t *testing.T, seed uint64) *world {
 // A simulation that cannot fail proves nothing: on a disk whose fsync lies it finds what was lost.
 func TestLyingDiskIsFound(t *testing.T) {
 	for seed := uint64(1); seed <= 500; seed++ {
-		var w *world
-		synctest.Test(t, func(t *testing.T) {
-			w = newWorld(seed)
-			w.liar = true
-			w.run()
-		})
+		w := simulate(t, seed, func(w *world) { w.liar = true })
 		if len(w.faults) > 0 {
 			t.Logf("found with seed %d: %v", seed, w.faults[0])
 			return
@@ -129,12 +127,7 @@ func TestSeeds(t *testing.T) {
 // The same while an operator reloads the gateway with another order, mode or upstream, and pauses it.
 func TestReloads(t *testing.T) {
 	for seed := *from; seed < *from+*loads; seed++ {
-		var w *world
-		synctest.Test(t, func(t *testing.T) {
-			w = newWorld(seed)
-			w.reloads = true
-			w.run()
-		})
+		w := simulate(t, seed, func(w *world) { w.reloads = true })
 		if len(w.faults) > 0 {
 			t.Fatalf("seed %d: %v\nagain with: go test ./e2e/simulation -run TestReloads -from %d -reloads 1\n%s", seed, w.faults, seed, strings.Join(w.trace, "\n"))
 		}
