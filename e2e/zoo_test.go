@@ -56,7 +56,7 @@ func TestZoo(t *testing.T) {
 	if n := delivered.Load(); n < int64(*zoo)*6/10 {
 		t.Errorf("only %d of %d delivered", n, *zoo)
 	}
-	t.Logf("%d deliveries, %d delivered, %d wrong", *zoo, delivered.Load(), wrong.Load())
+	t.Logf("%d deliveries, %d delivered, %d wrong; %d requests in doubt", *zoo, delivered.Load(), wrong.Load(), z.Doubtful())
 }
 
 // exchange posts one event and gives the whole answer.
