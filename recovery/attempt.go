@@ -277,7 +277,7 @@ func (f *flight) extra(h event.Head) event.Head {
 	if rec.Gap != "" {
 		h = h.AppendString("Hooktender-Gap", rec.Gap)
 	}
-	if rec.OrderNote != "" {
+	if rec.OrderNote != "" && f.cfg.policy.Observing() {
 		h = h.AppendString("Hooktender-Order", rec.OrderNote)
 	}
 	return h

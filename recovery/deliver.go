@@ -89,7 +89,7 @@ func (s *Source) reopen(rec *event.Record) {
 	rec.NextTrigger = event.TriggerRedelivery
 	rec.Charged, rec.FirstTryAt, rec.OutageAtTry = 0, time.Time{}, 0
 	rec.SettledAt, rec.NextAt, rec.HeldSince = time.Time{}, time.Time{}, time.Time{}
-	rec.Forced, rec.PriorState, rec.PriorReason, rec.Gap = false, 0, 0, ""
+	rec.Forced, rec.PriorState, rec.PriorReason, rec.Gap, rec.OrderNote = false, 0, 0, "", ""
 	rec.Resolution = nil
 }
 

@@ -109,6 +109,11 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 		}
 		waited := rec.State == event.Pending
 		s.again(&rec, replay, force)
+		if !force {
+			if err := s.note(ctx, s.cfg.Load(), &rec); err != nil {
+				return rec, "", err
+			}
+		}
 		out, err := r.journal.Commit(ctx, []journal.Transition{{Record: rec}}, journal.Synced)
 		if err != nil {
 			return rec, "", err

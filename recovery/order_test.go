@@ -517,6 +517,53 @@ func TestObserve(t *testing.T) {
 	})
 }
 
+// What observe has told of an attempt is not told again of a later one: a gap that held it then may be filled when its sender or an operator sends it again, and an order that
+// a reload has brought meanwhile is kept, not only told of.
+func TestObserveTellsOfEachTimeAnew(t *testing.T) {
+	for _, how := range []string{"redelivery", "replay", "replay too early", "reload"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				inSequence(s, u)
+				s.Ordering.Mode = "observe"
+			})
+			b.up()
+			b.version(1)
+			refuse := 400
+			if how == "reload" {
+				refuse = 503
+			}
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: refuse} })
+			b.version(3)
+			b.consumer.Plan(nil)
+			want := ""
+			if how == "replay too early" {
+				want = "held"
+			} else {
+				b.version(2)
+			}
+			switch how {
+			case "redelivery":
+				again := &recovery.Submission{Record: b.find("v3"), Again: true, Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Body: []byte("{}")}}
+				if _, err := b.r.Source("s").Deliver(t.Context(), again); err != nil {
+					t.Fatal(err)
+				}
+			case "replay", "replay too early":
+				if _, err := b.r.ReplayOne(t.Context(), b.find("v3").ID, "", "ops", false, ""); err != nil {
+					t.Fatal(err)
+				}
+			case "reload":
+				b.source.Ordering.Mode = "enforce"
+				b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+			}
+			time.Sleep(time.Hour)
+			seen := b.consumer.Of("s", "v3")
+			if first, last := seen[0].Header.Get("Hooktender-Order"), seen[len(seen)-1].Header.Get("Hooktender-Order"); len(seen) != 2 || first != "held" || last != want {
+				t.Errorf("%s: %d attempts, told %q and %q", how, len(seen), first, last)
+			}
+		})
+	}
+}
+
 // A resource whose events hang does not slow the others.
 func TestBlackHoledResource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
