@@ -564,6 +564,35 @@ func TestObserveTellsOfEachTimeAnew(t *testing.T) {
 	}
 }
 
+// While order is only observed, an event that failed is replayed as without one, also below the version that was delivered since; the consumer is told.
+func TestObserveLetsAReplayPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.Mode = "reject_stale", "observe"
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		b.version(3)
+		b.consumer.Plan(nil)
+		b.version(5)
+		rec := b.find("v3")
+		if verdict := b.r.SafeToRetry(&rec).Verdict; verdict != "yes" {
+			t.Errorf("safe to retry: %s", verdict)
+		}
+		if res, err := b.r.ReplayOne(t.Context(), rec.ID, "", "ops", false, ""); err != nil || !res.Started {
+			t.Errorf("%+v %v", res, err)
+		}
+		time.Sleep(time.Minute)
+		seen, now := b.consumer.Of("s", "v3"), b.find("v3")
+		if told := seen[len(seen)-1].Header.Get("Hooktender-Order"); len(seen) != 2 || told != "stale" || now.State != event.Replayed {
+			t.Errorf("%d attempts, told %q, %s/%s", len(seen), told, now.State, now.Reason)
+		}
+		if at := b.resource().State.Version; at != "5" {
+			t.Errorf("the cursor is %s", at)
+		}
+	})
+}
+
 // A resource whose events hang does not slow the others.
 func TestBlackHoledResource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

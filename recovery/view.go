@@ -93,14 +93,15 @@ func pendingVerdict(why event.Reason) SafeToRetry {
 	return SafeToRetry{Verdict: "wait", Reason: "it is queued"}
 }
 
-// superseded says whether a newer version of the event's resource was delivered, or its own by another event where ties are rejected.
+// superseded says whether a newer version of the event's resource was delivered, or its own by another event where ties are rejected. Where
+// order is only observed nothing is.
 func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 	s := r.Source(rec.Source)
 	if s == nil || rec.Resource == "" || rec.Version == "" {
 		return false
 	}
 	p := s.cfg.Load().policy
-	if !p.Versions() || !p.Applies(rec) {
+	if !p.Versions() || !p.Applies(rec) || p.Observing() {
 		return false
 	}
 	st, err := r.journal.Resources(ctx, []event.ResourceKey{{Source: rec.Source, Resource: rec.Resource}})
