@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/hooktender/hooktender/selector"
 )
 
 // Spec is how a sender signs: the fields of `verify:` in the configuration and of a preset's row. A preset's Spec is the
@@ -329,7 +331,11 @@ func (s *Spec) checkSigned(f *faults) {
 	if t.needs("timestamp") && s.Timestamp == "" {
 		f.add("timestamp", "signed has {timestamp}, but nothing says where it is")
 	}
-	if t.uses("id", "") && s.ID == "" {
+	if s.ID != "" {
+		if _, err := selector.Parse("header:" + s.ID); err != nil {
+			f.add("id", "%v", err)
+		}
+	} else if t.uses("id", "") {
 		f.add("id", "signed has {id}, but nothing says which header it is")
 	}
 	if s.Timestamp != "" && !strings.Contains(s.Timestamp, "{config:") {

@@ -94,6 +94,10 @@ func TestCheckNamesEveryFault(t *testing.T) {
 	if late.Check() == nil {
 		t.Error("{timestamp} without a timestamp was accepted")
 	}
+	prefixed := Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X", Signed: "{id}.{body}", ID: "header:X-Id"} // no request has such a header
+	if err := prefixed.Check(); err == nil || !strings.Contains(err.Error(), "id:") {
+		t.Errorf("a name that no header has was accepted for {id}: %v", err)
+	}
 }
 
 func TestVerdicts(t *testing.T) {
