@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"path"
 	"reflect"
 	"regexp"
 	"slices"
@@ -256,6 +257,12 @@ func (d *decoder) checkIdentity(key string, s *Source) {
 		d.fail(o, "say where it is: identity: {resource: json:data.id}", "%s needs identity.resource", s.Ordering.Policy)
 	} else if s.Ordering.NeedsVersion() && len(s.Identity.Version) == 0 {
 		d.fail(o, "say where it is: identity: {version: json:data.version}", "%s needs identity.version", s.Ordering.Policy)
+	} else if s.Ordering.NeedsVersion() && s.Ordering.Compare != "lexicographic" && len(s.Identity.Version) > 1 {
+		d.fail(at+".version", "alternatives are written json:a | json:b", "several selectors together are a text: no %s, and every event would be refused", s.Ordering.Compare)
+	}
+	untyped := func(glob string) bool { ok, _ := path.Match(glob, ""); return ok }
+	if s.Ordering.Policy != "none" && len(s.Identity.Type) == 0 && !slices.ContainsFunc(s.Ordering.Types, untyped) {
+		d.warn(key+".ordering.types", "identity.type does not say where an event's type is, so no event is ordered")
 	}
 	d.checkPathSelectors(at, s)
 }

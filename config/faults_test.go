@@ -81,6 +81,7 @@ func TestFaults(t *testing.T) {
 		{"no selector", strings.Replace(source, "header:X-Id", "X-Id", 1) + "    upstream: http://a\n", []string{`f.yaml:8:20: sources.s.identity.id: not a selector: "X-Id" has no kind (header:, query:, form:, json:, path:, body:sha256)`}},
 		{"order without resource", source + "    upstream: http://a\n    ordering: {policy: serial}\n", []string{`f.yaml:10:24: sources.s.ordering.policy: serial needs identity.resource // say where it is: identity: {resource: json:data.id}`}},
 		{"order without version", strings.Replace(source, "id: header:X-Id", "id: header:X-Id, resource: json:r", 1) + "    upstream: http://a\n    ordering: {policy: window}\n", []string{`f.yaml:10:24: sources.s.ordering.policy: window needs identity.version // say where it is: identity: {version: json:data.version}`}},
+		{"a version of parts that is to be an integer", strings.Replace(source, "id: header:X-Id", "id: header:X-Id, resource: json:r, version: [json:a, json:b]", 1) + "    upstream: http://a\n    ordering: {policy: window}\n", []string{`f.yaml:8:51: sources.s.identity.version: several selectors together are a text: no integer, and every event would be refused // alternatives are written json:a | json:b`}},
 		{"a method in small letters", source + "    upstream: http://a\n    methods: [POST, put]\n", []string{`f.yaml:10:21: sources.s.methods[1]: methods are written in capitals // did you mean "PUT"?`}},
 		{"a status that makes the sender retry", source + "    upstream: http://a\n    respond: {duplicate: 409}\n", []string{`f.yaml:10:26: sources.s.respond.duplicate: must be a status from 200 to 299: anything else makes the sender retry`}},
 		{"an address without port", source + "    upstream: http://a\nlisten: localhost\n", []string{`f.yaml:10:9: listen: must be host:port or :port`}},
@@ -211,6 +212,21 @@ func TestDedupShorterThanTheSendersRetriesIsAWarning(t *testing.T) {
 		}
 	}
 	t.Errorf("warnings: %v", c.Warnings)
+}
+
+func TestAnOrderOfTypesThatNothingTellsIsAWarning(t *testing.T) {
+	ordered := func(types, kind string) string {
+		return strings.Replace(source, "id: header:X-Id", "id: header:X-Id, resource: json:r"+kind, 1) + "    upstream: http://a\n    ordering: {policy: serial, types: [" + types + "]}\n"
+	}
+	for file, want := range map[string]bool{ordered("order.*", ""): true, ordered("order.*", ", type: json:t"): false, ordered(`order.*, "*"`, ""): false} {
+		warned := false
+		for _, w := range mustParse(t, file).Warnings {
+			warned = warned || w.Key == "sources.s.ordering.types"
+		}
+		if warned != want {
+			t.Errorf("warned %t:\n%s", warned, file)
+		}
+	}
 }
 
 const canary = "CANARY_5ecr3t_do_not_show"
