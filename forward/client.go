@@ -131,13 +131,14 @@ func (c *Client) connect(ctx context.Context, by time.Time) (*link, error) {
 	if c.tls == nil {
 		return newLink(nc), nil
 	}
-	tc := tls.Client(nc, c.tls)
+	under := &sealed{Conn: nc}
+	tc := tls.Client(under, c.tls)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = nc.Close()
 		return nil, &tlsError{err}
 	}
 	l := newLink(nc)
-	l.nc, l.tls = tc, true
+	l.nc, l.tls, l.sealed = tc, true, under
 	return l, nil
 }
 

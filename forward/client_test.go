@@ -188,6 +188,72 @@ func TestHandOverWhileWriting(t *testing.T) {
 	}
 }
 
+// The same over TLS, to the second: a sender is told at its deadline also where an upstream that speaks TLS does not read.
+func TestHandOverWhileWritingTLS(t *testing.T) {
+	srv := httptest.NewTLSServer(nil)
+	srv.Close()
+	base := srv.Client().Transport.(*http.Transport).TLSClientConfig
+	for name, reads := range map[string]bool{"the upstream reads on": true, "it never does": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				goOn, got := make(chan struct{}), make(chan []byte, 1)
+				dial := func(context.Context, string, string) (net.Conn, error) {
+					a, b := hooktest.Pipe()
+					go func() {
+						defer b.Close()
+						tc := tls.Server(b, &tls.Config{Certificates: srv.TLS.Certificates})
+						if tc.Handshake() != nil {
+							return
+						}
+						<-goOn
+						if req, err := http.ReadRequest(bufio.NewReader(tc)); reads && err == nil {
+							body, _ := io.ReadAll(req.Body)
+							got <- body
+							_, _ = io.WriteString(tc, okAnswer("done"))
+						}
+					}()
+					return a, nil
+				}
+				client, err := forward.New("app", forward.Config{URL: "https://example.com", Timeout: 16 * time.Second, MaxInFlight: 4}, forward.Options{Dial: dial, TLS: base})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer client.Close()
+				body := bytes.Repeat([]byte("0123456789"), 100<<10)
+				want := bytes.Clone(body)
+				c := call("1", "")
+				c.Body = body
+				begin := time.Now()
+				var x forward.Exchange
+				x.Begin(t.Context(), client, c)
+				for _, until := range []time.Duration{2 * time.Second, 8 * time.Second} {
+					if x.Wait(begin.Add(until)) || time.Since(begin) != until {
+						t.Fatalf("a wait for %s ended after %s: %+v", until, time.Since(begin), x.Result())
+					}
+				}
+				clear(body)
+				clear(c.Head)
+				if reads {
+					close(goOn)
+				}
+				x.Wait(time.Time{})
+				r := x.Result()
+				switch {
+				case reads:
+					if r.Outcome != event.OutcomeDelivered || !bytes.Equal(<-got, want) {
+						t.Errorf("the upstream did not get what was sent: %+v", r)
+					}
+				case r.ErrKind != forward.KindTimeout || r.Outcome != event.OutcomeUnknown || time.Since(begin) > 19*time.Second:
+					t.Errorf("after %s: %+v", time.Since(begin), r)
+				}
+				if !reads {
+					close(goOn)
+				}
+			})
+		})
+	}
+}
+
 func TestHardShutdown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	url := newUpstream(t, func(v *visitor, _ int) {

@@ -113,7 +113,7 @@ func (x *Exchange) Wait(until time.Time) bool {
 		case !x.full && !x.sent && len(x.todo) == 1 && x.link.turns():
 			err = x.turn(by)
 		case !x.full:
-			err = x.write(x.writeBy(by))
+			err = x.write(by)
 			switch {
 			case err == nil:
 			case !isTimeout(err):
@@ -189,14 +189,6 @@ func (x *Exchange) turn(by time.Time) error {
 	return err
 }
 
-// writeBy is the deadline of a write: TLS cannot go on after one that was interrupted.
-func (x *Exchange) writeBy(by time.Time) time.Time {
-	if x.link.tls {
-		return x.deadline
-	}
-	return by
-}
-
 // write writes what is left of the request.
 func (x *Exchange) write(by time.Time) error {
 	slack := time.Duration(0)
@@ -209,11 +201,14 @@ func (x *Exchange) write(by time.Time) error {
 	}
 	var n int64
 	var err error
-	if len(x.todo) == 1 {
+	switch {
+	case x.link.tls:
+		n, err = x.link.seal(&x.todo)
+	case len(x.todo) == 1:
 		var k int
 		k, err = x.link.nc.Write(x.todo[0])
 		n, x.todo[0] = int64(k), x.todo[0][k:]
-	} else {
+	default:
 		n, err = x.todo.WriteTo(x.link.nc)
 	}
 	x.sent = x.sent || n > 0 || x.link.tls

@@ -20,8 +20,9 @@ type link struct {
 	nc     net.Conn
 	raw    syscall.RawConn // of the socket itself; nil if it has none
 	tls    bool
-	used   bool // an answer has been read from it
-	cutOff bool // a request could not be written to its end
+	sealed *sealed // what tls writes to
+	used   bool    // an answer has been read from it
+	cutOff bool    // a request could not be written to its end
 	buf    []byte
 	r, w   int // buf[r:w] is unread
 
@@ -88,7 +89,60 @@ func (l *link) release() bool {
 
 func (l *link) close() {
 	l.release()
+	if l.sealed != nil && len(l.sealed.kept) > 0 { // a farewell would wait for room, behind half a record
+		_ = l.sealed.Conn.Close()
+		return
+	}
 	_ = l.nc.Close()
+}
+
+// A sealed connection is what TLS writes to: the socket, or memory while hold is set. TLS cannot go on after a write that was interrupted; what it
+// has written to memory can be sent in as many turns as it takes.
+type sealed struct {
+	net.Conn
+	hold bool
+	kept []byte // not sent yet
+}
+
+// Write sends p, or keeps it.
+func (s *sealed) Write(p []byte) (int, error) {
+	if s.hold {
+		s.kept = append(s.kept, p...)
+		return len(p), nil
+	}
+	return s.Conn.Write(p)
+}
+
+// sealStep is how much of a request is sealed at once, in bytes.
+const sealStep = 16 << 10
+
+// seal writes todo by way of TLS, and takes from it what it has. After a timeout it may be called again. n is what has been sent.
+func (l *link) seal(todo *net.Buffers) (n int64, err error) {
+	s := l.sealed
+	for {
+		room := s.kept[:0]
+		for len(s.kept) > 0 {
+			k, err := s.Conn.Write(s.kept)
+			n += int64(k)
+			if s.kept = s.kept[k:]; err != nil {
+				return n, err
+			}
+		}
+		for len(*todo) > 0 && len((*todo)[0]) == 0 {
+			*todo = (*todo)[1:]
+		}
+		if len(*todo) == 0 {
+			s.kept = nil
+			return n, nil
+		}
+		piece := (*todo)[0][:min(sealStep, len((*todo)[0]))]
+		s.hold, s.kept = true, room
+		k, err := l.nc.Write(piece)
+		s.hold = false
+		if (*todo)[0] = (*todo)[0][k:]; err != nil {
+			return n, err
+		}
+	}
 }
 
 // clean says whether nothing waits to be read, not even the connection's end: whatever does is no answer to a request that has
