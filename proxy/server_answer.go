@@ -23,7 +23,8 @@ const smallAnswer = 16 << 10
 func (c *conn) answer(a *Answer) {
 	c.answered = true
 	c.closing = c.closing || a.Close || c.head.closes() || c.srv.draining.Load() || c.evict.Load() || c.srv.crowded.Load() > 0
-	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200
+	head := string(c.head.method.of(c.buf)) == fasthttp.MethodHead
+	noBody := a.Status == 204 || a.Status == 304 || a.Status < 200 || head && len(a.Body) == 0 // an upstream's, of a length unknown here (RFC 9110 §8.6)
 	out := outBufs.Get().(*[]byte)
 	now := time.Now()
 	b := c.appendHead((*out)[:0], a.Status, now)
@@ -40,7 +41,7 @@ func (c *conn) answer(a *Answer) {
 	}
 	b = append(b, "\r\n"...)
 	body := a.Body
-	if noBody || string(c.head.method.of(c.buf)) == fasthttp.MethodHead {
+	if noBody || head {
 		body = nil
 	}
 	if len(b)+len(body) <= smallAnswer {

@@ -154,6 +154,13 @@ func TestAnswers(t *testing.T) {
 		}
 		c.want(200, "POST /a 2")
 	})
+	t.Run("HEAD without a body has no length", func(t *testing.T) { // it is the upstream's, and GET would be answered with one
+		c := dial(t, addr).send("HEAD /close HTTP/1.1\r\nHost: h\r\n\r\n")
+		if resp := c.wantFor("HEAD", 200, ""); resp.Header.Get("Content-Length") != "" {
+			t.Errorf("Content-Length %q", resp.Header.Get("Content-Length"))
+		}
+		c.wantEnd()
+	})
 	t.Run("204 has neither", func(t *testing.T) {
 		c := dial(t, addr).send("POST /204 HTTP/1.1\r\nHost: h\r\n\r\n" + post)
 		if resp := c.want(204, ""); resp.Header.Get("Content-Length") != "" {
