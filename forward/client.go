@@ -53,7 +53,7 @@ func New(name string, cfg Config, opts Options) (*Client, error) {
 	}
 	c := &Client{
 		name: name, timeout: cfg.Timeout, dial: opts.Dial, now: opts.Now,
-		host: u.Host, prefix: strings.TrimSuffix(u.EscapedPath(), "/"),
+		host: withoutZone(u.Host), prefix: strings.TrimSuffix(u.EscapedPath(), "/"),
 	}
 	if c.timeout <= 0 {
 		c.timeout = Default().Timeout
@@ -72,7 +72,7 @@ func New(name string, cfg Config, opts Options) (*Client, error) {
 		if u.Port() == "" {
 			port = "443"
 		}
-		c.tls = clientTLS(opts.TLS, u.Hostname())
+		c.tls = clientTLS(opts.TLS, withoutZone(u.Hostname()))
 		if cfg.CAFile != "" {
 			if c.tls.RootCAs, err = cfg.authorities(); err != nil {
 				return nil, fmt.Errorf("upstream %q: %w", name, err)
@@ -82,6 +82,15 @@ func New(name string, cfg Config, opts Options) (*Client, error) {
 	c.addr = net.JoinHostPort(u.Hostname(), port)
 	c.pool.bound = max(1, cfg.MaxInFlight) + restingLinks
 	return c, nil
+}
+
+// withoutZone takes the name of an interface off an IPv6 address: it says how to get there from here, and means nothing there (RFC 6874 §4).
+func withoutZone(host string) string {
+	before, after, _ := strings.Cut(host, "%")
+	if _, rest, ok := strings.Cut(after, "]"); ok {
+		before += "]" + rest
+	}
+	return before
 }
 
 func clientTLS(base *tls.Config, host string) *tls.Config {

@@ -415,6 +415,38 @@ func TestCompose(t *testing.T) {
 	}
 }
 
+// The zone of a link-local address is for the dial only: strict servers refuse a Host that has one.
+func TestHostHasNoZone(t *testing.T) {
+	for url, want := range map[string][2]string{
+		"http://[fe80::1%25eth0]:3000": {"[fe80::1%eth0]:3000", "[fe80::1]:3000"},
+		"http://[fe80::1%25eth0]/x":    {"[fe80::1%eth0]:80", "[fe80::1]"},
+		"http://[fe80::1]:3000":        {"[fe80::1]:3000", "[fe80::1]:3000"},
+		"http://app.test:3000":         {"app.test:3000", "app.test:3000"},
+	} {
+		var dialled, host string
+		dial := func(_ context.Context, _, addr string) (net.Conn, error) {
+			dialled = addr
+			a, b := hooktest.Pipe()
+			go func() {
+				defer b.Close()
+				if req, err := http.ReadRequest(bufio.NewReader(b)); err == nil {
+					host = req.Host
+					_, _ = io.WriteString(b, okAnswer("ok"))
+				}
+			}()
+			return a, nil
+		}
+		client, err := forward.New("app", forward.Config{URL: url, Timeout: 20 * time.Second, MaxInFlight: 4}, forward.Options{Dial: dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := client.Do(t.Context(), call("1", "body")); r.Outcome != event.OutcomeDelivered || dialled != want[0] || host != want[1] {
+			t.Errorf("%s: %s, dialled %s with Host %s; want %s, %s", url, r.Outcome, dialled, host, want[0], want[1])
+		}
+		client.Close()
+	}
+}
+
 func TestAnswerHead(t *testing.T) {
 	url := newUpstream(t, func(v *visitor, _ int) {
 		v.read()
