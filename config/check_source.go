@@ -59,8 +59,8 @@ func pathFault(path string) string {
 	switch {
 	case !strings.HasPrefix(path, "/"):
 		return "must begin with /"
-	case !pathText.MatchString(path) || strings.ContainsAny(path, `?#\`):
-		return "must hold no space, query, fragment, backslash or character outside of ASCII"
+	case !pathText.MatchString(path) || strings.ContainsAny(path, "?#\\\"<>^`|"): // the public port takes none of them in a path (RFC 3986 §3.3)
+		return "must hold no space, query, fragment, character outside of ASCII or one of \\\"<>^`|: senders percent-encode them"
 	}
 	seen := map[string]bool{}
 	for s := range strings.SplitSeq(path, "/") {

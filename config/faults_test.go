@@ -68,6 +68,7 @@ func TestFaults(t *testing.T) {
 		{"an upstream without URL", source + "    upstream: app\nupstreams:\n  app: {timeout: 1s}\n", []string{`f.yaml:11:3: upstreams.app.url: is missing`}},
 		{"two sources on one path", source + "    upstream: http://a\n  a: {path: /s, provider: none, insecure: true, identity: {id: json:id}, upstream: http://a}\n", []string{`f.yaml:10:13: sources.a.path: is the path of sources.s, too`}},
 		{"a path without slash", strings.Replace(source, "/s", "s", 1) + "    upstream: http://a\n", []string{`f.yaml:4:11: sources.s.path: must begin with /`}},
+		{"a path that no request can have", strings.Replace(source, "/s", "'/a|b'", 1) + "    upstream: http://a\n", []string{"f.yaml:4:11: sources.s.path: must hold no space, query, fragment, character outside of ASCII or one of \\\"<>^`|: senders percent-encode them"}},
 		{"a path selector without its segment", strings.Replace(source, "header:X-Id", "path:id", 1) + "    upstream: http://a\n", []string{`f.yaml:8:20: sources.s.identity.id: path:id: the path has no segment {id}`}},
 		{"one that is not the first to be looked at", strings.Replace(source, "header:X-Id", "header:X-Id | path:id", 1) + "    upstream: http://a\n", []string{`f.yaml:8:20: sources.s.identity.id: path:id: the path has no segment {id}`}},
 		{"a bad name of a source", "version: 1\nsources:\n  Stripe: {path: /a}\n", []string{`f.yaml:3:3: sources.Stripe: a name is made of lower-case letters, digits, - and _ (1 to 63, a letter or digit first)`}},
