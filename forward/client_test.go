@@ -172,7 +172,7 @@ func TestHandOverWhileWriting(t *testing.T) {
 	c := call("1", "")
 	c.Body = body
 	var x forward.Exchange
-	x.Begin(t.Context(), newDialedClient(t, url, 20*time.Second), c)
+	x.Begin(t.Context(), newDialedClient(t, url, 2*time.Minute), c)
 	if x.Wait(time.Now().Add(100 * time.Millisecond)) {
 		t.Fatalf("over already: %+v", x.Result())
 	}
