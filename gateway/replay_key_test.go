@@ -1,7 +1,12 @@
 package gateway_test
 
 import (
+	"crypto/hmac"
+	"crypto/md5"
+	"crypto/sha1"
 	"encoding/base64"
+	"encoding/hex"
+	"hash"
 	"net/http"
 	"strings"
 	"testing"
@@ -98,14 +103,24 @@ func TestTheSendersIDFindsWhatTheBodyTellsApart(t *testing.T) {
 	}
 }
 
+// keyed is the MAC of a text by any hash.
+func keyed(with func() hash.Hash, key, text string) []byte {
+	h := hmac.New(with, []byte(key))
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
 // Two events of a sender whose topics may have the same body are two, where the topic is not signed either; a captured one under another id is none.
 func TestOneBodyForTwoTopics(t *testing.T) {
 	const body = `{"id":7,"status":"paid"}`
 	base64MAC := base64.StdEncoding.EncodeToString(macOf(secret, body))
 	for provider, name := range map[string]struct{ id, topic, signature, mac string }{
-		"shopify":     {"X-Shopify-Webhook-Id", "X-Shopify-Topic", "X-Shopify-Hmac-SHA256", base64MAC},
-		"woocommerce": {"X-WC-Webhook-Delivery-ID", "X-WC-Webhook-Topic", "X-WC-Webhook-Signature", base64MAC},
-		"discourse":   {"X-Discourse-Event-Id", "X-Discourse-Event", "X-Discourse-Event-Signature", "sha256=" + hexMAC(secret, body)},
+		"shopify":       {"X-Shopify-Webhook-Id", "X-Shopify-Topic", "X-Shopify-Hmac-SHA256", base64MAC},
+		"woocommerce":   {"X-WC-Webhook-Delivery-ID", "X-WC-Webhook-Topic", "X-WC-Webhook-Signature", base64MAC},
+		"discourse":     {"X-Discourse-Event-Id", "X-Discourse-Event", "X-Discourse-Event-Signature", "sha256=" + hexMAC(secret, body)},
+		"patreon":       {"X-Unused", "X-Patreon-Event", "X-Patreon-Signature", hex.EncodeToString(keyed(md5.New, secret, body))},
+		"helpscout":     {"X-Unused", "X-HelpScout-Event", "X-HelpScout-Signature", base64.StdEncoding.EncodeToString(keyed(sha1.New, secret, body))},
+		"commercelayer": {"X-Unused", "X-CommerceLayer-Topic", "X-CommerceLayer-Signature", base64MAC},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := up(t, "sources:\n  s: {path: /s, provider: "+provider+", secrets: [{env: SECRET}], upstream: \"http://127.0.0.1:3000\"}\n", env)

@@ -317,6 +317,13 @@ func TestDifferentEventsAreNotOne(t *testing.T) {
 	for _, tt := range []struct{ provider, head, one, other string }{
 		{"storyblok", "", `{"text":"The user x published the Story s (s)","action":"published","space_id":1,"story_id":2,"full_slug":"s"}`,
 			`{"text":"The user x published the Story s (s)","action":"published","space_id":1,"story_id":2,"full_slug":"s"}`},
+		{"doppler", "", `{"text":"deploy"}`, `{"text":"deploy"}`}, // a body of one's own
+		{"frameio", "", `{"type":"asset.updated","resource":{"type":"asset","id":"a1"},"user":{"id":"u1"}}`,
+			`{"type":"asset.updated","resource":{"type":"asset","id":"a1"},"user":{"id":"u1"}}`},
+		{"hcp-terraform", "", `{"notification_configuration_id":"nc-1","run_id":"run-1","notifications":[{"trigger":"run:needs_attention","run_status":"policy_override"}]}`,
+			`{"notification_configuration_id":"nc-1","run_id":"run-1","notifications":[{"trigger":"run:needs_attention","run_status":"policy_checked"}]}`},
+		{"clickup", "", `{"event":"taskUpdated","history_items":[{"id":"28007"}],"task_id":"1vj","webhook_id":"w1"}`,
+			`{"event":"taskStatusUpdated","history_items":[{"id":"28007"}],"task_id":"1vj","webhook_id":"w1"}`},
 		{"woocommerce", "X-WC-Webhook-Delivery-ID: d1\r\n", `{"id":7,"status":"completed"}`, `{"id":8,"status":"completed"}`}, // within one second
 		{"viber", "", `{"event":"delivered","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`,
 			`{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`},
@@ -328,37 +335,67 @@ func TestDifferentEventsAreNotOne(t *testing.T) {
 			`{"value":[{"subscriptionId":"s","clientState":"c","changeType":"updated","resource":"me/drive/root"}]}`},
 	} {
 		p, _ := Get(tt.provider)
-		id, err := selector.CompileIdentity(p.Identity)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got [2]string
-		for i, body := range []string{tt.one, tt.other} {
-			v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(tt.head), Body: []byte(body)}, nil)
-			if err != nil {
-				t.Error(tt.provider, err)
-			}
-			got[i] = v.ID.Text()
-		}
+		got := [2]string{idOf(t, tt.provider, tt.head, tt.one), idOf(t, tt.provider, tt.head, tt.other)}
 		if got[0] == got[1] && p.Dedup != "observe" {
 			t.Errorf("%s: %s and %s are both %s", tt.provider, tt.one, tt.other, got[0])
 		}
 	}
 }
 
-// Sanity says in a header which event it is: a projection may leave the same of each.
-func TestSanitysEventsHaveTheirKey(t *testing.T) {
-	p, _ := Get("sanity")
+// Some senders say in a header alone which event it is: its body may be the same for several.
+func TestEventsThatAHeaderTellsApart(t *testing.T) {
+	for _, tt := range []struct{ provider, header, body string }{
+		{"sanity", "idempotency-key", `{"_id":"post-1"}`},
+		{"attio", "Idempotency-Key", `{"webhook_id":"w","events":[{"event_type":"record.updated","id":{"record_id":"r1"},"actor":{"type":"system","id":null}}]}`},
+		{"contentful", "X-Contentful-Idempotency-Key", `{"event_type":"build"}`},
+		{"patreon", "X-Patreon-Event", `{"data":{"type":"member","id":"m1"}}`},
+		{"helpscout", "X-HelpScout-Event", `{"id":1,"status":"active"}`},
+		{"commercelayer", "X-CommerceLayer-Topic", `{"data":{"id":"o1","type":"orders"}}`},
+	} {
+		once, again, other := idOf(t, tt.provider, tt.header+": k1\r\n", tt.body), idOf(t, tt.provider, tt.header+": k1\r\n", tt.body), idOf(t, tt.provider, tt.header+": k2\r\n", tt.body)
+		if once != again || once == other {
+			t.Errorf("%s: %q %q %q", tt.provider, once, again, other)
+		}
+		if p, _ := Get(tt.provider); !p.NoReplayKey && !p.TypedReplayKey && p.Verify.Timestamp == "" {
+			t.Errorf("%s: the signature of one body is the replay key of all its events", tt.provider)
+		}
+	}
+}
+
+// A retry is the same event where its sender counts attempts in the body, or names the delivery in a header.
+func TestARetryIsTheSameEvent(t *testing.T) {
+	for _, tt := range []struct{ provider, head, one, retryHead, retry string }{
+		{"box", "BOX-DELIVERY-ID: d1\r\n", `{"type":"webhook_event","id":"e1","trigger":"FILE.UPLOADED"}`,
+			"BOX-DELIVERY-ID: d2\r\n", `{"type":"webhook_event","id":"e1","trigger":"FILE.UPLOADED"}`},
+		{"nylas", "", `{"specversion":"1.0","type":"message.created","id":"n1","time":1,"webhook_delivery_attempt":1,"data":{"object":{"id":"m1"}}}`,
+			"", `{"specversion":"1.0","type":"message.created","id":"n1","time":1,"webhook_delivery_attempt":2,"data":{"object":{"id":"m1"}}}`},
+		{"heroku", "", `{"id":"e1","resource":"release","action":"create","webhook_metadata":{"attempt":{"id":"a1"},"delivery":{"id":"d1"},"event":{"id":"e1"}}}`,
+			"", `{"id":"e1","resource":"release","action":"create","webhook_metadata":{"attempt":{"id":"a2"},"delivery":{"id":"d1"},"event":{"id":"e1"}}}`},
+		{"mux", "", `{"type":"video.asset.ready","id":"e1","attempts":[]}`, "", `{"type":"video.asset.ready","id":"e1","attempts":[{"id":"a1","response_status_code":503}]}`},
+		{"chargebee", "", `{"id":"ev_1","event_type":"x","webhook_status":"scheduled"}`, "", `{"id":"ev_1","event_type":"x","webhook_status":"re_scheduled"}`},
+		{"easypost", "", `{"id":"evt_1","description":"tracker.updated","completed_urls":[]}`, "", `{"id":"evt_1","description":"tracker.updated","completed_urls":["u"]}`},
+		{"primer", "", `{"eventType":"PAYMENT.STATUS","signedAt":"1689221338","payment":{"id":"p1","dateUpdated":"2023-02-21T15:36:16.267687","status":"SETTLED"}}`,
+			"", `{"eventType":"PAYMENT.STATUS","signedAt":"1689221348","payment":{"id":"p1","dateUpdated":"2023-02-21T15:36:16.267687","status":"SETTLED"}}`},
+	} {
+		if one, retry := idOf(t, tt.provider, tt.head, tt.one), idOf(t, tt.provider, tt.retryHead, tt.retry); one != retry {
+			t.Errorf("%s: %q, its retry %q", tt.provider, one, retry)
+		}
+	}
+}
+
+// idOf is the id that the row finds in a request.
+func idOf(t *testing.T, provider, head, body string) string {
+	t.Helper()
+	p, _ := Get(provider)
 	id, err := selector.CompileIdentity(p.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for head, want := range map[string]string{"idempotency-key: k1\r\n": "k1", "idempotency-key: k2\r\n": "k2"} {
-		v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(head), Body: []byte(`{"_id":"post-1"}`)}, nil)
-		if v.ID.Text() != want || err != nil {
-			t.Errorf("%q: %q %v", head, v.ID.Text(), err)
-		}
+	v, err := id.Extract(&event.Request{Target: []byte("/"), Head: event.Head(head), Body: []byte(body)}, nil)
+	if err != nil {
+		t.Error(provider, err)
 	}
+	return v.ID.Text()
 }
 
 func TestARowAsYAMLMeansTheSame(t *testing.T) {
