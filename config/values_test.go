@@ -106,10 +106,14 @@ sources:
   slow: {path: /slow, provider: slack, secrets: [{env: ORDERS_SECRET}], delivery: {upstream: "http://a", deadline: 7s}, verify: {tolerance: 2s}}
   xero: {path: /xero, provider: xero, secrets: [{env: ORDERS_SECRET}], upstream: "http://a", respond: {rejected: 400}}
   dropbox: {path: /dropbox, provider: dropbox, secrets: [{env: ORDERS_SECRET}], upstream: "http://a"}
+  jobber: {path: /jobber, provider: jobber, secrets: [{env: ORDERS_SECRET}], upstream: "http://a"}
+  customer: {path: /customer, provider: customer-io, secrets: [{env: ORDERS_SECRET}], upstream: "http://a"}
 `)
 	s := c.Sources
-	if s["slack"].Delivery.Deadline != 2*time.Second || s["slow"].Delivery.Deadline != 7*time.Second {
-		t.Errorf("deadlines %s, %s", s["slack"].Delivery.Deadline, s["slow"].Delivery.Deadline)
+	for name, want := range map[string]time.Duration{"slack": 2 * time.Second, "slow": 7 * time.Second, "jobber": time.Second / 2, "customer": 3 * time.Second} {
+		if got := s[name].Delivery.Deadline; got != want {
+			t.Errorf("deadline of %s: %s, want %s", name, got, want)
+		}
 	}
 	if s["slow"].Verify.Tolerance != 2*time.Second || s["slow"].Verify.Header != s["slack"].Verify.Header || s["slack"].Verify.Tolerance != 5*time.Minute {
 		t.Errorf("verify: %+v", s["slow"].Verify)
