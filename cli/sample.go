@@ -36,6 +36,7 @@ var placeholder = regexp.MustCompile(`\{(header|query|form|json):([^}|?]+)[^}]*\
 // request writes the sample as a sender with this scheme and this identity would, without its signature.
 func (s *sample) request(method string, target []byte, host string, spec *verify.Spec, identity *selector.IdentitySpec, secret string) *event.Request {
 	d := &draft{target: target, query: url.Values{}, form: url.Values{}, doc: map[string]any{}}
+	d.isForm = strings.Contains(spec.Signed, "{form_sorted}") || strings.Contains(spec.Signed, "{url_sorted}")
 	unix := json.Number(strconv.FormatInt(s.at.Unix(), 10))
 	d.put(identity.ID, s.id, s.id)
 	d.put(identity.Account, s.account, s.account)
@@ -50,7 +51,11 @@ func (s *sample) request(method string, target []byte, host string, spec *verify
 	d.put(selector.Texts{spec.Timestamp}, stamp, json.Number(stamp))
 	d.put(selector.Texts{spec.Allow}, secret, secret)
 	for _, m := range placeholder.FindAllStringSubmatch(spec.Signed, -1) {
-		d.put(selector.Texts{m[1] + ":" + m[2]}, "test", "test")
+		value := "test"
+		if m[1] == "form" { // it is the event
+			value = s.id
+		}
+		d.put(selector.Texts{m[1] + ":" + m[2]}, value, value)
 	}
 	if strings.HasPrefix(spec.Location, "json:") || strings.HasPrefix(spec.Location, "form:") {
 		d.put(selector.Texts{spec.Location}, "test", "test") // the signature is written over it
@@ -199,7 +204,6 @@ func set(doc map[string]any, path []string, value any) {
 
 // signer signs samples as one source's sender does.
 type signer struct {
-	spec     verify.Spec
 	identity selector.IdentitySpec
 	secret   string
 	verifier *verify.Verifier
@@ -210,7 +214,7 @@ func newSigner(spec verify.Spec, identity selector.IdentitySpec, secrets []verif
 	if err != nil {
 		return nil, err
 	}
-	s := &signer{spec: spec, identity: identity, verifier: v}
+	s := &signer{identity: identity, verifier: v}
 	if len(secrets) > 0 {
 		s.secret = string(secrets[0].Bytes())
 	}
@@ -219,7 +223,7 @@ func newSigner(spec verify.Spec, identity selector.IdentitySpec, secrets []verif
 
 // sign makes a request that the gateway will accept; the error says why that cannot be done here.
 func (s *signer) sign(e *sample, method string, target []byte, host string) (*event.Request, error) {
-	req, err := s.verifier.Sign(e.request(method, target, host, &s.spec, &s.identity, s.secret), e.at)
+	req, err := s.verifier.Sign(e.request(method, target, host, s.verifier.Spec(), &s.identity, s.secret), e.at)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/base64"
 	"strings"
 	"testing"
@@ -45,6 +46,35 @@ func TestTestEventsOfSymmetricPresetsAreAccepted(t *testing.T) {
 	}
 	if made < 165 {
 		t.Errorf("only %d presets can be tried out", made)
+	}
+}
+
+// Forms that are signed whole, and a header that only the user's parameters name: two events of such a sender can be made, and are two.
+func TestTestEventsOfFormsAndParameters(t *testing.T) {
+	for _, name := range []string{"mandrill", "plivo", "transloadit", "grafana"} {
+		p, err := preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := newSigner(p.Verify, p.Identity, []verify.Secret{verify.NewSecret([]byte("0123456789abcdef"))}, verify.Options{PublicURL: "https://hooks.example.com"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var macs [2]string
+		for i, id := range []string{"evt_1", "evt_2"} {
+			at := time.Now()
+			req, err := s.sign(&sample{id: id, typ: "t", resource: "r", version: "1", at: at}, "POST", []byte("/hook"), "hooks.example.com")
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if bytes.Contains(req.Head, []byte("{")) {
+				t.Errorf("%s: %s", name, req.Head)
+			}
+			macs[i] = string(s.verifier.Verify(req, at).MAC)
+		}
+		if macs[0] == macs[1] {
+			t.Errorf("%s: the signature of two events is the same", name)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -127,7 +128,9 @@ func (e *env) sourceSigner(s *sending) (*signer, error) {
 	if s.publicURL == "" {
 		s.publicURL = cfg.PublicURL
 	}
-	out, err := newSigner(src.Verify, src.Identity, src.Secrets, verify.Options{PublicURL: s.public(), PublicKeys: src.PublicKeys, Params: s.params})
+	params := src.Params()
+	maps.Copy(params, s.params)
+	out, err := newSigner(src.Verify, src.Identity, src.Secrets, verify.Options{PublicURL: s.public(), PublicKeys: src.PublicKeys, Params: params, Keys: src.Preset.KeySources(params)})
 	if err != nil {
 		return nil, fail(exitFailed, "source %s: %w", s.source, err)
 	}

@@ -533,6 +533,9 @@ func (s *Spec) Binding() Binding {
 // Binds is what a good signature authenticates.
 func (v *Verifier) Binds() Binding { return v.binds }
 
+// Spec is what the verifier was made of, with {config:name} replaced. It must not be changed.
+func (v *Verifier) Spec() *Spec { return &v.spec }
+
 // HasTimestamp says whether the signature covers a timestamp of its own.
 func (v *Verifier) HasTimestamp() bool {
 	if len(v.parts) > 0 {
