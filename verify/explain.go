@@ -3,6 +3,7 @@ package verify
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -62,14 +63,23 @@ func (v *Verifier) explainGood(verdict Verdict, now time.Time) []Finding {
 
 // distance says how far away a time is.
 func distance(d time.Duration) string {
-	if d < 0 {
+	switch {
+	case endless(d):
+		return "in another century"
+	case d < 0:
 		return fmt.Sprintf("%d s in the future", int64(-d/time.Second))
 	}
 	return fmt.Sprintf("%d s ago", int64(d/time.Second))
 }
 
+// endless says whether a duration is as long as one can be: times further apart have that distance, too.
+func endless(d time.Duration) bool { return d == math.MinInt64 || d == math.MaxInt64 }
+
 func (v *Verifier) describe(verdict Verdict, req *event.Request, now time.Time) string {
 	d := now.Sub(verdict.SignedAt)
+	if endless(d) && (verdict.Check == CheckStale || verdict.Check == CheckFuture) && !verdict.SignedAt.IsZero() {
+		return fmt.Sprintf("the signature fits, but it was signed in the year %d: its time is not in the unit %s, perhaps", verdict.SignedAt.UTC().Year(), orElse(v.spec.Unit, "s"))
+	}
 	switch verdict.Check {
 	case CheckMissing:
 		return "something that must be there is absent"
@@ -302,6 +312,11 @@ func (v *Verifier) alternatives(req *event.Request) []alternative {
 		}
 	}
 	if v.spec.Scheme == "hmac" || v.spec.Scheme == "digest" {
+		for _, encoding := range choices["encoding"][1:] {
+			if encoding != v.spec.Encoding {
+				add("read as "+encoding, func(a *alternative) { a.spec.Encoding = encoding })
+			}
+		}
 		for _, alg := range choices["hmac"] {
 			if alg != v.spec.Algorithm {
 				add("with algorithm "+alg, func(a *alternative) { a.spec.Algorithm = alg })

@@ -224,6 +224,10 @@ func TestExplainSaysWhatWouldHelp(t *testing.T) {
 	p := mustCompile(t, plain, "secret")
 	b64 := plain.Clone()
 	b64.Key = "base64"
+	ms := fieldsSpec.Clone()
+	ms.Unit = "ms"
+	inMilliseconds, inBase64 := mustCompile(t, ms, "secret"), plain.Clone()
+	inBase64.Encoding = "base64"
 	edit := func(req *event.Request, change func(*event.Request)) *event.Request {
 		c := req.Clone()
 		change(c)
@@ -245,6 +249,8 @@ func TestExplainSaysWhatWouldHelp(t *testing.T) {
 		{"absent", p, edit(signedKiB(t, p), func(r *event.Request) { r.Head = dropLines(r.Head, "X-Signature").AppendString("X-Hub-Signature", "1") }), 0, "there is no header X-Signature"},
 		{"another header", p, edit(signedKiB(t, p), func(r *event.Request) { r.Head = dropLines(r.Head, "X-Signature").AppendString("X-Hub-Signature", "1") }), 0, "there is a header X-Hub-Signature"},
 		{"twice", p, edit(signedKiB(t, p), func(r *event.Request) { r.Head = r.Head.AppendString("x-signature", "1") }), 0, "X-Signature (2 lines)"},
+		{"milliseconds for seconds", mustCompile(t, fieldsSpec, "secret"), signedKiB(t, inMilliseconds), 0, "its time is not in the unit s"},
+		{"hex for base64", mustCompile(t, inBase64, "secret"), signedKiB(t, p), 0, "would fit read as hex"},
 		{"form of the key", mustCompile(t, plain, "c2VjcmV0"), signedKiB(t, mustCompile(t, b64, "c2VjcmV0")), 0, "with the secret taken as base64"},
 	}
 	for _, tt := range tests {
