@@ -497,20 +497,32 @@ func (f *flight) cursor(rec *event.Record) *event.ResourceState {
 	if f.watched != nil || f.lane == nil {
 		return f.observedCursor(f.watched, rec, key)
 	}
-	f.src.mu.Lock()
-	defer f.src.mu.Unlock()
-	var version, floor string
-	var changed bool
+	how := ordering.WasGivenUp
 	switch {
 	case f.delivered():
-		version, floor, changed = f.lane.After(f.entry, ordering.WasDelivered)
-	case rec.State != event.Pending && rec.Reason != event.Returned:
-		version, floor, changed = f.lane.After(f.entry, ordering.WasGivenUp)
+		how = ordering.WasDelivered
+	case rec.State == event.Pending || rec.Reason == event.Returned:
+		return nil
 	}
+	f.src.mu.Lock()
+	was := f.lane.Cursor()
+	version, floor, changed := f.lane.After(f.entry, how)
+	f.src.mu.Unlock()
 	if !changed {
 		return nil
 	}
-	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
+	return f.src.state(rec, version, floor, version != was)
+}
+
+// state is a resource's state with another cursor or, if that has not moved, with another floor.
+func (s *Source) state(rec *event.Record, version, floor string, moved bool) *event.ResourceState {
+	st := &event.ResourceState{ResourceKey: event.ResourceKey{Source: rec.Source, Resource: rec.Resource}, Version: version, Floor: floor, UpdatedAt: time.Now()}
+	if moved {
+		st.EventID = rec.EventID
+	} else if old, err := s.r.journal.Resources(context.Background(), []event.ResourceKey{st.ResourceKey}); err == nil && !old[0].UpdatedAt.IsZero() {
+		st.EventID, st.UpdatedAt = old[0].EventID, old[0].UpdatedAt
+	}
+	return st
 }
 
 // observedCursor moves the cursor of a resource beside its lane.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -171,26 +172,27 @@ func (s *Source) unlist(rec *event.Record, settled bool) {
 
 // aside is what the journal shall remember of a resource once an event that waits in its lane is settled; nil = no change.
 func (s *Source) aside(rec *event.Record) *event.ResourceState {
+	how := ordering.WasSettled
+	if rec.Reason == event.Resolved {
+		how = ordering.WasDelivered
+	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	l := s.lanes[rec.Resource]
-	if l == nil {
+	i := -1
+	if l != nil {
+		i = slices.IndexFunc(l.Entries(), func(e *ordering.Entry) bool { return e.ID == rec.ID })
+	}
+	if i < 0 {
+		s.mu.Unlock()
 		return nil
 	}
-	for _, e := range l.Entries() {
-		if e.ID != rec.ID {
-			continue
-		}
-		how := ordering.WasSettled
-		if rec.Reason == event.Resolved {
-			how = ordering.WasDelivered
-		}
-		if version, floor, changed := l.After(e, how); changed {
-			return &event.ResourceState{ResourceKey: event.ResourceKey{Source: rec.Source, Resource: rec.Resource},
-				Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
-		}
+	was := l.Cursor()
+	version, floor, changed := l.After(l.Entries()[i], how)
+	s.mu.Unlock()
+	if !changed {
+		return nil
 	}
-	return nil
+	return s.state(rec, version, floor, version != was)
 }
 
 // SetCursor puts a resource's cursor where an operator wants it, up or down; "" = as if nothing had been delivered yet. What waits is judged

@@ -324,6 +324,40 @@ func TestVersionSentByMistake(t *testing.T) {
 	})
 }
 
+// A resource is shown with the event that its cursor is of, also after a newer one has been given up: refused, or discarded while it waited for a decision.
+func TestAResourceNamesTheEventOfItsCursor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.MaxJump, s.Delivery.OnUnknown = "reject_stale", 100, "hold"
+		})
+		b.up()
+		b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+			switch s.Header.Get("Hooktender-Event-Id") {
+			case "v2":
+				return hooktest.Answer{Status: 400}
+			case "v3":
+				return hooktest.Answer{Break: true}
+			}
+			return hooktest.Answer{}
+		})
+		b.version(1)
+		before := b.resource().State
+		time.Sleep(time.Second)
+		b.version(2)
+		b.version(3)
+		if _, err := b.r.Discard(context.Background(), b.find("v3").ID, "ops", "no"); err != nil {
+			t.Fatal(err)
+		}
+		after := b.resource().State
+		if after.Floor != "3" {
+			t.Errorf("given up up to %q", after.Floor)
+		}
+		if after.EventID != "v1" || after.Version != "1" || !after.UpdatedAt.Equal(before.UpdatedAt) {
+			t.Errorf("cursor %s of %s, moved at %s; it was %s of %s at %s", after.Version, after.EventID, after.UpdatedAt, before.Version, before.EventID, before.UpdatedAt)
+		}
+	})
+}
+
 // A forced replay that the consumer refuses falls back to what the event was: the cursor stays, in the journal as in the lane, and what waits there is not too late.
 func TestARefusedForcedReplayMovesNoCursor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
