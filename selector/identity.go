@@ -268,7 +268,9 @@ func (id *Identity) Extract(req *event.Request, params []Param) (Values, error) 
 	}
 	v := Values{ID: got[fieldID], Account: got[fieldAccount], Type: got[fieldType], Resource: got[fieldResource], Version: got[fieldVersion]}
 	if at := &got[fieldOccurredAt]; at.err == nil && at.one != "" {
-		v.OccurredAt, _ = ParseTime(at.one)
+		if t, ok := ParseTime(at.one); ok {
+			v.OccurredAt = t
+		}
 	}
 	if v.ID.err != nil {
 		return v, v.ID.err
@@ -390,7 +392,8 @@ func ParseTime(text string) (time.Time, bool) {
 		}
 	}
 	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return t.UTC(), true
+		t = t.UTC()
+		return t, t.Year() >= 0 && t.Year() <= 9999 // in UTC it must be a time that RFC 3339 can write, too
 	}
 	if text == "" || len(text) > 32 || strings.Trim(text, "0123456789.") != "" {
 		return time.Time{}, false

@@ -128,12 +128,13 @@ func TestParseTime(t *testing.T) {
 	for text, want := range map[string]string{
 		"1760000000": "2025-10-09T08:53:20Z", "1760000000123": "2025-10-09T08:53:20.123Z", "1355517523.000005": "2012-12-14T20:38:43.000005Z",
 		"2025-10-09T08:53:20+02:00": "2025-10-09T06:53:20Z", "2025-10-09T08:53:20.5Z": "2025-10-09T08:53:20.5Z",
+		"0000-01-01T00:00:00Z": "0000-01-01T00:00:00Z", "9999-12-31T23:59:59+01:00": "9999-12-31T22:59:59Z",
 	} {
 		if got, ok := ParseTime(text); !ok || got.Format(time.RFC3339Nano) != want {
 			t.Errorf("%s: %s, want %s", text, got.Format(time.RFC3339Nano), want)
 		}
 	}
-	for _, bad := range []string{"", "x", "1e9", "-1", "1.2.3", strings.Repeat("9", 32), "."} {
+	for _, bad := range []string{"", "x", "1e9", "-1", "1.2.3", strings.Repeat("9", 32), ".", "9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+14:00"} {
 		if got, ok := ParseTime(bad); ok {
 			t.Errorf("%q is %s", bad, got)
 		}
