@@ -123,11 +123,15 @@ func TestListFilters(t *testing.T) {
 		"": {"other", "queued", "dead", "ok"}, "order=asc": {"ok", "dead", "queued", "other"}, "source=github": {"other", "queued"},
 		"state=failed": {"dead"}, "state=failed,pending": {"queued", "dead"}, "reason=exhausted": {"dead"}, "type=push": {"other"},
 		"resource=repo": {"other"}, "since=" + later: nil, "until=" + later + "&limit=1": {"other"}, "source=stripe&state=pending": nil,
+		"until=0001-01-01T00:00:00Z": nil, "since=0001-01-01T00:00:00Z": {"other", "queued", "dead", "ok"},
 	} {
 		got := p.want(200, "GET", "/v1/events?"+query, "")
 		if diff := cmp.Diff(want, got.ids()); diff != "" {
 			t.Errorf("%s: %s", query, diff)
 		}
+	}
+	if got := p.want(200, "POST", "/v1/replays", `{"filter":{"until":"0001-01-01T00:00:00Z"},"dry_run":true}`); got.at("total") != 0.0 {
+		t.Errorf("a replay of what came before the year 1: %s", got.body)
 	}
 }
 

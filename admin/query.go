@@ -121,5 +121,13 @@ func timeParam(v url.Values, name string) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fail(http.StatusBadRequest, fmt.Sprintf("%s must be a time as in RFC 3339 (2006-01-02T15:04:05Z), not %q", name, text))
 	}
-	return t, nil
+	return bound(t), nil
+}
+
+// bound is a time as a bound of a journal.Query, to which the zero time is none.
+func bound(t time.Time) time.Time {
+	if t.IsZero() {
+		return t.Add(1)
+	}
+	return t
 }

@@ -124,10 +124,10 @@ func filterQuery(f *api.Filter) (*journal.Query, error) {
 		return nil, unprocessable("filter: %s", p.Detail)
 	}
 	if f.Since != nil {
-		q.Since = f.Since.Time
+		q.Since = bound(f.Since.Time)
 	}
 	if f.Until != nil {
-		q.Until = f.Until.Time
+		q.Until = bound(f.Until.Time)
 	}
 	return q, err
 }
