@@ -61,6 +61,7 @@ type Overseer interface {
 	Names() []string // of the configured sources
 	Sources(ctx context.Context) ([]recovery.SourceStatus, error)
 	Upstreams() []recovery.UpstreamStatus
+	UpstreamOf(source string) string // "" for a source that is none
 	// SetPaused and Resource return recovery.ErrUnknownSource for a source that is none.
 	SetPaused(ctx context.Context, source string, paused bool) (recovery.SourceStatus, error)
 	Resource(ctx context.Context, source, resource string) (recovery.ResourceStatus, error)

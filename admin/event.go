@@ -65,6 +65,9 @@ func (s *Server) getAttempts(c *call) error {
 	}
 	page := api.Page[api.Attempt]{Data: []api.Attempt{}}
 	for i := range attempts {
+		if attempts[i].Upstream == "" { // the first, under way since the event was accepted
+			attempts[i].Upstream = s.Core.UpstreamOf(rec.Source)
+		}
 		page.Data = append(page.Data, showAttempt(&attempts[i]))
 	}
 	return c.answer(http.StatusOK, page)

@@ -202,11 +202,17 @@ func TestAWaitEndsWithTheEvent(t *testing.T) {
 func TestAttemptsAndPayload(t *testing.T) {
 	p := start(t, nil)
 	rec := p.Receive(t, "stripe", "evt_1", func(r *event.Record) { admintest.Queued(r); r.Reason = event.Delivering })
+	got := p.want(200, "GET", "/v1/events/evt_1/attempts", "")
+	begun := []any{map[string]any{"n": 1.0, "trigger": "initial", "started_at": event.FormatTime(rec.ReceivedAt), "duration_ms": nil, "outcome": nil,
+		"status_code": nil, "error": nil, "response_excerpt": nil, "upstream": "app"}}
+	if diff := cmp.Diff(begun, got.at("data")); diff != "" {
+		t.Errorf("the first attempt, under way: %s", diff)
+	}
 	at := time.Now()
 	p.Change(t, rec.ID, &event.Attempt{N: 1, Trigger: event.TriggerInitial, StartedAt: at, Duration: 1500 * time.Millisecond, Outcome: event.OutcomeTransient,
 		Status: 503, ErrKind: "status", ErrText: "503", Excerpt: []byte("b\xffd"), Upstream: "app"}, func(r *event.Record) { r.Attempts = 1 })
 	p.Change(t, rec.ID, &event.Attempt{N: 2, Trigger: event.TriggerRetry, StartedAt: at, Upstream: "app"}, func(r *event.Record) { r.Attempts = 2 })
-	got := p.want(200, "GET", "/v1/events/evt_1/attempts", "")
+	got = p.want(200, "GET", "/v1/events/evt_1/attempts", "")
 	when := event.FormatTime(at)
 	want := []any{
 		map[string]any{"n": 1.0, "trigger": "initial", "started_at": when, "duration_ms": 1500.0, "outcome": "transient", "status_code": 503.0,

@@ -176,6 +176,14 @@ func (r *Recovery) Upstreams() []UpstreamStatus {
 	return out
 }
 
+// UpstreamOf names the upstream of a source; "" for one that is none.
+func (r *Recovery) UpstreamOf(source string) string {
+	if s := r.known(source); s != nil {
+		return s.cfg.Load().up.name
+	}
+	return ""
+}
+
 // SetPaused stops or resumes the deliveries of a source; events keep being accepted. It survives a restart.
 func (r *Recovery) SetPaused(ctx context.Context, source string, paused bool) (SourceStatus, error) {
 	s := r.Source(source)

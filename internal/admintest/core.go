@@ -42,6 +42,9 @@ var names = []string{"github", "stripe"}
 // Names lists the sources.
 func (c *Core) Names() []string { return names }
 
+// UpstreamOf is the same for all sources.
+func (c *Core) UpstreamOf(string) string { return "app" }
+
 // Find looks an id up as the gateway's core does.
 func (c *Core) Find(ctx context.Context, source, id string) (event.Record, error) {
 	if source != "" && !slices.Contains(names, source) {
