@@ -20,7 +20,7 @@ const (
 	answerPrefix = "admin/answer/"
 	answerAge    = 24 * time.Hour
 	answerCount  = 10_000   // answers kept
-	answerBytes  = 48 << 10 // longer bodies are not kept
+	answerBytes  = 48 << 10 // of a longer body only that there was one is kept: the call is made again, under the same id
 	maxKey       = 255      // bytes of an Idempotency-Key
 )
 
@@ -36,7 +36,7 @@ type answers struct {
 }
 
 // answered is one remembered answer; without a status it is the id of the replay that a call asked for, written before the replay begins, so
-// that the same call made again after a kill finds the replay.
+// that the same call made again after a kill finds the replay. Without a body it was too long to be kept.
 type answered struct {
 	At       time.Time `json:"at"`
 	As       string    `json:"as,omitempty"`
@@ -59,14 +59,15 @@ func (a *answers) once(t *route, c *call) error {
 	key := answerPrefix + digest(event.MakeKey('i', c.who.name, c.r.URL.RequestURI(), values[0]))
 	hash := sha256.Sum256(c.body)
 	ctx := c.r.Context()
-	old, p, err := a.begin(ctx, key, hex.EncodeToString(hash[:]))
+	sum := hex.EncodeToString(hash[:])
+	old, p, err := a.begin(ctx, key, sum)
 	if err != nil || p != nil {
 		if p != nil {
 			return p
 		}
 		return err
 	}
-	if old.Status != 0 {
+	if old.Body != nil {
 		c.audit.outcome = "repeated"
 		c.w.Header().Set("Idempotency-Replayed", "true")
 		if old.Location != "" {
@@ -76,13 +77,14 @@ func (a *answers) once(t *route, c *call) error {
 		return nil
 	}
 	defer a.end(key)
-	c.as = func() (string, error) { return a.as(ctx, key, old.As) }
-	return a.handle(ctx, t, c, key, hex.EncodeToString(hash[:]))
+	v := answered{As: old.As, BodyHash: sum}
+	c.as = func() (string, error) { return a.as(ctx, key, &v) }
+	return a.handle(ctx, t, c, key, &v)
 }
 
 // handle lets the handler answer into memory, keeps the answer, and only then sends it: a caller that has seen the answer can rely on its
 // being remembered.
-func (a *answers) handle(ctx context.Context, t *route, c *call, key, hash string) error {
+func (a *answers) handle(ctx context.Context, t *route, c *call, key string, v *answered) error {
 	outer := c.w
 	held := &buffered{header: outer.Header()}
 	c.w = held
@@ -91,8 +93,11 @@ func (a *answers) handle(ctx context.Context, t *route, c *call, key, hash strin
 	if err != nil {
 		return err
 	}
-	if held.status >= 200 && held.status < 300 && len(held.body) <= answerBytes {
-		v := answered{At: now(), BodyHash: hash, Status: held.status, Location: held.header.Get("Location"), Body: held.body}
+	if held.status >= 200 && held.status < 300 {
+		v.At, v.Status, v.Location = now(), held.status, held.header.Get("Location")
+		if len(held.body) <= answerBytes {
+			v.Body = held.body
+		}
 		if err := a.keep(context.WithoutCancel(ctx), key, v, journal.Synced); err != nil {
 			return err
 		}
@@ -102,13 +107,13 @@ func (a *answers) handle(ctx context.Context, t *route, c *call, key, hash strin
 }
 
 // as is the id of the replay that is asked for under a key: known from an earlier call, or made and written.
-func (a *answers) as(ctx context.Context, key, known string) (string, error) {
-	if known != "" {
-		return known, nil
+func (a *answers) as(ctx context.Context, key string, v *answered) (string, error) {
+	if v.As != "" {
+		return v.As, nil
 	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	v := answered{At: now(), As: "rp_" + hex.EncodeToString(b[:])}
+	v.At, v.As = now(), "rp_"+hex.EncodeToString(b[:])
 	return v.As, a.keep(ctx, key, v, journal.Written)
 }
 
@@ -129,11 +134,13 @@ func (a *answers) begin(ctx context.Context, key, hash string) (v answered, p *p
 		if err != nil {
 			return v, nil, err
 		}
-		if json.Unmarshal(raw, &v) == nil && v.Status != 0 {
-			if v.BodyHash != hash {
-				return v, fail(http.StatusUnprocessableEntity, "this Idempotency-Key was used with another body"), nil
-			}
+		switch known := json.Unmarshal(raw, &v) == nil; {
+		case known && v.Status != 0 && v.BodyHash != hash:
+			return v, fail(http.StatusUnprocessableEntity, "this Idempotency-Key was used with another body"), nil
+		case known && v.Body != nil:
 			return v, nil, nil
+		case !known || v.BodyHash != hash: // a refusal, or a kill, came before an answer to another body
+			v = answered{}
 		}
 	}
 	a.busy[key] = true
@@ -166,7 +173,7 @@ func (a *answers) load(ctx context.Context) error {
 }
 
 // keep remembers an answer, and forgets those that are too old or too many.
-func (a *answers) keep(ctx context.Context, key string, v answered, how journal.Durability) error {
+func (a *answers) keep(ctx context.Context, key string, v *answered, how journal.Durability) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +25,11 @@ type underIDs struct {
 func (c *underIDs) StartReplay(ctx context.Context, spec recovery.ReplaySpec) (recovery.Replay, error) {
 	if c.ids = append(c.ids, spec.ID); c.err != nil {
 		return recovery.Replay{}, c.err
+	}
+	if spec.DryRun {
+		at, skip := time.Now(), recovery.Skip{EventID: strings.Repeat("x", 100), Why: recovery.SkipUnknownEvent}
+		return recovery.Replay{ID: spec.ID, State: "done", DryRun: true, CreatedAt: at, FinishedAt: at, Actor: "local", Total: 1000,
+			Skips: slices.Repeat([]recovery.Skip{skip}, 1000), SkippedBy: map[string]int64{skip.Why: 1000}}, nil
 	}
 	return c.Core.StartReplay(ctx, spec)
 }
@@ -77,5 +83,28 @@ func TestAnIdempotencyKeyAsksForAnotherReplayADayLater(t *testing.T) {
 	}
 	if status := call(); status != 201 || len(core.ids) != 3 || core.ids[2] == "" || core.ids[2] == core.ids[1] {
 		t.Errorf("a day later: %d, %q", status, core.ids)
+	}
+}
+
+// The answer to a dry run may be too long to be kept. The same call is told it again; the key is no other body's all the same, so a replay under the key of its plan
+// is refused and not answered with the plan.
+func TestAnIdempotencyKeyOfALongAnswer(t *testing.T) {
+	core := &underIDs{}
+	p := start(t, func(o *admin.Options) { core.Core, o.Core = o.Core, core })
+	key := []string{"Idempotency-Key", "nightly"}
+	plan := p.want(200, "POST", "/v1/replays", `{"filter":{},"dry_run":true}`, key...)
+	if len(plan.body) < 64<<10 {
+		t.Fatalf("%d bytes are no long answer", len(plan.body))
+	}
+	p.want(422, "POST", "/v1/replays", `{"filter":{}}`, key...)
+	if again := p.want(200, "POST", "/v1/replays", `{"filter":{},"dry_run":true}`, key...); again.at("id") != plan.at("id") {
+		t.Errorf("made again: %v, it was %v", again.at("id"), plan.at("id"))
+	}
+	core.err = journal.ErrClosed
+	p.want(503, "POST", "/v1/replays", `{"filter":{}}`, "Idempotency-Key", "other")
+	core.err = nil
+	p.want(201, "POST", "/v1/replays", `{"filter":{"source":"stripe"}}`, "Idempotency-Key", "other") // a refusal is no answer
+	if n := len(core.ids); core.ids[n-1] == core.ids[n-2] {
+		t.Errorf("another body under the id of what was refused: %q", core.ids)
 	}
 }
