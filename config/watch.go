@@ -69,23 +69,34 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 }
 
-// addLinks watches the directories of every symlink on the way to the file. What cannot be watched is left out: the file's own
-// directory is watched in any case.
+// addLinks watches the directory of every symlink on the way to the file, a directory's too (current/hooktender.yaml, current → release-7).
+// What cannot be watched is left out: the file's own directory is watched in any case.
 func addLinks(w *fsnotify.Watcher, path string) {
-	for range 16 {
-		target, err := os.Readlink(path)
+	for range 32 {
+		link, rest := firstLink(path)
+		_ = w.Add(filepath.Dir(link))
+		target, err := os.Readlink(link)
 		if err != nil {
-			break
+			return // no link is left
 		}
 		if !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(path), target)
+			target = filepath.Join(filepath.Dir(link), target)
 		}
-		path = target
-		_ = w.Add(filepath.Dir(path))
+		path = filepath.Join(target, rest)
 	}
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		_ = w.Add(filepath.Dir(real))
+}
+
+// firstLink cuts path behind its first symlink; link is the whole path if there is none.
+func firstLink(path string) (link, rest string) {
+	for i := range path {
+		if i == 0 || path[i] != filepath.Separator {
+			continue
+		}
+		if info, err := os.Lstat(path[:i]); err == nil && info.Mode()&os.ModeSymlink != 0 {
+			return path[:i], path[i+1:]
+		}
 	}
+	return path, ""
 }
 
 // Fingerprint changes with the file's content and with the file that path leads to; "" = it cannot be read now.

@@ -131,6 +131,23 @@ func TestWatchSeesASwappedSymlink(t *testing.T) {
 	expectCall(t, calls, true)
 }
 
+// A release is put in place by swapping the link to its whole directory: current/hooktender.yaml, current → release-2.
+func TestWatchSeesASwappedDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"release-1", "release-2"} {
+		if err := os.MkdirAll(filepath.Join(dir, d, "etc"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, d, "etc", "hooktender.yaml"), d)
+	}
+	link(t, "release-1", filepath.Join(dir, "current"))
+	calls := watching(t, filepath.Join(dir, "current", "etc", "hooktender.yaml"))
+	link(t, filepath.Join(dir, "release-2"), filepath.Join(dir, "current"))
+	expectCall(t, calls, true)
+	write(t, filepath.Join(dir, "release-2", "etc", "hooktender.yaml"), "written behind the link")
+	expectCall(t, calls, true)
+}
+
 // A log in the same directory, written to all the time, once kept every change from being seen.
 func TestWatchSeesAChangeBesideABusyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hooktender.yaml")
