@@ -128,7 +128,7 @@ func (p *printer) table(key, name string, v reflect.Value, indent int) {
 	sort.Slice(names, func(i, j int) bool { return names[i].String() < names[j].String() })
 	p.line(indent, "%s:", name)
 	for _, k := range names {
-		p.line(indent+1, "%s:", k.String())
+		p.line(indent+1, "%s:", shape.Quote(k.String())) // 2024 is a name here, and a number elsewhere
 		p.block(join(key, k.String()), reflect.Indirect(reflectCopy(v.MapIndex(k))), indent+2)
 	}
 }

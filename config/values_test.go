@@ -175,6 +175,27 @@ func TestPrintIsAFileThatMeansTheSame(t *testing.T) {
 	}
 }
 
+// Names that YAML takes for a number, or for nothing, are names of sources like others.
+func TestNamesThatReadAsNumbersArePrintedAsNames(t *testing.T) {
+	c := mustParse(t, minimal+`  2024: {path: /2024, provider: github, secrets: [{env: ORDERS_SECRET}], upstream: 1e3}
+  null: {path: /null, provider: github, secrets: [{env: ORDERS_SECRET}], upstream: 1e3}
+upstreams: {1e3: {url: "http://a"}}
+`)
+	raw, err := JSON(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Sources, Upstreams map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(raw, &doc); err != nil || len(doc.Sources) != 3 || doc.Sources["2024"] == nil || doc.Sources["null"] == nil || doc.Upstreams["1e3"] == nil {
+		t.Errorf("error %v, printed %s", err, raw)
+	}
+	if changed, _ := Changed(c, mustParse(t, Text(c, nil))); changed != nil {
+		t.Errorf("changed %v in\n%s", changed, Text(c, nil))
+	}
+}
+
 func TestPrintMasksWhatStandsInTheFile(t *testing.T) {
 	c := mustParse(t, strings.Replace(minimal, "{env: STRIPE_WEBHOOK_SECRET}", canary+", {value: "+canary+"}", 1)+
 		"    handshake: {verify_token: "+canary+"}\n")
