@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -228,5 +229,16 @@ func TestAReplayOfNoIDsIsRefused(t *testing.T) {
 	job, err := dial(t, g.URL, "").StartReplay(t.Context(), api.ReplaySpec{IDs: []string{}, Filter: &api.Filter{Source: "stripe"}})
 	if p, ok := errors.AsType[*client.Problem](err); !ok || p.Status != http.StatusUnprocessableEntity {
 		t.Errorf("%+v, %v", job, err)
+	}
+}
+
+// A full disk is not the gateway's.
+func TestABodyThatCannotBeWrittenIsNoFaultOfTheGateway(t *testing.T) {
+	g := admintest.Start(t, nil)
+	g.Receive(t, "stripe", "evt_1", nil)
+	r, w := io.Pipe()
+	_ = r.CloseWithError(io.ErrShortWrite) // never fails
+	if err := dial(t, g.URL, "").Body(t.Context(), "", "evt_1", w); err != io.ErrShortWrite {
+		t.Errorf("%v", err)
 	}
 }

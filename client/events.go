@@ -144,17 +144,19 @@ func (c *Client) Payload(ctx context.Context, source, id string) (api.Payload, e
 	return out, err
 }
 
-// Body writes the raw body of the request to w.
+// Body writes the raw body of the request to w, all of it or nothing; an error of w is returned as it is.
 func (c *Client) Body(ctx context.Context, source, id string, w io.Writer) error {
 	resp, err := c.send(ctx, http.MethodGet, eventPath(id, "payload"), inSource(source), nil, "application/octet-stream")
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(w, resp.Body); err != nil {
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
 		return c.transport(ctx, err)
 	}
-	return nil
+	_, err = w.Write(raw)
+	return err
 }
 
 // Replay starts the replay of one event. An event that needs none is skipped, without an error.
