@@ -3,6 +3,12 @@ package cli
 import (
 	"bytes"
 	"encoding/base64"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -102,5 +108,37 @@ func TestTestEventsHaveTheIDThatWasAskedFor(t *testing.T) {
 				t.Errorf("%s: %q became %q, %v", name, want, got.ID.Text(), err)
 			}
 		}
+	}
+}
+
+// What a preset asks for stands under handshake; a test event of such a source is made with it, and so is one with --param.
+func TestTestEventsAreMadeWithTheParametersOfTheirSource(t *testing.T) {
+	var head http.Header
+	var query url.Values
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { head, query = r.Header, r.URL.Query() }))
+	defer s.Close()
+	file := filepath.Join(t.TempDir(), "hooktender.yaml")
+	if err := os.WriteFile(file, []byte(`version: 1
+sources:
+  alerts: {path: /a, provider: grafana, secrets: [a-secret-0123], handshake: {timestamp_header: X-When}, identity: {id: "body:sha256"}, upstream: "http://a"}
+  query: {path: /b, provider: query-token, secrets: [a-secret-0123], handshake: {param: key}, identity: {id: "json:id"}, upstream: "http://a"}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args string
+		want func() bool
+	}{
+		{"--source alerts", func() bool { return head.Get("X-When") != "" && head.Get("X-Grafana-Alerting-Signature") != "" }},
+		{"--source query", func() bool { return query.Get("key") == "a-secret-0123" }},
+		{"--source query --secret another", func() bool { return query.Get("key") == "another" }},
+		{"--provider grafana --secret x --param timestamp_header=X-Then", func() bool { return head.Get("X-Then") != "" }},
+	} {
+		var said bytes.Buffer
+		args := append([]string{"send", "--config", file, "--url", s.URL}, strings.Fields(c.args)...)
+		if code := Run(t.Context(), args, nil, io.Discard, &said); code != exitOK || !c.want() {
+			t.Errorf("send %s: exit %d, sent %v %v\n%s", c.args, code, head, query, said.String())
+		}
+		head, query = nil, nil
 	}
 }

@@ -45,7 +45,7 @@ func sendCommand(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	e.sourceFlag(cmd, &s.source)
 	fs.StringVar(&s.provider, "provider", "", "sign as this preset; custom signs {timestamp}.{body} with HMAC-SHA256 in X-Signature: sha256=…")
-	fs.StringArrayVar(&s.secrets, "secret", nil, "the shared `secret`")
+	fs.StringArrayVar(&s.secrets, "secret", nil, "the shared `secret` (with --source: in place of the configured ones)")
 	fs.StringArrayVar(&s.secretEnv, "secret-env", nil, "`name` of an environment variable that holds the secret")
 	fs.StringToStringVar(&s.params, "param", nil, "`name=value` of what a preset asks for")
 	fs.StringVar(&s.url, "url", "", "where to send to (with --source: the configured listener and path)")
@@ -128,9 +128,13 @@ func (e *env) sourceSigner(s *sending) (*signer, error) {
 	if s.publicURL == "" {
 		s.publicURL = cfg.PublicURL
 	}
+	secrets, err := s.secretsOr(src.Secrets)
+	if err != nil {
+		return nil, err
+	}
 	params := src.Params()
 	maps.Copy(params, s.params)
-	out, err := newSigner(src.Verify, src.Identity, src.Secrets, verify.Options{PublicURL: s.public(), PublicKeys: src.PublicKeys, Params: params, Keys: src.Preset.KeySources(params)})
+	out, err := newSigner(src.Verify, src.Identity, secrets, verify.Options{PublicURL: s.public(), PublicKeys: src.PublicKeys, Params: params, Keys: src.Preset.KeySources(params)})
 	if err != nil {
 		return nil, fail(exitFailed, "source %s: %w", s.source, err)
 	}

@@ -35,7 +35,7 @@ func verifyCommand(e *env) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&c.provider, "provider", "", "`name` of the preset")
 	fs.StringVar(&c.source, "source", "", "`name` of a source of the configuration file, with its secrets, in place of --provider")
-	fs.StringArrayVar(&c.secrets, "secret", nil, "the shared `secret`; all that are given are tried")
+	fs.StringArrayVar(&c.secrets, "secret", nil, "the shared `secret`; all that are given are tried (with --source: in place of the configured ones)")
 	fs.StringArrayVar(&c.secretEnv, "secret-env", nil, "`name` of an environment variable that holds the secret")
 	fs.StringArrayVar(&c.keyFiles, "public-key-file", nil, "`file` with a public key")
 	fs.StringToStringVar(&c.params, "param", nil, "`name=value` of what a preset asks for, as in audience=…")
@@ -126,8 +126,12 @@ func (e *env) verifierOf(c *captured) (string, *verify.Verifier, error) {
 	if src == nil {
 		return "", nil, fail(exitNotFound, "no source %q in %s", c.source, e.config)
 	}
+	secrets, err := c.secretsOr(src.Secrets)
+	if err != nil {
+		return "", nil, err
+	}
 	params := src.Params()
-	v, err := verify.Compile(src.Verify, src.Secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: src.PublicKeys, Keys: src.Preset.KeySources(params), Params: params})
+	v, err := verify.Compile(src.Verify, secrets, verify.Options{PublicURL: cfg.PublicURL, PublicKeys: src.PublicKeys, Keys: src.Preset.KeySources(params), Params: params})
 	if err != nil {
 		return "", nil, fail(exitFailed, "source %s: %w", c.source, err)
 	}
@@ -190,6 +194,15 @@ func (c *captured) readSecrets() ([]verify.Secret, error) {
 		out = append(out, verify.NewSecret([]byte(s)))
 	}
 	return out, nil
+}
+
+// secretsOr gives the secrets of the flags, or a source's own where no flag gives any.
+func (c *captured) secretsOr(own []verify.Secret) ([]verify.Secret, error) {
+	given, err := c.readSecrets()
+	if len(given) > 0 || err != nil {
+		return given, err
+	}
+	return own, nil
 }
 
 // capturedRequest builds the request as it would have come in.
