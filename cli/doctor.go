@@ -176,8 +176,17 @@ func (d *doctor) gateway(ctx context.Context) {
 		d.problem(exitCode(err), "gateway", "%s", explain(err))
 		return
 	}
+	checkpoints, err := c.Checkpoints(ctx, "")
+	if err != nil {
+		d.problem(exitCode(err), "gateway", "%s", explain(err))
+		return
+	}
+	dead := map[string]int64{}
+	for i := range checkpoints {
+		dead[checkpoints[i].Source] = checkpoints[i].Failed
+	}
 	for i := range sources {
-		d.source(&sources[i])
+		d.source(&sources[i], dead[sources[i].Name])
 	}
 	upstreams, err := c.Upstreams(ctx)
 	if err != nil {
@@ -193,13 +202,14 @@ func (d *doctor) gateway(ctx context.Context) {
 // stuck is the age from which a pending event deserves attention.
 const stuck = 15 * time.Minute
 
-func (d *doctor) source(s *api.Source) {
+// source says what of a source deserves attention; dead are its failed events that nobody has settled, and that were not returned to the sender.
+func (d *doctor) source(s *api.Source, dead int64) {
 	name := "source " + s.Name
 	if s.Paused {
 		d.warn(name, "it is paused: events are accepted and not delivered")
 	}
-	if n := s.Counts["failed"]; n > 0 {
-		d.warn(name, "%d events failed; 'hooktender dead list --source %s' shows those that wait for you", n, s.Name)
+	if dead > 0 {
+		d.warn(name, "%d events failed and wait for you; 'hooktender dead list --source %s' shows them", dead, s.Name)
 	}
 	if age := d.now().Sub(s.OldestPendingAt.Time); !s.OldestPendingAt.IsZero() && age > stuck {
 		d.warn(name, "its oldest pending event is %s old", short(age))

@@ -13,10 +13,12 @@ import (
 	"github.com/hooktender/hooktender/client"
 )
 
-// waitTimeout is how long waits take unless --timeout says otherwise; waitStep is the most that one call of the API waits.
+// waitTimeout is how long waits take unless --timeout says otherwise; waitStep is the most that one call of the API waits, and
+// waitGrace how long the answer behind it may take to come where --timeout is given.
 const (
 	waitTimeout = 60 * time.Second
 	waitStep    = 30 * time.Second
+	waitGrace   = 5 * time.Second
 )
 
 func eventsWaitCommand(e *env) *cobra.Command {
@@ -53,15 +55,15 @@ func (e *env) wait(ctx context.Context, source, id string, delivered, answered b
 	if err != nil {
 		return nil, nil, err
 	}
-	left := e.timeout
+	left, grace := e.timeout, waitGrace
 	if left == 0 {
-		left = waitTimeout
+		left, grace = waitTimeout, callTimeout
 	}
 	end := e.now().Add(left)
 	for {
 		step := min(end.Sub(e.now()), waitStep)
 		var raw []byte
-		call, cancel := context.WithTimeout(client.Capture(ctx, &raw), max(step, 0)+callTimeout)
+		call, cancel := context.WithTimeout(client.Capture(ctx, &raw), max(step, 0)+grace)
 		ev, err := c.Event(call, source, id, client.Wait{For: max(step, time.Millisecond), Delivered: delivered})
 		cancel()
 		if err == nil && ended(&ev, delivered) {

@@ -2,12 +2,18 @@ package cli
 
 import (
 	"bytes"
+	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/internal/admintest"
 )
 
 // restarting is an admin port that answers with what comes first, breaks every connection for a while, then answers with what comes last.
@@ -87,5 +93,40 @@ func TestSendTakesTheHandshakeOfItsSource(t *testing.T) {
 	code := Run(t.Context(), []string{"send", "--config", file, "--source", "s", "--url", s.URL}, nil, &out, &said)
 	if code != exitOK || token.Load() != "the-token" {
 		t.Errorf("exit %d, token %v\n%s", code, token.Load(), said.String())
+	}
+}
+
+// A gateway that takes the connection and says nothing (it is stopped, or another program listens there) is not waited for much longer than --timeout says.
+func TestAGatewayThatSaysNothingIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var said bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
+	defer cancel()
+	code := Run(ctx, []string{"events", "wait", "evt_1", "--timeout", "10ms", "--admin", l.Addr().String()}, nil, &said, &said)
+	if code != exitUnreachable || ctx.Err() != nil {
+		t.Errorf("exit %d, %v\n%s", code, ctx.Err(), said.String())
+	}
+}
+
+// What was discarded, or told to its sender, waits for nobody.
+func TestDoctorNamesTheFailedEventsThatWait(t *testing.T) {
+	g := admintest.Start(t, nil)
+	g.Receive(t, "stripe", "evt_gone", func(r *event.Record) { r.State, r.Reason = event.Failed, event.Returned })
+	doctor := func() string {
+		var out bytes.Buffer
+		Run(t.Context(), []string{"doctor", "--config", "none.yaml", "--admin", g.URL}, nil, &out, &out)
+		return out.String()
+	}
+	if text := doctor(); !strings.Contains(text, "is ready") || strings.Contains(text, "events failed") {
+		t.Errorf("one that was returned:\n%s", text)
+	}
+	g.Receive(t, "stripe", "evt_dead", admintest.Dead)
+	if text := doctor(); !strings.Contains(text, "1 events failed and wait for you") {
+		t.Errorf("a dead letter:\n%s", text)
 	}
 }
