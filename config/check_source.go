@@ -253,11 +253,15 @@ func (d *decoder) checkIdentity(key string, s *Source) {
 		d.room(at, err)
 	}
 	o := key + ".ordering.policy"
-	if s.Ordering.Policy != "none" && len(s.Identity.Resource) == 0 {
+	resource, version := s.Ordering.Policy != "none" && len(s.Identity.Resource) == 0, s.Ordering.NeedsVersion() && len(s.Identity.Version) == 0
+	switch {
+	case resource && version:
+		d.fail(o, "say where they are: identity: {resource: json:data.id, version: json:data.version}", "%s needs identity.resource and identity.version", s.Ordering.Policy)
+	case resource:
 		d.fail(o, "say where it is: identity: {resource: json:data.id}", "%s needs identity.resource", s.Ordering.Policy)
-	} else if s.Ordering.NeedsVersion() && len(s.Identity.Version) == 0 {
+	case version:
 		d.fail(o, "say where it is: identity: {version: json:data.version}", "%s needs identity.version", s.Ordering.Policy)
-	} else if s.Ordering.NeedsVersion() && s.Ordering.Compare != "lexicographic" && len(s.Identity.Version) > 1 {
+	case s.Ordering.NeedsVersion() && s.Ordering.Compare != "lexicographic" && len(s.Identity.Version) > 1:
 		d.fail(at+".version", "alternatives are written json:a | json:b", "several selectors together are a text: no %s, and every event would be refused", s.Ordering.Compare)
 	}
 	untyped := func(glob string) bool { ok, _ := path.Match(glob, ""); return ok }

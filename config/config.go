@@ -206,7 +206,11 @@ func Parse(name string, data []byte, env func(string) (string, bool)) (*Config, 
 }
 
 func (d *decoder) syntax(line, column int, message string) {
-	d.problems = append(d.problems, Problem{File: d.file, Line: line, Column: column, Message: message})
+	p := Problem{File: d.file, Line: line, Column: column, Message: message}
+	if line > 0 && line <= len(d.doc.lines) && strings.Contains(d.doc.lines[line-1], "${") && strings.Contains(message, "did not find expected ','") {
+		p.Hint = "inside of { } and [ ] put ${env:NAME} in quotes"
+	}
+	d.problems = append(d.problems, p)
 }
 
 // finish sorts problems, adds the offending lines and blots out every secret.

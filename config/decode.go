@@ -301,7 +301,6 @@ func (d *decoder) table(key string, n *yaml.Node, v reflect.Value, f shape.Field
 		d.places[full] = place{e.key, e.value}
 		if t := v.Type().Elem(); (t.Kind() == reflect.Struct || t.Kind() == reflect.Pointer) && !nameRule.MatchString(e.name) {
 			d.failAt(full, e.key, "", "a name is made of lower-case letters, digits, - and _ (1 to 63, a letter or digit first)")
-			continue
 		}
 		elem := reflect.New(v.Type().Elem()).Elem()
 		d.value(full, e.value, elem, f)
@@ -347,7 +346,7 @@ func (d *decoder) scalar(key string, n *yaml.Node, v reflect.Value, f shape.Fiel
 		tag = "" // its type is what its text says
 	}
 	if !setScalar(v, f, s, tag) {
-		d.failAt(key, n, d.scalarHint(v, s), "must be %s", kindName(v, f))
+		d.failAt(key, n, scalarHint(v, n, s), "must be %s", kindName(v, f))
 		return
 	}
 	if v.Kind() == reflect.String && f.Enum != nil && !slices.Contains(f.Enum, s) {
@@ -419,7 +418,7 @@ func kindName(v reflect.Value, f shape.Field) string {
 }
 
 // scalarHint helps with the mistakes that people make: days, a duration without unit, yes and no, quotes around a number.
-func (d *decoder) scalarHint(v reflect.Value, s string) string {
+func scalarHint(v reflect.Value, n *yaml.Node, s string) string {
 	switch {
 	case v.Type() == shape.Duration:
 		if days, ok := strings.CutSuffix(s, "d"); ok {
@@ -434,7 +433,7 @@ func (d *decoder) scalarHint(v reflect.Value, s string) string {
 		return "did you mean true?"
 	case v.Kind() == reflect.Bool && slices.Contains([]string{"no", "off", "False", "FALSE", "0"}, s):
 		return "did you mean false?"
-	case v.CanInt() || v.CanFloat():
+	case (v.CanInt() || v.CanFloat()) && n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0:
 		if _, err := strconv.ParseFloat(s, 64); err == nil && !strings.ContainsAny(s, ".eE_xX") {
 			return "write it without quotes"
 		}

@@ -134,7 +134,7 @@ func (d *decoder) resolve(c *Config) {
 			s.Delivery.Upstream = s.Short
 		}
 		s.Short = ""
-		d.upstream(c, at, s.Delivery.Upstream, named)
+		d.upstream(c, key, at, s.Delivery.Upstream, named)
 	}
 	c.PublicURL = strings.TrimRight(c.PublicURL, "/")
 	for _, p := range []*string{&c.TLS.Cert, &c.TLS.Key, &c.TLS.ClientCA} {
@@ -153,15 +153,14 @@ func (d *decoder) besideFile(path *string) {
 	}
 }
 
-// upstream looks up what stands at key, or adds the upstream that its URL means.
-func (d *decoder) upstream(c *Config, key, text string, named []string) {
+// upstream looks up what stands at key in a source, or adds the upstream that its URL means.
+func (d *decoder) upstream(c *Config, source, key, text string, named []string) {
 	if _, ok := c.Upstreams[text]; ok || d.faulty[key] {
 		return
 	}
 	switch {
 	case text == "":
-		source, _, _ := strings.Cut(strings.TrimPrefix(key, "sources."), ".")
-		d.fail("sources."+source+".upstream", "give a URL or a name under upstreams", "is missing")
+		d.fail(source+".upstream", "give a URL or a name under upstreams", "is missing")
 	case strings.Contains(text, "://"):
 		u := forward.Default()
 		u.URL = text

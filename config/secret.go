@@ -97,21 +97,25 @@ func (d *decoder) literal(key string, at, n *yaml.Node, public bool) (string, bo
 var usualEnvName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,63}$`)
 
 func (d *decoder) secretFromEnv(key string, n *yaml.Node, public bool) (string, bool) {
-	if !envName.MatchString(n.Value) {
+	name, expanded, ok := d.text(key, n)
+	if !ok {
+		return "", false
+	}
+	if !envName.MatchString(name) {
 		d.failAt(key, n, "", "env must be the name of an environment variable")
 		return "", false
 	}
 	what := "the environment variable"
-	if usualEnvName.MatchString(n.Value) { // any other name is not shown: it may be the secret itself, in the wrong place
+	if !expanded && usualEnvName.MatchString(name) { // any other name is not shown: it may be the secret itself, in the wrong place
 		d.doc.plain[n] = true
-		what += " " + n.Value
+		what += " " + name
 	}
-	text, set := d.env(n.Value)
+	text, set := d.env(name)
 	if !set {
 		d.failAt(key, n, "", "%s is not set", what)
 		return "", false
 	}
-	return d.keep(key, n, text, fromEnv(n.Value), what, public)
+	return d.keep(key, n, text, fromEnv(name), what, public)
 }
 
 func (d *decoder) secretFromFile(key string, n *yaml.Node, public bool) (string, bool) {

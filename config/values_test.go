@@ -28,7 +28,11 @@ func TestVariablesExpandAfterParsing(t *testing.T) {
 			t.Errorf("expand(%q) = %q, %q, %v, want %q", tt.in, got, missing, err, tt.want)
 		}
 	}
-	c := mustParse(t, strings.Replace(minimal, `":8080"`, `":${env:PORT}"`, 1)+"    limits: {body: \"${env:BODY}\", pending: \"${env:PORT}\"}\n")
+	c := mustParse(t, strings.NewReplacer(`":8080"`, `":${env:PORT}"`, "{env: STRIPE_WEBHOOK_SECRET}", `{env: "${env:NOPE:-STRIPE}_WEBHOOK_SECRET"}`).Replace(minimal)+
+		"    limits: {body: \"${env:BODY}\", pending: \"${env:PORT}\"}\n")
+	if s := c.Sources["stripe"].Secrets; len(s) != 1 || string(s[0].Bytes()) != "whsec_test_0123456789" {
+		t.Errorf("a name that is put together: %d secrets", len(s))
+	}
 	if l := c.Sources["stripe"].Limits; c.Listen != ":8181" || l.Body != 1<<20 || l.Pending != 8181 {
 		t.Errorf("listen %q, limits %+v", c.Listen, l)
 	}

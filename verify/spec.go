@@ -309,8 +309,7 @@ func (s *Spec) checkRemote(f *faults) {
 func (s *Spec) checkLocation(f *faults) {
 	if s.Header == "" && s.Location == "" {
 		f.add("header", "say which header has the signature (or location)")
-	}
-	if _, err := parseLocation(s); err != nil {
+	} else if _, err := parseLocation(s); err != nil {
 		f.add("location", "%v", err)
 	}
 }

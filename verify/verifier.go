@@ -168,6 +168,9 @@ func Compile(spec Spec, secrets []Secret, opts Options) (*Verifier, error) {
 	}
 	f := &faults{}
 	spec.expand(opts.Params, f)
+	if spec.needsSecret() && len(secrets) == 0 {
+		f.add("secrets", "the scheme needs at least one")
+	}
 	if err := spec.Check(); err != nil {
 		return nil, errors.Join(err, errors.Join(f.errs...))
 	}
@@ -260,13 +263,13 @@ func (s *Spec) expand(params map[string]string, f *faults) {
 	}
 }
 
+func (s *Spec) needsSecret() bool {
+	return s.Scheme == "hmac" || s.Scheme == "digest" || s.Scheme == "token" || s.Allow != "" ||
+		s.Scheme == "http_signature" && strings.HasPrefix(s.Algorithm, "hmac")
+}
+
 func (v *Verifier) compileSecrets(secrets []Secret, f *faults) {
 	s := &v.spec
-	needed := s.Scheme == "hmac" || s.Scheme == "digest" || s.Scheme == "token" || s.Allow != "" ||
-		s.Scheme == "http_signature" && strings.HasPrefix(s.Algorithm, "hmac")
-	if needed && len(secrets) == 0 {
-		f.add("secrets", "the scheme needs at least one")
-	}
 	for i, sec := range secrets {
 		key, err := secretKey(s, sec.Bytes())
 		if err != nil {
