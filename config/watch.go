@@ -69,15 +69,17 @@ func Watch(ctx context.Context, path string, changed func()) error {
 	}
 }
 
-// addLinks watches the directory of every symlink on the way to the file, a directory's too (current/hooktender.yaml, current → release-7).
+// addLinks watches the directory of every symlink on the way to the file, a directory's too (current/hooktender.yaml, current → release-7),
+// and the file itself: its directory is not told of what is written under another name, as into a file that is mounted into a container.
 // What cannot be watched is left out: the file's own directory is watched in any case.
 func addLinks(w *fsnotify.Watcher, path string) {
 	for range 32 {
 		link, rest := firstLink(path)
 		_ = w.Add(filepath.Dir(link))
 		target, err := os.Readlink(link)
-		if err != nil {
-			return // no link is left
+		if err != nil { // no link is left
+			_ = w.Add(path)
+			return
 		}
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(filepath.Dir(link), target)

@@ -131,6 +131,21 @@ func TestWatchSeesASwappedSymlink(t *testing.T) {
 	expectCall(t, calls, true)
 }
 
+// A file that is mounted into a container (docker run -v ./hooktender.yaml:/etc/…) is written to under its name outside, of which the
+// directory inside knows nothing; a hard link is the same to the kernel.
+func TestWatchSeesAWriteUnderAnotherName(t *testing.T) {
+	outside, inside := filepath.Join(t.TempDir(), "outside.yaml"), filepath.Join(t.TempDir(), "hooktender.yaml")
+	write(t, outside, "a")
+	if err := os.Link(outside, inside); err != nil {
+		t.Skip(err)
+	}
+	calls := watching(t, inside)
+	for _, text := range []string{"b", "c"} {
+		write(t, outside, text)
+		expectCall(t, calls, true)
+	}
+}
+
 // A release is put in place by swapping the link to its whole directory: current/hooktender.yaml, current → release-2.
 func TestWatchSeesASwappedDirectory(t *testing.T) {
 	dir := t.TempDir()
