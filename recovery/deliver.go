@@ -54,7 +54,7 @@ type Submission struct {
 // and journal.ErrFailed are answered 503.
 func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) {
 	c := s.cfg.Load()
-	if !sub.Again && s.pending.Load() >= int64(c.Pending) {
+	if s.pending.Load() >= int64(c.Pending) {
 		return Handled{Outcome: Unavailable}, nil
 	}
 	rec := &sub.Record

@@ -486,6 +486,30 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// The bound on pending events holds for what comes again after it had failed, too.
+func TestBoundOnWhatComesAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode, s.Pending = "store", 2 })
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+		for _, id := range []string{"a", "b", "c"} {
+			b.send(id, "", "")
+			time.Sleep(time.Second)
+		}
+		if _, err := b.r.SetPaused(t.Context(), "s", true); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"a", "b"} {
+			if h := b.again(id); h.Outcome != recovery.Accepted {
+				t.Errorf("%s: %s", id, h.Outcome)
+			}
+		}
+		if h, got := b.again("c"), b.states(); h.Outcome != recovery.Unavailable || got["pending/queued"] != 2 || got["failed/permanent"] != 1 {
+			t.Errorf("beyond the bound: %s, %v", h.Outcome, got)
+		}
+	})
+}
+
 // kill ends the process at this very moment and starts it again: the files are as they are now. What the dead process still does happens on other files,
 // and it begins no attempt any more; those under way have reached the consumer, but their answers reach nobody.
 func (b *bed) kill() {

@@ -141,9 +141,8 @@ func TestWhatIsHeldWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		b.restart()
 		time.Sleep(2 * time.Second)
-		again := &recovery.Submission{Record: b.find("v5"), Again: true, Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Body: []byte("{}")}}
-		if h, err := b.r.Source("s").Deliver(context.Background(), again); err != nil || h.Outcome != recovery.Delivered {
-			t.Errorf("its sender's retry: %s, %v", h.Outcome, err)
+		if h := b.again("v5"); h.Outcome != recovery.Delivered {
+			t.Errorf("its sender's retry: %s", h.Outcome)
 		}
 		b.version(6)
 		time.Sleep(time.Second)
@@ -577,10 +576,7 @@ func TestObserveTellsOfEachTimeAnew(t *testing.T) {
 			}
 			switch how {
 			case "redelivery":
-				again := &recovery.Submission{Record: b.find("v3"), Again: true, Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Body: []byte("{}")}}
-				if _, err := b.r.Source("s").Deliver(t.Context(), again); err != nil {
-					t.Fatal(err)
-				}
+				b.again("v3")
 			case "replay", "replay too early":
 				if _, err := b.r.ReplayOne(t.Context(), b.find("v3").ID, "", "ops", false, ""); err != nil {
 					t.Fatal(err)

@@ -165,6 +165,18 @@ func (b *bed) sendTo(source, id, resource, version string) recovery.Handled {
 	return h
 }
 
+// again submits an event that has failed once more, as its sender does.
+func (b *bed) again(id string) recovery.Handled {
+	b.t.Helper()
+	sub := &recovery.Submission{Record: b.find(id), Again: true,
+		Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: jsonHead, Body: []byte("{}"), Peer: "127.0.0.1"}}
+	h, err := b.r.Source("s").Deliver(context.Background(), sub)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return h
+}
+
 func (b *bed) find(id string) event.Record {
 	b.t.Helper()
 	rec, err := b.r.Find(context.Background(), "s", id)
