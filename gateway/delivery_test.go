@@ -252,6 +252,54 @@ func TestSentAway(t *testing.T) {
 	})
 }
 
+// Whoever is sent away although the event is known reads its id: the sender of one that has failed, while the breaker is open, and that of a duplicate
+// whose first runs on for longer than it may wait.
+func TestSentAwayWithTheIDOfWhatIsKnown(t *testing.T) {
+	text := `upstreams: {app: {url: "http://127.0.0.1:3000", timeout: 1m, breaker: {failures: 2, probe: 7s}}}
+sources:
+  proxy:
+    path: /proxy
+    provider: custom
+    secrets: [{env: SECRET}]
+    verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, prefix: "sha256=", signed: "{timestamp}.{body}", timestamp: "header:X-Timestamp", tolerance: 5m}
+    identity: {id: "json:id"}
+    delivery: {mode: proxy, upstream: app}
+`
+	synctest.Test(t, func(t *testing.T) {
+		b, err := hooktest.NewBubble(t.TempDir(), text, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = b.Stop() }()
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		defer b.Down()
+		post := func(id string) (got string, head http.Header) {
+			status, head, err := b.Ask("/proxy", hooktest.Custom(secret, hooktest.CustomBody(id, "t", "r", "1"), time.Now()))
+			if err != nil {
+				t.Error(err)
+			}
+			return fmt.Sprint(status, " ", head.Get("Hooktender-Outcome"), ", again after ", head.Get("Retry-After")), head
+		}
+		b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 40 * time.Second} })
+		first := make(chan http.Header)
+		go func() { _, head := post("slow"); first <- head }()
+		time.Sleep(time.Second)
+		got, head := post("slow")
+		if id := (<-first).Get("Hooktender-Id"); got != "503 duplicate, again after 1" || head.Get("Hooktender-Id") != id || id == "" {
+			t.Errorf("a duplicate of what is under way: %s, %q for %q", got, head.Get("Hooktender-Id"), id)
+		}
+		b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 500} })
+		post("a")
+		_, told := post("b")
+		got, head = post("b")
+		if id := told.Get("Hooktender-Id"); got != "503 unavailable, again after 7" || head.Get("Hooktender-Id") != id || id == "" {
+			t.Errorf("one that has failed: %s, %q for %q", got, head.Get("Hooktender-Id"), id)
+		}
+	})
+}
+
 // A gap in the metrics and in the API while it lasts, and the cursor set over HTTP.
 func TestGapCanBeSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -266,13 +266,22 @@ func (p *Pipeline) once(ctx context.Context, v *visit) reply {
 		}
 		value, ok := other.Wait(ctx, v.src.patience())
 		if !ok {
-			return unavailable(time.Second).as("duplicate")
+			return p.stillUnderWay(ctx, v)
 		}
 		if first, _ := value.(*kept); first != nil && !first.reply.differs() {
 			return p.asTheFirst(v, first)
 		}
 	}
 	return unavailable(time.Second).as("duplicate")
+}
+
+// stillUnderWay sends a duplicate away that has waited as long as it may.
+func (p *Pipeline) stillUnderWay(ctx context.Context, v *visit) reply {
+	r := unavailable(time.Second).as("duplicate")
+	if f, known, err := p.index.Lookup(ctx, v.keys, &v.sub.Record.BodySHA256); err == nil && known {
+		r.id = f.ID
+	}
+	return r
 }
 
 // claimed is dedup, order and deliver for a request that holds its keys. Where nothing has to be decided before the event is stored, the journal's own
@@ -373,7 +382,9 @@ func (p *Pipeline) deliver(ctx context.Context, v *visit) reply {
 		return p.broken(v, err)
 	case err != nil, h.Outcome == recovery.Unavailable:
 		if v.known {
-			return unavailable(h.RetryAfter)
+			r := unavailable(h.RetryAfter)
+			r.id = v.sub.Record.ID
+			return r
 		}
 		return p.ifKnown(ctx, v, unavailable(h.RetryAfter)) // a duplicate is answered also when nothing new is taken
 	case h.Outcome == recovery.Duplicate && (!v.known || v.src.Dedup.Mode == "observe"):
