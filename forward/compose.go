@@ -152,6 +152,12 @@ func nominations(head event.Head) (l nominationList) {
 	return l
 }
 
+// Nominates says whether a Connection line of head takes the lines called name out of it.
+func Nominates(head event.Head, name string) bool {
+	l := nominations(head)
+	return l.has([]byte(name))
+}
+
 // has says whether name was nominated and may be taken out. What frames, describes or authenticates the message never is: a
 // stranger could otherwise strip a captured request of the headers that make it what it is.
 func (l *nominationList) has(name []byte) bool {

@@ -285,7 +285,8 @@ func (f *flight) extra(h event.Head) event.Head {
 
 const crlf = "\r\n"
 
-// given says which of the lines that the gateway would add the sender has set. A traceparent that is malformed or given twice is not.
+// given says which of the lines that the gateway would add the sender has set. A traceparent that is malformed or given twice is not, nor is what
+// its own Connection line takes out.
 type given struct{ idempotencyKey, requestID, traceparent bool }
 
 func givenBy(head event.Head) (g given) {
@@ -299,7 +300,7 @@ func givenBy(head event.Head) (g given) {
 		} else if value, ok := event.ValueOf(line, "Idempotency-Key"); ok {
 			g.idempotencyKey = g.idempotencyKey || len(value) > 0
 		} else if value, ok := event.ValueOf(line, "X-Request-Id"); ok {
-			g.requestID = g.requestID || len(value) > 0
+			g.requestID = g.requestID || len(value) > 0 && !forward.Nominates(head, "X-Request-Id")
 		}
 	}
 	return g

@@ -24,3 +24,15 @@ func TestTraceparent(t *testing.T) {
 		t.Error("two of them are none")
 	}
 }
+
+// A request id that the sender's Connection line takes out of its request is none: the consumer gets ours.
+func TestRequestIDForOneHopOnly(t *testing.T) {
+	for head, want := range map[string]bool{
+		"X-Request-Id: r\r\n": true, "Connection: close\r\nX-Request-Id: r\r\n": true, "X-Request-Id:\r\n": false,
+		"X-Request-Id: r\r\nConnection: keep-alive, x-request-id\r\n": false,
+	} {
+		if got := givenBy(event.Head(head)).requestID; got != want {
+			t.Errorf("%q: %t, want %t", head, got, want)
+		}
+	}
+}
