@@ -463,13 +463,14 @@ func TestRetryAfter(t *testing.T) {
 	for v, want := range map[string]time.Duration{
 		"0": 0, "1": time.Second, "120": 2 * time.Minute, "0007": 7 * time.Second, "-1": -time.Second, "-120": -2 * time.Minute, "-0": -time.Second,
 		"Sun, 06 Nov 1994 08:49:37 GMT": 30 * time.Second, "Sunday, 06-Nov-94 08:49:37 GMT": 30 * time.Second, "Sun Nov  6 08:49:37 1994": 30 * time.Second,
-		"Sun, 06 Nov 1994 08:00:00 GMT": 0, "9223372036": 100 * 365 * 24 * time.Hour, "Fri, 31 Dec 9999 23:59:59 GMT": 100 * 365 * 24 * time.Hour,
+		"Sun, 06 Nov 1994 08:00:00 GMT": 0, "9223372036": 100 * 365 * 24 * time.Hour, "9223372037": 100 * 365 * 24 * time.Hour,
+		"18446744073709551617": 100 * 365 * 24 * time.Hour, "-99999999999999999999": -100 * 365 * 24 * time.Hour, "Fri, 31 Dec 9999 23:59:59 GMT": 100 * 365 * 24 * time.Hour,
 	} {
 		if d, ok := forward.RetryAfter([]byte(v), now); !ok || d != want {
 			t.Errorf("%q: %s %v, want %s", v, d, ok, want)
 		}
 	}
-	for _, v := range []string{"", "soon", "1e9", "1.5", "+1", "- 1", "-", "--1", "1 ", "99999999999", "18446744073709551617", "9223372037", "Sun, 06 Nov 1994", "0x10", "\xb2"} {
+	for _, v := range []string{"", "soon", "1e9", "1.5", "+1", "- 1", "-", "--1", "1 ", "Sun, 06 Nov 1994", "0x10", "\xb2"} {
 		if d, ok := forward.RetryAfter([]byte(v), now); ok {
 			t.Errorf("%q is taken for %s", v, d)
 		}

@@ -5,9 +5,6 @@ import (
 	"time"
 )
 
-// maxRetrySeconds is the largest number of seconds that a Duration holds.
-const maxRetrySeconds = int64(1<<63-1) / int64(time.Second)
-
 // longestRetry is what longer waits are cut to: added to a time of today, the largest Duration is beyond what nanoseconds since 1970 hold.
 const longestRetry = 100 * 365 * 24 * time.Hour
 
@@ -23,7 +20,7 @@ func RetryAfter(v []byte, now time.Time) (d time.Duration, ok bool) {
 		if negative {
 			return -max(time.Second, n), true
 		}
-		return min(n, longestRetry), true
+		return n, true
 	}
 	if len(v) < len("Sun Nov  6 08:49:37 1994") || len(v) > 64 {
 		return 0, false
@@ -35,6 +32,7 @@ func RetryAfter(v []byte, now time.Time) (d time.Duration, ok bool) {
 	return min(max(0, t.Sub(now)), longestRetry), true
 }
 
+// seconds reads a number of any length; beyond longestRetry it is that.
 func seconds(digits []byte) (time.Duration, bool) {
 	if len(digits) == 0 {
 		return 0, false
@@ -44,9 +42,7 @@ func seconds(digits []byte) (time.Duration, bool) {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
-		if n = n*10 + int64(c-'0'); n > maxRetrySeconds {
-			return 0, false
-		}
+		n = min(n*10+int64(c-'0'), int64(longestRetry/time.Second))
 	}
 	return time.Duration(n) * time.Second, true
 }

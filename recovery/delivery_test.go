@@ -243,7 +243,7 @@ func TestRetryAfter(t *testing.T) {
 	}{
 		{"100", 503, 100 * time.Second, event.NoReason}, {"100", 429, 100 * time.Second, event.NoReason}, {"299", 503, 299 * time.Second, event.NoReason},
 		{"301", 503, 0, event.Exhausted}, {"-1", 503, 0, event.Permanent}, {"soon", 503, 5 * time.Second, event.NoReason},
-		{"9223372036", 503, 0, event.Exhausted}, {"Fri, 31 Dec 9999 23:59:59 GMT", 503, 0, event.Exhausted},
+		{"9223372036", 503, 0, event.Exhausted}, {"99999999999999999999", 503, 0, event.Exhausted}, {"-99999999999", 503, 0, event.Permanent}, {"Fri, 31 Dec 9999 23:59:59 GMT", 503, 0, event.Exhausted},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
