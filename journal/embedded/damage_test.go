@@ -954,3 +954,22 @@ func TestGarbageInATableIsNoPanic(t *testing.T) {
 		t.Fatal(len(l.Records), err)
 	}
 }
+
+// A kill, or a power cut, right as a first start makes the ledger left a file without a word in it, and every start after that was refused as damaged.
+func TestAFirstStartThatWasCutShortIsBegunAgain(t *testing.T) {
+	for _, size := range []int{0, ledgerSlot, 2 * ledgerSlot} {
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+		must(t, os.WriteFile(filepath.Join(o.Dir, nameFormat), fmt.Appendf(nil, "%s%d\n", formatPrefix, formatVersion), 0o600))
+		must(t, os.WriteFile(filepath.Join(o.Dir, nameLedger), make([]byte, size), 0o600))
+		r := accept(t, start(t, o), journal.Synced, sample(1)).Record
+		o.Dir = copyDir(t, o.Dir)
+		if _, _, err := start(t, o).Get(t.Context(), r.ID, true); err != nil {
+			t.Fatal(err)
+		}
+		must(t, os.WriteFile(filepath.Join(o.Dir, nameLedger), make([]byte, size), 0o600))
+		o.Dir = copyDir(t, o.Dir)
+		if _, err := Open(o); !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), nameLedger) {
+			t.Fatalf("a ledger of %d zeros beside a log: %v", size, err)
+		}
+	}
+}

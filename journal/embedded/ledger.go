@@ -3,6 +3,7 @@ package embedded
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -55,11 +56,14 @@ func parseLedgerSlot(b []byte) (s ledgerState, turn uint64, ok bool) {
 	return s, le.Uint64(b[8:]), true
 }
 
-// readLedger reads the newer slot. It returns fs.ErrNotExist if there is no ledger.
+// readLedger reads the newer slot. It returns fs.ErrNotExist if there is no ledger, or a blank one: the first start was cut short as it made it.
 func readLedger(path string) (s ledgerState, turn uint64, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return s, 0, err
+	}
+	if allZero(b) {
+		return s, 0, fmt.Errorf("%s is blank: %w", path, fs.ErrNotExist)
 	}
 	found := false
 	for at := 0; at+ledgerSlot <= len(b); at += ledgerSlot {

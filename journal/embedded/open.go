@@ -78,7 +78,7 @@ func (e *Engine) recover() error {
 		return err
 	}
 	if fresh && len(t.segs) > 0 {
-		return damaged(path, "the file is missing")
+		return damaged(path, "the file is missing or blank")
 	}
 	if err := t.repair(); err != nil {
 		return err
