@@ -137,6 +137,12 @@ func (n *node) read(at int64, b []byte) []byte {
 	for done := 0; done < len(b); {
 		off := at + int64(done)
 		end := min(len(b), done+int(pageSize-off%pageSize))
+		if at := off / pageSize; n.stray[at] { // the kernel has dropped it from its cache
+			delete(n.stray, at)
+			if n.pages[at] = n.durPages[at]; n.pages[at] == nil {
+				delete(n.pages, at)
+			}
+		}
 		if p := n.pages[off/pageSize]; p != nil {
 			copy(b[done:end], p[off%pageSize:])
 		} else {

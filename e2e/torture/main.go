@@ -68,6 +68,7 @@ var faults = []fault{
 	{"power-store", "power cut, journalled, torn sectors, store, with a backlog", 4, 100, func(b *bench) (result, error) { return powerCuts(b, "journalled", "store") }},
 	{"strict", "power cut, no more than POSIX promises", 4, 100, func(b *bench) (result, error) { return powerCuts(b, "strict", "hybrid") }},
 	{"eio", "EIO at the n-th fsync, then a power cut", 10, 200, failingSyncs},
+	{"eio-again", "EIO at the n-th fsync of the log, another start, then a power cut", 9, 90, failingSyncsThenAStart},
 	{"eio-table", "EIO at the n-th fsync of a table of the index, then a power cut", 12, 100, failingTables},
 	{"clock", "the clock set by a day and a year, both ways", 2, 8, clockJumps},
 	{"full", "a 100 MB disk filled up", 2, 20, fullDisk},

@@ -973,3 +973,25 @@ func TestAFirstStartThatWasCutShortIsBegunAgain(t *testing.T) {
 		}
 	}
 }
+
+// What no fsync has confirmed may be in the page cache alone, for good after one that failed: it is written again before anything is built on it.
+func TestWhatWasNotSyncedIsWrittenAgain(t *testing.T) {
+	for name, keys := range map[string][][]byte{"plain": nil, "encrypted": {[]byte("0123456789abcdef0123456789abcdef")}} {
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet, Keys: keys}
+		e, _ := write(t, o, 3, journal.Synced)
+		synced := copyDir(t, o.Dir)
+		accept(t, e, journal.Written, bigSample(3))
+		written := copyDir(t, o.Dir)
+		for dir, want := range map[string]bool{synced: false, written: true} {
+			path, long := segmentFiles(t, dir)[0], time.Unix(1, 0)
+			before := mustRead(t, path)
+			must(t, os.Chtimes(path, long, long))
+			o.Dir = dir
+			start(t, o)
+			info, err := os.Stat(path)
+			if err != nil || info.ModTime().After(long) != want || !bytes.Equal(mustRead(t, path), before) {
+				t.Errorf("%s, all synced %t: written at %s, the same %t, %v", name, !want, info.ModTime(), bytes.Equal(mustRead(t, path), before), err)
+			}
+		}
+	}
+}

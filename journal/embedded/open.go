@@ -80,10 +80,10 @@ func (e *Engine) recover() error {
 	if fresh && len(t.segs) > 0 {
 		return damaged(path, "the file is missing or blank")
 	}
-	if err := t.repair(); err != nil {
+	if e.ledger, err = openLedger(path, ledgerState{lowest: 1}); err != nil {
 		return err
 	}
-	if e.ledger, err = openLedger(path, ledgerState{lowest: 1}); err != nil {
+	if err := e.takeOver(t); err != nil {
 		return err
 	}
 	e.clock.begin(known.mark)
@@ -121,6 +121,15 @@ func (e *Engine) recover() error {
 	return e.wal.succeed(p, segmentHead{nextSeq: uint64(e.nextSeq), created: now, born: e.born, horizon: e.horizon, lowest: t.segs[0].number, covers: e.covers.Load()})
 }
 
+// takeOver makes durable what was read: it may be in memory only. A kill can come before a file or a name was synced; and what an fsync has failed for stays in the page cache
+// as if it were on the disk, where no later fsync writes it unless it is written again.
+func (e *Engine) takeOver(t *tail) error {
+	if err := errors.Join(e.ledger.write(e.ledger.state), e.ledger.file.Sync(), syncDir(e.opts.Dir), syncDir(e.wal.dir)); err != nil {
+		return err
+	}
+	return t.repair()
+}
+
 // create makes the first segment of a new journal.
 func (e *Engine) create(now int64) error {
 	p := e.wal.make(min(e.opts.SegmentSize, firstSegment))
@@ -135,6 +144,7 @@ func (e *Engine) create(now int64) error {
 type tail struct {
 	segs    []*segment // oldest first
 	stale   []string   // files that are no part of the log any more
+	open    int64      // in the last segment: where the first frame is that the ledger does not confirm
 	end     int64      // in the last segment: where the next frame goes
 	lsn     uint64     // last frame
 	torn    bool       // the bytes from end on are the remains of an unfinished write
@@ -233,10 +243,14 @@ func checkWhole(s, next *segment, data []byte) error {
 // checkLast finds the end of the log in the last segment.
 func (t *tail) checkLast(s *segment, data []byte, known ledgerState) error {
 	sc := s.scanner(data, segmentHeadSize, s.firstLSN)
+	t.open = segmentHeadSize
 	for {
 		f, _, ok := sc.next()
 		if !ok {
 			break
+		}
+		if f.lsn <= known.synced {
+			t.open = int64(sc.at)
 		}
 		if f.kind == kindAccept {
 			t.nextSeq = max(t.nextSeq, f.id.Seq()+1)
@@ -254,24 +268,44 @@ func (t *tail) checkLast(s *segment, data []byte, known ledgerState) error {
 	return nil
 }
 
-// repair finishes what a crash cut short: stale files go, and a torn end is overwritten with zeros, so that nothing of it
-// can ever be taken for a frame.
+// repair finishes what a crash cut short: stale files go, what was not synced yet is, and a torn end is overwritten with zeros, so that nothing of it can ever be taken for
+// a frame.
 func (t *tail) repair() error {
 	for _, path := range t.stale {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
 	}
-	if !t.torn {
+	if !t.torn && t.open == t.end {
 		return nil
 	}
 	last := t.segs[len(t.segs)-1]
-	t.log.Warn("the journal ends in an unfinished write, which nobody was told of; it is cut off", "file", last.path, "byte", t.end)
 	f, err := os.OpenFile(last.path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(zeroFrom(f, t.end, last.size), f.Sync(), f.Close())
+	err = writeAgain(f, t.open, t.end)
+	if t.torn {
+		t.log.Warn("the journal ends in an unfinished write, which nobody was told of; it is cut off", "file", last.path, "byte", t.end)
+		err = errors.Join(err, zeroFrom(f, t.end, last.size))
+	}
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// writeAgain writes a part of a file as it is.
+func writeAgain(f *os.File, from, to int64) error {
+	b := make([]byte, min(to-from, 1<<20))
+	for from < to {
+		n, err := f.ReadAt(b[:min(int64(len(b)), to-from)], from)
+		if err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b[:n], from); err != nil {
+			return err
+		}
+		from += int64(n)
+	}
+	return nil
 }
 
 func zeroFrom(f *os.File, from, to int64) error {
