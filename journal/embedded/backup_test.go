@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -109,5 +110,31 @@ func TestBackupBeforeTheFirstEvent(t *testing.T) {
 	}
 	if !accept(t, x, journal.Synced, sample(1)).Accepted {
 		t.Error("the first event is refused")
+	}
+}
+
+// An fsync that ends just as a segment does: the ledger named the next one, and confirmed less than the frames before it. A backup then said that the journal is damaged.
+func TestBackupRightAfterASegmentHasEnded(t *testing.T) {
+	var e *Engine
+	var once sync.Once
+	var failed error
+	o := Options{Dir: memDir(t), Sync: true, Synced: func(time.Duration) {
+		once.Do(func() {
+			failed = e.call(t.Context(), journal.Written, func(w *writer) error {
+				for _, key := range []string{"a", "b"} {
+					body := appendSection(nil, secMetaKey, []byte(key))
+					if err := w.emit(&frame{kind: kindMeta, body: body, bodySum: checksum(body)}, &parts{metaKey: key}, nil); err != nil {
+						return err
+					}
+				}
+				return e.wal.rotate(segmentHead{nextSeq: uint64(w.nextSeq), created: w.now, born: e.born, lowest: 1})
+			})
+		})
+	}}
+	e = start(t, o)
+	accept(t, e, journal.Synced, sample(1))
+	must(t, failed)
+	if r, err := Backup(t.Context(), o.Dir, filepath.Join(memDir(t), "backup"), nil); err != nil || r.Segments != 2 {
+		t.Fatal(r, err)
 	}
 }

@@ -244,9 +244,11 @@ func (e *Engine) syncOnce(all bool) {
 func (e *Engine) reached(lsn uint64) error {
 	s := &e.syncs
 	s.ledger.Lock()
+	active := e.wal.active()
+	lsn = max(lsn, active.firstLSN-1) // a segment begins after the one before is whole on disk; the ledger must not name it and know less
 	if lsn > s.synced.Load() {
 		state := e.ledger.state
-		state.synced, state.newest = lsn, e.wal.active().number
+		state.synced, state.newest = lsn, active.number
 		state.next, state.mark = e.nextEvent(), e.clock.mark()
 		if err := e.ledger.write(state); err != nil {
 			s.ledger.Unlock()
