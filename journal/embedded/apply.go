@@ -116,7 +116,7 @@ func (e *Engine) state(at position) []byte {
 	if e.rebuilding {
 		return nil
 	}
-	c := checkpointState{at: at, nextSeq: e.nextSeq, horizon: e.horizon, counts: e.counts}
+	c := checkpointState{at: at, nextSeq: e.nextSeq, horizon: e.horizon, counts: e.counts, covers: e.covers.Load()}
 	return c.encode(nil)
 }
 

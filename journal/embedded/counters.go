@@ -117,6 +117,7 @@ type checkpointState struct {
 	nextSeq event.Seq
 	horizon int64
 	counts  counters
+	covers  int64 // see Engine.covers; an index that does not say it is older
 }
 
 func (s *checkpointState) encode(b []byte) []byte {
@@ -135,7 +136,7 @@ func (s *checkpointState) encode(b []byte) []byte {
 			b = binary.AppendVarint(b, x.n)
 		}
 	}
-	return b
+	return binary.AppendVarint(b, s.covers)
 }
 
 func decodeCheckpoint(b []byte) (s checkpointState, err error) {
@@ -157,6 +158,9 @@ func decodeCheckpoint(b []byte) (s checkpointState, err error) {
 			k := stateReason{event.State(d.u8()), event.Reason(d.u8())}
 			c.add(k, d.varint())
 		}
+	}
+	if len(d.buf) > 0 {
+		s.covers = d.varint()
 	}
 	return s, d.done()
 }

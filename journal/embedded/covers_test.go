@@ -113,3 +113,27 @@ func TestALongerRetentionBringsNothingBack(t *testing.T) {
 		}
 	})
 }
+
+// The same over a restart, and where the index has to be made anew.
+func TestALongerRetentionAfterARestartBringsNothingBack(t *testing.T) {
+	for _, rebuilt := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			hour := journal.Retention{Dedup: time.Hour, Payload: 100 * time.Hour, Record: time.Hour, DeadLetter: time.Hour}
+			o := Options{Dir: t.TempDir(), InBubble: true, Retention: hour}
+			e := start(t, o)
+			lost := deliver(t, e, journal.Written, accept(t, e, journal.Written, sample(1)).Record).ReceivedAt
+			time.Sleep(2 * time.Hour)
+			if _, err := e.Sweep(t.Context(), time.Now(), 100); err != nil {
+				t.Fatal(err)
+			}
+			must(t, e.Close())
+			if rebuilt {
+				must(t, os.RemoveAll(filepath.Join(o.Dir, nameIndex)))
+			}
+			o.Retention.Dedup, o.Retention.Record = 5*time.Hour, 5*time.Hour
+			if covers := start(t, o).Stats().CoversSince; !covers.After(lost) {
+				t.Errorf("rebuilt %t: it covers %s; what came at %s is forgotten", rebuilt, covers, lost)
+			}
+		})
+	}
+}

@@ -103,6 +103,7 @@ func (e *Engine) loadPosition(t *tail) (position, error) {
 		}
 		e.counts = c.counts
 		e.nextSeq, e.horizon = max(e.nextSeq, c.nextSeq), max(e.horizon, c.horizon)
+		e.covers.Store(max(e.covers.Load(), c.covers))
 		return c.at, nil
 	}
 	return position{}, fmt.Errorf("%w: it is at frame %d, the log ends at %d", errIndex, c.at.lsn, t.lsn)

@@ -267,9 +267,6 @@ func (d *due) write(w *writer) error {
 		}
 	}
 	for g, its := range d.remove {
-		for _, it := range its {
-			w.e.covers.Store(max(w.e.covers.Load(), it.receivedAt()+1))
-		}
 		if err := d.forget(w, kindRemove, g, its); err != nil {
 			return err
 		}
@@ -326,6 +323,7 @@ func (d *due) forget(w *writer, k kind, g group, found []*item) error {
 			continue
 		}
 		p.seqs = append(p.seqs, it.id.Seq())
+		p.time = max(p.time, it.receivedAt()+1)
 	}
 	if len(p.seqs) == 0 {
 		return nil
@@ -333,6 +331,9 @@ func (d *due) forget(w *writer, k kind, g group, found []*item) error {
 	p.metaKey = g.source
 	body := appendSection(nil, secMetaKey, []byte(g.source))
 	body = appendSection(body, secSeqs, appendSeqs(nil, p.seqs))
+	if k == kindRemove { // what was received before it may be missing from now on
+		body = appendSection(body, secTime, binary.LittleEndian.AppendUint64(nil, uint64(p.time)))
+	}
 	f := frame{kind: k, prevState: g.state.state, prevReason: g.state.reason, body: body, bodySum: checksum(body)}
 	return w.emit(&f, &p, nil)
 }

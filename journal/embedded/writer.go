@@ -451,6 +451,9 @@ func (w *writer) count(from stateReason, it *item, source string) {
 
 // applyForget takes records (shrink) or events whole (remove) away; those of a frame share source, state and reason.
 func (w *writer) applyForget(f *frame, p *parts) error {
+	if f.kind == kindRemove {
+		w.e.covers.Store(max(w.e.covers.Load(), p.time))
+	}
 	for _, seq := range p.seqs {
 		old, err := w.item(seq)
 		if err != nil {
