@@ -156,3 +156,18 @@ func TestEncryptedPayloadOfASegmentThatGoes(t *testing.T) {
 		t.Errorf("%v, not that it is gone", err)
 	}
 }
+
+// A large event kept as much memory as it has bytes, for as long as the process ran.
+func TestALargeEventLeavesNoMemoryBehind(t *testing.T) {
+	e := start(t, Options{Keys: [][]byte{[]byte("0123456789abcdef0123456789abcdef")}})
+	a := sample(1)
+	a.Payload.Body = make([]byte, 16<<20)
+	r := accept(t, e, journal.Written, a).Record
+	if _, p, err := e.Get(t.Context(), r.ID, true); err != nil || len(p.Body) != 16<<20 {
+		t.Fatal(err)
+	}
+	must(t, e.Close())
+	if kept := cap(e.wal.seal) + cap(e.wal.buf); kept > 8<<20 {
+		t.Errorf("%d bytes are kept", kept)
+	}
+}

@@ -195,6 +195,9 @@ func (w *wal) flush() error {
 	if cap(w.buf) > 4<<20 {
 		w.buf = nil
 	}
+	if cap(w.seal) > 4<<20 {
+		w.seal = nil
+	}
 	return err
 }
 
