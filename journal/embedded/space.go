@@ -143,7 +143,14 @@ const ballastSuffix = ".zero"
 
 // begin takes over what the last run left, and gives it back to the volume where it is needed to open the index.
 func (s *space) begin(need uint64) {
-	s.ballast = ballastIn(s.dir)
+	for _, path := range ballastIn(s.dir) {
+		if info, err := os.Stat(path); err == nil && info.Size() < minSegment { // a crash came before it had its blocks: on a full volume it would take none
+			err = os.Remove(path)
+			s.log.Warn("a ballast file without its space is removed", "file", path, "error", err)
+			continue
+		}
+		s.ballast = append(s.ballast, path)
+	}
 	for s.below(need) && len(s.ballast) > 0 {
 		path := s.takeBallast()
 		s.log.Warn("the volume is nearly full: a ballast file is given up to open the journal", "file", path)

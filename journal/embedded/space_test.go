@@ -120,3 +120,22 @@ func TestBallastBecomesTheLog(t *testing.T) {
 		t.Errorf("%d events of 40", got)
 	}
 }
+
+// A crash as a ballast file was made left an empty one, which counted for ever as one that is whole: on a full volume the log could not go on in it, and the process ended.
+func TestEmptyBallastIsNone(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Log: quiet}
+	must(t, os.Mkdir(filepath.Join(o.Dir, nameBallast), 0o700))
+	empty, whole := filepath.Join(o.Dir, nameBallast, "1"+ballastSuffix), filepath.Join(o.Dir, nameBallast, "2"+ballastSuffix)
+	must(t, os.WriteFile(empty, nil, 0o600))
+	must(t, os.WriteFile(whole, make([]byte, 64<<10), 0o600))
+	e := start(t, o)
+	if got := e.space.takeBallast(); got != whole {
+		t.Errorf("the log would go on in %q", got)
+	}
+	if got := e.space.takeBallast(); got != "" {
+		t.Errorf("and then in %q", got)
+	}
+	if _, err := os.Stat(empty); err == nil {
+		t.Error("the empty file is still there")
+	}
+}
