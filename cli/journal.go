@@ -169,15 +169,20 @@ func (j *journalFlags) backup() *cobra.Command {
 }
 
 func (j *journalFlags) restore() *cobra.Command {
-	cmd := &cobra.Command{Use: "restore <directory>", Short: "Make the journal from a backup; data_dir must be empty or absent", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "restore <directory>", Short: "Make the journal from a backup; data_dir must be empty or absent", Args: cobra.ExactArgs(1),
+		Long: "Make the journal from a backup; data_dir must be empty (but for lost+found) or absent. What root makes is given to the owner of data_dir,\nor of the directory above it."}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		o, err := j.options()
 		if err != nil {
 			return err
 		}
 		show, clear := j.bar("restoring")
+		owner := ownerOf(o.Dir)
 		r, err := embedded.Restore(cmd.Context(), args[0], o.Dir, show)
 		clear()
+		if err == nil {
+			err = handOver(o.Dir, owner)
+		}
 		if err != nil {
 			return journalError(err)
 		}
@@ -200,8 +205,12 @@ func (j *journalFlags) salvage() *cobra.Command {
 			return err
 		}
 		show, clear := j.bar("salvaging")
+		owner := ownerOf(o.Dir)
 		r, err := embedded.Salvage(cmd.Context(), o, to, show)
 		clear()
+		if err == nil && to == "" {
+			err = handOver(o.Dir, owner)
+		}
 		if err != nil {
 			return journalError(err)
 		}
