@@ -65,6 +65,9 @@ func (e *env) printDead(raw []byte) error {
 			}
 		}
 		t.writeTo(w)
+		if page.NextCursor != "" {
+			e.note("there are more than these %d, which alone are counted above", len(page.Data))
+		}
 		e.more(&page)
 	})
 }
