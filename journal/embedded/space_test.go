@@ -1,10 +1,13 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -55,6 +58,33 @@ func TestFullVolumeStopsNewEventsOnly(t *testing.T) {
 	}
 	if !accept(t, e, journal.Synced, sample(100)).Accepted {
 		t.Error("there is space again, and the event is refused")
+	}
+}
+
+// Every sender was answered 503, and the log ended with "ready".
+func TestTheLogSaysThatNewEventsAreRefused(t *testing.T) {
+	var free atomic.Uint64
+	var said bytes.Buffer
+	look := func(string) (uint64, error) { return free.Load(), nil }
+	e := start(t, Options{Sync: true, MinFree: 64 << 20, free: look, reserveFree: func(string) (uint64, error) { return 1 << 30, nil }, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	for i, now := range []uint64{1 << 30, 32 << 20, 32 << 20, 1 << 30, 1 << 30} {
+		free.Store(now)
+		time.Sleep(2 * freeInterval) // so often is it looked up
+		want := error(nil)
+		if now < 64<<20 {
+			want = journal.ErrFull
+		}
+		if _, err := e.Accept(t.Context(), []journal.Accept{sample(i)}, journal.Synced); !errors.Is(err, want) {
+			t.Fatalf("with %d bytes free: %v", now, err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"new events are refused until there is more", "there is space again: new events are taken"} {
+		if n := strings.Count(said.String(), line); n != 1 {
+			t.Errorf("%q is said %d times:\n%s", line, n, said.String())
+		}
 	}
 }
 

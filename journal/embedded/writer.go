@@ -595,5 +595,10 @@ func (w *writer) checkFree() {
 		return
 	}
 	w.full, w.freeNear = free < w.e.opts.MinFree, free < w.e.opts.MinFree+freeNear
-	w.e.full.Store(w.full)
+	switch was := w.e.full.Swap(w.full); {
+	case w.full && !was:
+		w.e.opts.Log.Warn("free space is below journal.min_free: new events are refused until there is more", "free_bytes", free, "min_free_bytes", w.e.opts.MinFree)
+	case was && !w.full:
+		w.e.opts.Log.Info("there is space again: new events are taken", "free_bytes", free)
+	}
 }
