@@ -165,7 +165,13 @@ func (e *env) runReplay(ctx context.Context, spec api.ReplaySpec, b *bulk) error
 			return err
 		}
 	}
-	if err := e.print(raw, func(w io.Writer) { e.showReplays(w, []api.Replay{job}) }); err != nil {
+	err = e.print(raw, func(w io.Writer) {
+		e.showReplays(w, []api.Replay{job})
+		if job.Skipped.Total > 0 {
+			e.note("'hooktender replay status %s' says what was skipped and why", job.ID)
+		}
+	})
+	if err != nil {
 		return err
 	}
 	if b.detach {
