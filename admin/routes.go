@@ -155,7 +155,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	if !s.hostAllowed(r) {
-		fail(http.StatusForbidden, "this host name is not served here").write(w)
+		fail(http.StatusForbidden, "this host name is not served here: call it by its address, as localhost, or as admin.listen names it").write(w)
 		return
 	}
 	if crossOrigin(r) {
