@@ -56,7 +56,7 @@ func (e *Engine) rebuild(dir string, t *tail, cause error) error {
 			return err
 		}
 	}
-	e.opts.Log.Info("the index has been rebuilt", "took", time.Since(start), "events", e.nextSeq-1)
+	e.opts.Log.Info("the index has been rebuilt", "took", time.Since(start).Round(time.Millisecond).String(), "events", e.nextSeq-1)
 	return nil
 }
 
