@@ -90,10 +90,10 @@ func New(cfg *config.Config, o Options) (g *Gateway, err error) {
 		return nil, err
 	}
 	if g.public, err = o.Listen(cfg.Listen); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+		return nil, fmt.Errorf("the public port: %w", err)
 	}
 	if g.private, err = o.Listen(cfg.Admin.Listen); err != nil {
-		return nil, fmt.Errorf("admin: listen on %s: %w", cfg.Admin.Listen, err)
+		return nil, fmt.Errorf("the admin port: %w", err)
 	}
 	g.private = &sparing{Listener: g.private}
 	return g, nil
