@@ -111,8 +111,8 @@ func (c *conn) refuse(f *wireFault) {
 		a.Head = crowdHead
 	}
 	c.refused(f.status)
+	c.unreserve() // before the answer leaves: who has read it may send the next at once
 	c.answer(&a)
-	c.unreserve()
 }
 
 func (c *conn) refused(status int) {
