@@ -414,6 +414,21 @@ func (f *Fate) Final() bool {
 // Known says whether there is anything under the key.
 func (f Fate) Known() bool { return !f.ID.IsZero() }
 
+// ParseTime reads a time that a sender wrote: RFC 3339 (§5.6: T and Z may be small letters), its offset also without a colon (2026-01-02T15:04:05+0100),
+// and the same with spaces, the offset then being one without a colon, or UTC (2026-01-02 15:04:05 UTC).
+func ParseTime(text string) (time.Time, error) {
+	layout := time.RFC3339Nano
+	switch zone := len(text) - len("+0100"); {
+	case len(text) > 10 && text[10] == ' ' && strings.HasSuffix(text, " UTC"):
+		layout = "2006-01-02 15:04:05 UTC"
+	case len(text) > 10 && text[10] == ' ':
+		layout = "2006-01-02 15:04:05 -0700"
+	case zone > 10 && (text[zone] == '+' || text[zone] == '-'):
+		layout = "2006-01-02T15:04:05-0700"
+	}
+	return time.Parse(layout, strings.ToUpper(text))
+}
+
 // TimeFormat is the one text form of a time: RFC 3339, UTC, nine fractional digits (SPEC §7).
 const TimeFormat = "2006-01-02T15:04:05.000000000Z"
 

@@ -16,7 +16,8 @@ type Config struct {
 	Mode string `yaml:"mode" enum:"enforce,observe"`
 	// Event types that supersede each other, as globs (* stands for anything, also a slash); events of other types pass untouched.
 	Types []string `yaml:"types"`
-	// How versions compare: integer (any number of digits), timestamp (RFC 3339, or seconds or milliseconds since 1970), lexicographic.
+	// How versions compare: integer (any number of digits), timestamp (RFC 3339, or with +0100 for its offset, or as in
+	// 2026-01-02 15:04:05 UTC, or seconds or milliseconds since 1970), lexicographic.
 	Compare string `yaml:"compare" enum:"integer,timestamp,lexicographic"`
 	// What happens to a version equal to the cursor: forward | reject.
 	Ties string `yaml:"ties" enum:"forward,reject"`

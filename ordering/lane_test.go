@@ -114,6 +114,8 @@ func TestVersions(t *testing.T) {
 		{"timestamp", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000000001Z"},
 		{"timestamp", "2026-01-01T01:00:00+01:00", "2026-01-01T00:00:01Z"},
 		{"timestamp", "2026-01-01t00:00:00z", "2026-01-01T00:00:00.1+00:00"},
+		{"timestamp", "2016-11-18T10:46:28+0100", "2016-11-18T09:46:28.5Z"}, {"timestamp", "2015-10-05T14:42:19.000-0700", "2015-10-05T14:43:19-0700"}, // SonarQube, QuickBooks
+		{"timestamp", "2020-10-06 15:27:18 UTC", "2020-10-06T15:27:18.705Z"}, {"timestamp", "2020-10-06 15:27:18 +0200", "2020-10-06 15:27:18 UTC"}, // GitLab
 		{"timestamp", "1700000000", "1700000000.5"}, {"timestamp", "1700000000.123456", "1700000000124"},
 		{"lexicographic", "10", "9"}, {"lexicographic", "a", "b"},
 	} {
@@ -125,7 +127,8 @@ func TestVersions(t *testing.T) {
 	}
 	for _, c := range []struct{ compare, text string }{
 		{"integer", ""}, {"integer", "1.0"}, {"integer", "+1"}, {"integer", " 1"}, {"integer", "1e3"}, {"integer", "seven"},
-		{"timestamp", "yesterday"}, {"timestamp", "-5"}, {"timestamp", "9999-01-01T00:00:00Z"}, {"lexicographic", ""},
+		{"timestamp", "yesterday"}, {"timestamp", "-5"}, {"timestamp", "9999-01-01T00:00:00Z"}, {"timestamp", "2020-10-06 15:27:18"},
+		{"timestamp", "2020-10-06 15:27:18 CET"}, {"timestamp", "2020-10-06"}, {"timestamp", "2020-10-06T15:27:18+01000"}, {"lexicographic", ""},
 	} {
 		if _, err := Parse(c.compare, c.text); err == nil {
 			t.Errorf("%s: %q passes for a version", c.compare, c.text)

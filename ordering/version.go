@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // ErrVersion says that a text is no version under the configured comparison.
@@ -34,7 +36,7 @@ const (
 // Known says whether there is a version.
 func (v Version) Known() bool { return v.kind != noVersion }
 
-// Parse reads a version. compare is integer (an optional minus and any number of digits), timestamp (RFC 3339 with fractions, or a
+// Parse reads a version. compare is integer (an optional minus and any number of digits), timestamp (see event.ParseTime, or a
 // decimal number of seconds, or of milliseconds from 10^11 on, since 1970) or lexicographic (bytes). It returns ErrVersion for anything else.
 func Parse(compare, text string) (Version, error) {
 	switch compare {
@@ -100,7 +102,7 @@ func parseTimestamp(text string) (Version, error) {
 		}
 		return Version{kind: number, small: nanos}, nil
 	}
-	t, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text)) // RFC 3339 §5.6: T and Z may be small letters
+	t, err := event.ParseTime(text)
 	if err != nil || t.Year() < 1678 || t.Year() > 2261 {
 		return Version{}, ErrVersion
 	}

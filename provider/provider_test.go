@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/ordering"
 	"github.com/hooktender/hooktender/packed"
 	"github.com/hooktender/hooktender/selector"
 	"github.com/hooktender/hooktender/verify"
@@ -383,8 +384,37 @@ func TestARetryIsTheSameEvent(t *testing.T) {
 	}
 }
 
+// What a sender writes for a version is one, as the row compares them: under reject_stale each event would be refused (422).
+func TestVersionsAreVersions(t *testing.T) {
+	for _, tt := range []struct{ provider, older, newer string }{
+		{"gitlab", `{"object_attributes":{"id":1,"updated_at":"2020-10-06 15:27:18 UTC"}}`, `{"object_attributes":{"id":1,"updated_at":"2020-10-06T15:28:18.705Z"}}`},
+		{"gitlab-signed", `{"object_attributes":{"id":1,"updated_at":"2020-10-06 15:27:18 UTC"}}`, `{"object_attributes":{"id":1,"updated_at":"2020-10-06 15:28:18 UTC"}}`},
+		{"quickbooks", `{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1","lastUpdated":"2015-10-05T14:42:19-0700"}]}}]}`,
+			`{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1","lastUpdated":"2015-10-05T21:42:20Z"}]}}]}`},
+		{"sonarqube", `{"analysedAt":"2016-11-18T10:46:28+0100","project":{"key":"p"}}`, `{"analysedAt":"2016-11-18T09:46:29+0000","project":{"key":"p"}}`},
+	} {
+		p, _ := Get(tt.provider)
+		var versions [2]ordering.Version
+		for i, body := range []string{tt.older, tt.newer} {
+			v, err := ordering.Parse(p.Compare, valuesOf(t, tt.provider, "webhook-id: m1\r\n", body).Version.Text())
+			if err != nil {
+				t.Errorf("%s: %s: %v", tt.provider, body, err)
+			}
+			versions[i] = v
+		}
+		if !versions[0].Less(versions[1]) {
+			t.Errorf("%s: %s is not older than %s", tt.provider, tt.older, tt.newer)
+		}
+	}
+}
+
 // idOf is the id that the row finds in a request.
 func idOf(t *testing.T, provider, head, body string) string {
+	t.Helper()
+	return valuesOf(t, provider, head, body).ID.Text()
+}
+
+func valuesOf(t *testing.T, provider, head, body string) selector.Values {
 	t.Helper()
 	p, _ := Get(provider)
 	id, err := selector.CompileIdentity(p.Identity)
@@ -395,7 +425,7 @@ func idOf(t *testing.T, provider, head, body string) string {
 	if err != nil {
 		t.Error(provider, err)
 	}
-	return v.ID.Text()
+	return v
 }
 
 func TestARowAsYAMLMeansTheSame(t *testing.T) {

@@ -84,7 +84,7 @@ type IdentitySpec struct {
 	Resource Texts `yaml:"resource"`
 	// The resource's version. Needed by every ordering policy but serial.
 	Version Texts `yaml:"version"`
-	// When the event happened: Unix seconds or milliseconds, or RFC 3339. For records only.
+	// When the event happened: a timestamp as ordering.compare reads them. For records only.
 	OccurredAt Texts `yaml:"occurred_at"`
 }
 
@@ -381,7 +381,7 @@ func checkText(s string) (string, error) {
 	return s, nil
 }
 
-// ParseTime reads a sender's time: RFC 3339, or a decimal number of Unix seconds, or of milliseconds from 1e11 on.
+// ParseTime reads a sender's time: see event.ParseTime, or a decimal number of Unix seconds, or of milliseconds from 1e11 on.
 func ParseTime(text string) (time.Time, bool) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '-' && text[0] != '+' { // the usual ones, without big numbers
 		switch {
@@ -391,7 +391,7 @@ func ParseTime(text string) (time.Time, bool) {
 			return time.UnixMilli(n).UTC(), true
 		}
 	}
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+	if t, err := event.ParseTime(text); err == nil {
 		t = t.UTC()
 		return t, t.Year() >= 0 && t.Year() <= 9999 // in UTC it must be a time that RFC 3339 can write, too
 	}
