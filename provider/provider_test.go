@@ -295,7 +295,9 @@ func TestEventsWithoutAnIDOfTheirOwn(t *testing.T) {
 		"clickup": {`{"event":"listCreated","list_id":"162641234","webhook_id":"w1"}`, `{"event":"taskDeleted","task_id":"1vj37mc","webhook_id":"w1"}`},
 		"hcp-terraform": {`{"payload_version":1,"notification_configuration_id":"nc-1","run_url":null,"run_id":null,"notifications":[{"message":"Verification of x","trigger":"verification","run_status":null}]}`,
 			`{"payload_version":"2","notification_configuration_id":"nc-1","trigger_scope":"assessment","trigger":"assessment:drifted","workspace_id":"ws-1"}`},
-		"intercom": {`{"type":"notification_event","app_id":"a","data":{"item":{"type":"ping"}},"id":null,"topic":"ping","created_at":1476349292}`},
+		"elevenlabs":  {`{"type":"voice_removal_notice","event_timestamp":1739537297,"data":{"voice_id":"v1"}}`, `{"type":"voice_removed","event_timestamp":1739537299,"data":{"voice_id":"v1"}}`},
+		"cloudevents": {`{"specversion":"1.0","type":"a.b","source":"/s","id":"1","time":"2018-04-05T17:31:00Z","data":{}}`, `{"specversion":"1.0","type":"a.b","source":"/t","id":"1","data":{}}`},
+		"intercom":    {`{"type":"notification_event","app_id":"a","data":{"item":{"type":"ping"}},"id":null,"topic":"ping","created_at":1476349292}`},
 	} {
 		p, _ := Get(provider)
 		id, err := selector.CompileIdentity(p.Identity)
@@ -325,6 +327,10 @@ func TestDifferentEventsAreNotOne(t *testing.T) {
 			`{"notification_configuration_id":"nc-1","run_id":"run-1","notifications":[{"trigger":"run:needs_attention","run_status":"policy_checked"}]}`},
 		{"clickup", "", `{"event":"taskUpdated","history_items":[{"id":"28007"}],"task_id":"1vj","webhook_id":"w1"}`,
 			`{"event":"taskStatusUpdated","history_items":[{"id":"28007"}],"task_id":"1vj","webhook_id":"w1"}`},
+		{"calendly", "", `{"event":"event_type.updated","created_at":"2024-01-01T09:00:00.000000Z","payload":{"uri":"https://api.calendly.com/event_types/E1"}}`,
+			`{"event":"event_type.updated","created_at":"2024-01-01T09:05:00.000000Z","payload":{"uri":"https://api.calendly.com/event_types/E1"}}`},
+		{"line", "", `{"destination":"U1","events":[{"type":"message","webhookEventId":"01A"}]}`, `{"destination":"U1","events":[{"type":"message","webhookEventId":"01A"},{"type":"message","webhookEventId":"01B"}]}`},
+		{"line", "", `{"destination":"U1","events":[]}`, `{"destination":"U2","events":[]}`},
 		{"woocommerce", "X-WC-Webhook-Delivery-ID: d1\r\n", `{"id":7,"status":"completed"}`, `{"id":8,"status":"completed"}`}, // within one second
 		{"viber", "", `{"event":"delivered","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`,
 			`{"event":"seen","timestamp":1457764197627,"message_token":4912661846655238145,"user_id":"01234567890A="}`},
@@ -375,6 +381,10 @@ func TestARetryIsTheSameEvent(t *testing.T) {
 		{"mux", "", `{"type":"video.asset.ready","id":"e1","attempts":[]}`, "", `{"type":"video.asset.ready","id":"e1","attempts":[{"id":"a1","response_status_code":503}]}`},
 		{"chargebee", "", `{"id":"ev_1","event_type":"x","webhook_status":"scheduled"}`, "", `{"id":"ev_1","event_type":"x","webhook_status":"re_scheduled"}`},
 		{"easypost", "", `{"id":"evt_1","description":"tracker.updated","completed_urls":[]}`, "", `{"id":"evt_1","description":"tracker.updated","completed_urls":["u"]}`},
+		{"line", "", `{"destination":"U1","events":[{"type":"message","webhookEventId":"01A","deliveryContext":{"isRedelivery":false}}]}`,
+			"", `{"destination":"U1","events":[{"type":"message","webhookEventId":"01A","deliveryContext":{"isRedelivery":true}}]}`},
+		{"line", "", `{"destination":"U1","events":[{"webhookEventId":"01A","deliveryContext":{"isRedelivery":false}},{"webhookEventId":"01B","deliveryContext":{"isRedelivery":false}}]}`,
+			"", `{"destination":"U1","events":[{"webhookEventId":"01A","deliveryContext":{"isRedelivery":true}},{"webhookEventId":"01B","deliveryContext":{"isRedelivery":true}}]}`},
 		{"primer", "", `{"eventType":"PAYMENT.STATUS","signedAt":"1689221338","payment":{"id":"p1","dateUpdated":"2023-02-21T15:36:16.267687","status":"SETTLED"}}`,
 			"", `{"eventType":"PAYMENT.STATUS","signedAt":"1689221348","payment":{"id":"p1","dateUpdated":"2023-02-21T15:36:16.267687","status":"SETTLED"}}`},
 	} {
@@ -391,6 +401,10 @@ func TestVersionsAreVersions(t *testing.T) {
 		{"gitlab-signed", `{"object_attributes":{"id":1,"updated_at":"2020-10-06 15:27:18 UTC"}}`, `{"object_attributes":{"id":1,"updated_at":"2020-10-06 15:28:18 UTC"}}`},
 		{"quickbooks", `{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1","lastUpdated":"2015-10-05T14:42:19-0700"}]}}]}`,
 			`{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1","lastUpdated":"2015-10-05T21:42:20Z"}]}}]}`},
+		{"contentful", `{"sys":{"id":"e1","version":20,"updatedAt":"2023-03-22T13:42:10.000Z"}}`, `{"sys":{"id":"e1","revision":5,"updatedAt":"2023-03-22T13:42:11.345Z"}}`}, // saved, then published
+		{"box", `{"id":"w1","created_at":"2016-05-09T17:41:27-07:00","source":{"id":"1","type":"file","sequence_id":"3"}}`, `{"id":"w2","created_at":"2016-05-10T00:41:28Z","source":{"id":"1","type":"comment"}}`},
+		{"quickbooks", `[{"id":"u-Customer-123","type":"qbo.customer.merged.v1","time":"2025-12-04T15:25:05Z","intuitentityid":"123","intuitaccountid":"9"}]`,
+			`[{"id":"u-Customer-123","type":"qbo.customer.merged.v1","time":"2025-12-04T15:25:06Z","intuitentityid":"123","intuitaccountid":"9"}]`},
 		{"sonarqube", `{"analysedAt":"2016-11-18T10:46:28+0100","project":{"key":"p"}}`, `{"analysedAt":"2016-11-18T09:46:29+0000","project":{"key":"p"}}`},
 	} {
 		p, _ := Get(tt.provider)
@@ -405,6 +419,59 @@ func TestVersionsAreVersions(t *testing.T) {
 		if !versions[0].Less(versions[1]) {
 			t.Errorf("%s: %s is not older than %s", tt.provider, tt.older, tt.newer)
 		}
+	}
+}
+
+// Things of several kinds, and of several tenants, that have the same number are several resources: what is newer of one is not newer of another.
+func TestDifferentResourcesAreNotOne(t *testing.T) {
+	for _, tt := range []struct{ provider, one, other string }{
+		{"gitlab", `{"object_kind":"issue","object_attributes":{"id":301}}`, `{"object_kind":"merge_request","object_attributes":{"id":301}}`},
+		{"gitlab-signed", `{"object_kind":"issue","object_attributes":{"id":301}}`, `{"object_kind":"merge_request","object_attributes":{"id":301}}`},
+		{"quickbooks", `{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1"}]}}]}`,
+			`{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Vendor","id":"1"}]}}]}`},
+		{"quickbooks", `{"eventNotifications":[{"realmId":"1","dataChangeEvent":{"entities":[{"name":"Customer","id":"1"}]}}]}`,
+			`{"eventNotifications":[{"realmId":"2","dataChangeEvent":{"entities":[{"name":"Customer","id":"1"}]}}]}`},
+		{"quickbooks", `[{"type":"qbo.customer.updated.v1","intuitentityid":"1","intuitaccountid":"9"}]`, `[{"type":"qbo.vendor.updated.v1","intuitentityid":"1","intuitaccountid":"9"}]`},
+		{"box", `{"id":"w1","source":{"id":"5","type":"file"}}`, `{"id":"w1","source":{"id":"5","type":"comment"}}`},
+		{"thinkific", `{"id":"e1","resource":"user","payload":{"id":5}}`, `{"id":"e1","resource":"order","payload":{"id":5}}`},
+	} {
+		const head = "webhook-id: m1\r\n"
+		one, other := valuesOf(t, tt.provider, head, tt.one).Resource, valuesOf(t, tt.provider, head, tt.other).Resource
+		if !one.Present() || !other.Present() || one.Text() == other.Text() {
+			t.Errorf("%s: %s is %q, %s is %q", tt.provider, tt.one, one.Text(), tt.other, other.Text())
+		}
+	}
+}
+
+// Ids that several places of one sender give, each for itself: the account tells them apart.
+func TestIdsOfSeveralPlacesAreToldApart(t *testing.T) {
+	for _, tt := range []struct{ provider, head, body, otherHead, otherBody string }{
+		{"discourse", "X-Discourse-Instance: https://a.example\r\nX-Discourse-Event-Id: 171\r\n", `{}`, "X-Discourse-Instance: https://b.example\r\nX-Discourse-Event-Id: 171\r\n", `{}`},
+		{"google-pubsub", "", `{"message":{"messageId":"1"},"subscription":"projects/p/subscriptions/a"}`, "", `{"message":{"messageId":"1"},"subscription":"projects/p/subscriptions/b"}`},
+		{"azure-event-grid", "", `[{"id":"1","topic":"/a","subject":"s"}]`, "", `[{"id":"1","topic":"/b","subject":"s"}]`},
+		{"azure-event-grid", "ce-id: 1\r\nce-source: /a\r\n", `{}`, "ce-id: 1\r\nce-source: /b\r\n", `{}`},
+	} {
+		one, other := valuesOf(t, tt.provider, tt.head, tt.body), valuesOf(t, tt.provider, tt.otherHead, tt.otherBody)
+		if one.ID.Text() != other.ID.Text() || one.Account.Text() == other.Account.Text() || !one.Account.Present() {
+			t.Errorf("%s: %q of %q, %q of %q", tt.provider, one.ID.Text(), one.Account.Text(), other.ID.Text(), other.Account.Text())
+		}
+	}
+}
+
+// MessageBird reports in the query of a GET, which has no body.
+func TestReportsWithoutABodyAreNotOne(t *testing.T) {
+	p, _ := Get("messagebird")
+	id, err := selector.CompileIdentity(p.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, query := range []string{"", "?id=m1&recipient=31612345678&status=sent", "?id=m1&recipient=31612345678&status=delivered", "?id=m1&recipient=31612345679&status=delivered", "?id=m2&recipient=31612345678&status=sent"} {
+		v, err := id.Extract(&event.Request{Method: "GET", Target: []byte("/" + query)}, nil)
+		if err != nil || seen[v.ID.Text()] {
+			t.Errorf("%s: %q, %v", query, v.ID.Text(), err)
+		}
+		seen[v.ID.Text()] = true
 	}
 }
 
