@@ -323,6 +323,9 @@ func (d *decoder) text(key string, n *yaml.Node) (s string, expanded, ok bool) {
 	return s, s != n.Value, missing == "" && err == nil
 }
 
+// login finds URLs that may have a password or a token in them, which are refused and not shown.
+var login = regexp.MustCompile(`://.*[@?]|:.*@`)
+
 // scalar reads a text, number, truth value, duration or size.
 func (d *decoder) scalar(key string, n *yaml.Node, v reflect.Value, f shape.Field) {
 	if n = d.follow(n); n == nil {
@@ -332,12 +335,15 @@ func (d *decoder) scalar(key string, n *yaml.Node, v reflect.Value, f shape.Fiel
 		d.failAt(key, n, "", "must be %s, not a list or mapping", kindName(v, f))
 		return
 	}
-	d.doc.plain[n] = true
+	d.doc.plain[n] = !login.MatchString(n.Value)
 	if null(n) {
 		d.failAt(key, n, "leave the key out for its default", "has no value")
 		return
 	}
 	s, expanded, ok := d.text(key, n)
+	if login.MatchString(s) {
+		d.hide(s)
+	}
 	if !ok {
 		return
 	}

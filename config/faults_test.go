@@ -272,6 +272,8 @@ func TestASecretNeverShows(t *testing.T) {
 		"    secrets: [{value: \"${env:CANARY} \"}]\n", "    upstream: ${env:CANARY}\n", "    limits: {body: \"${env:CANARY}\", allow_ips: [\"${env:CANARY}\"]}\n",
 		"    ordering: {types: [\"${env:CANARY}[\"]}\n", "    secrets:\n    - |\n      " + canary + "\n      \tx\n    - {x: y}\n", "\tsecrets: " + canary + "\n",
 		"    secrets: [{value: " + canary + "}]\n    secrets: [{value: " + canary + "}]\n", "    public_keys: [" + canary + "]\n    secrets: [{env: NOPE}]\n",
+		"    upstream: http://app:" + canary + "@a\n", "    upstream: app:" + canary + "@a:3000\n", "    delivery: {upstream: \"http://app:" + canary + "%zz@a:99999\"}\n",
+		"    upstream: http://a/in?token=" + canary + "\n", "upstreams: {a: {url: \"https://" + canary + "@a\"}}\n", "public_url: https://app:" + canary + "@a\n",
 	} {
 		c, err := Parse("f.yaml", []byte("version: 1\nsources:\n  s:\n    provider: custom\n    verify: {scheme: hmac}\n"+where), env)
 		if err == nil {
