@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -136,4 +137,35 @@ func TestOneBodyForTwoTopics(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The body of a captured request is read otherwise under another Content-Type, which nobody signs: what takes the place of its id makes no new event of it.
+func TestAnotherContentTypeMakesNoNewEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, `
+sources:
+  slack: {path: /slack, provider: slack, secrets: [{env: SECRET}], upstream: "http://127.0.0.1:3000"}
+  own:
+    path: /own
+    provider: custom
+    secrets: [{env: SECRET}]
+    verify: {scheme: hmac, algorithm: sha256, encoding: hex, header: X-Signature, signed: "{body}"}
+    identity: {id: "form:trigger_id | body:sha256"}
+    upstream: "http://127.0.0.1:3000"
+`, env)
+		const body, form = "trigger_id=13345224609.738474920&command=%2Fpay", "application/x-www-form-urlencoded"
+		now := strconv.FormatInt(time.Now().Unix(), 10)
+		for path, signed := range map[string]http.Header{
+			"/slack": {"X-Slack-Request-Timestamp": {now}, "X-Slack-Signature": {"v0=" + hexMAC(secret, "v0:"+now+":"+body)}},
+			"/own":   {"X-Signature": {hexMAC(secret, body)}},
+		} {
+			for i, kind := range []string{form, "text/plain", "application/json", form} {
+				signed.Set("Content-Type", kind)
+				status, outcome, err := b.Post(path, hooktest.Request{Body: []byte(body), Header: signed.Clone()})
+				if want := []string{"delivered", "duplicate"}[min(i, 1)]; status != 200 || outcome != want || err != nil {
+					t.Errorf("%s as %s: %d %s %v, want %s", path, kind, status, outcome, err, want)
+				}
+			}
+		}
+	})
 }

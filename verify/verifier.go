@@ -606,8 +606,10 @@ func (v *Verifier) signs(s selector.Selector) bool {
 			}) || v.spec.URLClaim != ""
 		case selector.Path:
 			return slices.Contains(v.spec.Components, "@path") || slices.Contains(v.spec.Components, "@target-uri") || v.spec.URLClaim != ""
-		case selector.JSON, selector.Form:
+		case selector.JSON:
 			return v.binds == BindsBody
+		case selector.Form:
+			return v.binds == BindsBody && slices.Contains(v.spec.Components, "content-type")
 		case selector.BodySHA256:
 			return v.coversBytes()
 		}
@@ -622,8 +624,8 @@ func (v *Verifier) signs(s selector.Selector) bool {
 		return v.tmpl.uses("url", "") || v.tmpl.uses("target", "") || v.tmpl.uses("url_sorted", "")
 	case selector.JSON:
 		return v.binds == BindsBody || v.tmpl.uses("json", s.Name())
-	case selector.Form:
-		return v.binds == BindsBody || v.tmpl.uses("form", s.Name())
+	case selector.Form: // whether the body is a form, and which, says a header
+		return v.binds == BindsBody && v.tmpl.uses("header", "Content-Type") || v.tmpl.uses("form", s.Name())
 	case selector.BodySHA256:
 		return v.coversBytes()
 	}
@@ -651,7 +653,7 @@ func (v *Verifier) NeedsReplayKey(id selector.List) bool {
 			return needed
 		}
 		timed := func(p *Verifier) bool { return p.binds != BindsOrigin && p.HasTimestamp() && p.Tolerance() > 0 } // a time that is of no body may be put beside an old one
-		return !v.SignsID(id) && !v.some(timed)
+		return !v.SignsID(id) && (!v.some(timed) || inForm(id))
 	}
 	switch v.spec.Scheme {
 	case "none", "token", "client_certificate":
@@ -660,7 +662,20 @@ func (v *Verifier) NeedsReplayKey(id selector.List) bool {
 	if v.binds == BindsOrigin { // the sender itself repeats the signature for other bodies
 		return false
 	}
-	return !v.SignsID(id) && (!v.HasTimestamp() || v.Tolerance() == 0)
+	return !v.SignsID(id) && (!v.HasTimestamp() || v.Tolerance() == 0 || inForm(id))
+}
+
+// inForm says whether a part of the id may be a field of a form: with another Content-Type the same body has none, and what stands in its place
+// is the id.
+func inForm(id selector.List) bool {
+	for _, s := range id {
+		for again := true; again; s, again = s.Or() {
+			if s.Kind() == selector.Form {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // String describes the verifier without its secrets.

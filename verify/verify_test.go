@@ -189,6 +189,8 @@ func TestReplayKeyIsNeededForUnsignedIDsOnly(t *testing.T) {
 	bare.Format, bare.Fields, bare.Timestamp, bare.Signed, bare.Tolerance = "", nil, "", "{body}", 0
 	ageless := fieldsSpec.Clone()
 	ageless.Tolerance = 0
+	typed, field := bare.Clone(), bare.Clone()
+	typed.Signed, field.Signed, field.Binds = "{header:Content-Type}.{body}", "{form:id}", "body"
 	tests := []struct {
 		name string
 		spec Spec
@@ -202,6 +204,10 @@ func TestReplayKeyIsNeededForUnsignedIDsOnly(t *testing.T) {
 		{"an unsigned header, a timestamp", fieldsSpec, "header:X-Id", false},
 		{"an unsigned header, a timestamp of any age", ageless, "header:X-Id", true},
 		{"a signed header", taggedSpec, "header:Webhook-Id", false},
+		{"a field of a form, which another Content-Type hides", bare, "form:id | body:sha256", true},
+		{"a field of a form, a timestamp", fieldsSpec, "json:id | form:id", true},
+		{"a field of a form, its Content-Type signed", typed, "form:id | body:sha256", false},
+		{"a signed field of a form", field, "form:id", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -27,7 +27,7 @@ Recipes with configuration, where the secret is, retry schedule and a test comma
 
 - **binds**: what a good signature proves. ` + "`body`" + `: every byte, or all that is said. ` + "`crc32`" + `: a checksum of the body, which can be forged. ` + "`origin`" + `: that the sender holds the
   secret, not the body: whoever has seen a request can change it. The consumer reads it in ` + "`Hooktender-Verified`" + `.
-- **id signed**: nobody can give a captured request another id. Where it is not, and no signed time is checked, the verified MAC is a second replay key.
+- **id signed**: nobody can give a captured request another id. Where it is not, and no signed time is checked (or the id is a field of a form, which another Content-Type hides), the verified MAC is a second replay key.
 - **confidence**: official (the sender's documents or SDK), community (libraries and reports of others), unconfirmed, generic (a common way to sign, no sender).
 
 Generated from ` + "`provider/providers.yaml`" + ` by ` + "`go generate ./provider`" + `.
