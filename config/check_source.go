@@ -188,12 +188,15 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 		d.warn(key+".provider", "there is no key to verify with, so every event is refused: pin keys under public_keys%s",
 			map[bool]string{true: ", or give handshake.client_id and handshake.client_secret"}[s.Preset.KeyService != ""])
 	}
-	_, err := verify.Compile(s.Verify, secrets, o)
+	v, err := verify.Compile(s.Verify, secrets, o)
 	for _, f := range faults(err) {
 		if root, _, _ := strings.Cut(f.key, "["); (root == "secrets" || root == "public_keys") && d.anyFault(key+"."+root) {
 			continue // what is wrong with them is told already
 		}
 		d.verifyFault(key, s, f)
+	}
+	if account, _ := selector.ParseList(s.Identity.Account...); err == nil && len(account) > 0 && v.Binds() == verify.BindsBody && !v.SignsID(account) && v.Tolerance() == 0 {
+		d.warn(key+".identity.account", "the signature does not cover it: whoever has seen a request can send it again as an event of another account")
 	}
 }
 

@@ -246,6 +246,26 @@ func TestAnOrderOfTypesThatNothingTellsIsAWarning(t *testing.T) {
 	}
 }
 
+// The account is part of what an event is known by.
+func TestAnUnsignedAccountIsAWarning(t *testing.T) {
+	with := func(account, more string) string {
+		return strings.NewReplacer("id: header:X-Id", "id: json:id, account: "+account, "scheme: hmac", more+"scheme: hmac").Replace(source) + "    upstream: http://a\n"
+	}
+	for file, want := range map[string]bool{
+		with("json:a", ""): false, with("header:X-A", ""): true, with("json:a | header:X-A", ""): true, with("header:X-A", "binds: origin, "): false,
+		strings.Replace(with("header:X-A", "timestamp: header:X-T, tolerance: 5m, "), "{body}", "{timestamp}.{body}", 1): false,
+		strings.Replace(with("header:X-A", ""), "{body}", "{header:X-A}.{body}", 1):                                      false,
+	} {
+		warned := false
+		for _, w := range mustParse(t, file).Warnings {
+			warned = warned || w.Key == "sources.s.identity.account"
+		}
+		if warned != want {
+			t.Errorf("warned %t:\n%s", warned, file)
+		}
+	}
+}
+
 const canary = "CANARY_5ecr3t_do_not_show"
 
 func TestASecretNeverShows(t *testing.T) {
