@@ -8,8 +8,12 @@ import (
 // ErrTwice says that an object has two members of one name.
 var ErrTwice = errors.New("a member is there twice")
 
+// maxMembers bounds the members of a document that is written anew: it is before anybody knows who sent it, and each takes many times the memory
+// of its bytes.
+const maxMembers = 50_000
+
 // SortJSON gives doc without white space between its tokens, and the members of every object in the order of their names (compared decoded,
-// byte by byte). Strings and numbers stay as written. It fails with ErrJSON, or with ErrTwice.
+// byte by byte). Strings and numbers stay as written. It fails with ErrJSON, also for more than 50,000 members in all, or with ErrTwice.
 func SortJSON(doc []byte) ([]byte, error) {
 	s := jsonSorter{jsonScanner: jsonScanner{set: &JSONSet{}, doc: doc}}
 	s.space()
@@ -28,6 +32,7 @@ func SortJSON(doc []byte) ([]byte, error) {
 type jsonSorter struct {
 	jsonScanner
 	twice bool
+	count int // of members so far
 }
 
 // sortedMember is a member of an object: its name decoded, and name and value as they are written out.
@@ -109,7 +114,7 @@ func (s *jsonSorter) members(dst []byte, depth int) ([]byte, bool) {
 }
 
 func (s *jsonSorter) member(depth int) (m sortedMember, ok bool) {
-	if s.peek() != '"' {
+	if s.count++; s.count > maxMembers || s.peek() != '"' {
 		return m, false
 	}
 	start := s.at

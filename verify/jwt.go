@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/hmac"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -30,7 +31,7 @@ func (v *Verifier) judgeJWT(st *state) Verdict {
 		return fail(c)
 	}
 	token, ok := bytes.CutPrefix(st.raws[0], []byte(v.spec.Prefix))
-	parts := bytes.Split(token, []byte{'.'})
+	parts := bytes.SplitN(token, []byte{'.'}, 4) // of a body full of dots no more
 	if !ok || len(parts) != 3 {
 		return fail(CheckMalformed)
 	}
@@ -93,6 +94,10 @@ func (v *Verifier) jwtKeys(st *state, kid string, chain []selector.JSONValue) ([
 	return v.fetch(kid, st.now)
 }
 
+// maxChainKey bounds the RSA keys of a chain, in bits, as crypto/tls does: each is used before it is known where the chain ends, for a time that grows
+// with its square.
+const maxChainKey = 8192
+
 // chained verifies the chain of a token (RFC 7515 §4.1.6), the signer's certificate first: at most three, which end below or in a certificate
 // that is trusted, are valid now, and carry the extensions that they must.
 func (v *Verifier) chained(chain []selector.JSONValue, now time.Time) ([]crypto.PublicKey, Check) {
@@ -102,9 +107,15 @@ func (v *Verifier) chained(chain []selector.JSONValue, now time.Time) ([]crypto.
 			break
 		}
 		der, ok := decode(nil, text.Bytes(), "base64")
+		if len(der) > MaxHeader {
+			return nil, CheckTooLarge
+		}
 		cert, err := x509.ParseCertificate(der)
 		if i == len(chain)-1 || text.Kind != selector.String || !ok || err != nil {
 			return nil, CheckMalformed
+		}
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxChainKey {
+			return nil, CheckTooLarge
 		}
 		certs = append(certs, cert)
 	}

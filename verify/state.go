@@ -128,6 +128,9 @@ func (st *state) formSorted() ([]byte, bool) {
 	return sortedPairs(st.req.Body, "", "", true)
 }
 
+// maxPairs bounds the pairs that are sorted: they are before anybody knows who sent them, and each takes many times the memory of its bytes.
+const maxPairs = 10_000
+
 // sortedPairs decodes pairs, sorts them by name and value and joins them.
 func sortedPairs(encoded []byte, equals, between string, distinct bool) ([]byte, bool) {
 	type pair struct{ name, value string }
@@ -135,7 +138,7 @@ func sortedPairs(encoded []byte, equals, between string, distinct bool) ([]byte,
 	for k, v := range selector.Pairs(encoded) {
 		name, ok1 := selector.Unescape(k)
 		value, ok2 := selector.Unescape(v)
-		if !ok1 || !ok2 {
+		if !ok1 || !ok2 || len(pairs) == maxPairs {
 			return nil, false
 		}
 		pairs = append(pairs, pair{string(name), string(value)})
