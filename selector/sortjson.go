@@ -12,8 +12,11 @@ var ErrTwice = errors.New("a member is there twice")
 // of its bytes.
 const maxMembers = 50_000
 
+// mayCopy bounds the bytes that are moved about in writing a document of so many: each member is, with all that is in it.
+func mayCopy(bytes int) int { return 1<<20 + 8*bytes }
+
 // SortJSON gives doc without white space between its tokens, and the members of every object in the order of their names (compared decoded,
-// byte by byte). Strings and numbers stay as written. It fails with ErrJSON, also for more than 50,000 members in all, or with ErrTwice.
+// byte by byte). Strings and numbers stay as written. It fails with ErrJSON, also for more than 50,000 members in all or much text that is deep inside, or with ErrTwice.
 func SortJSON(doc []byte) ([]byte, error) {
 	s := jsonSorter{jsonScanner: jsonScanner{set: &JSONSet{}, doc: doc}}
 	s.space()
@@ -33,6 +36,7 @@ type jsonSorter struct {
 	jsonScanner
 	twice bool
 	count int // of members so far
+	moved int // bytes, see mayCopy
 }
 
 // sortedMember is a member of an object: its name decoded, and name and value as they are written out.
@@ -131,5 +135,6 @@ func (s *jsonSorter) member(depth int) (m sortedMember, ok bool) {
 	s.at++
 	s.space()
 	m.text, ok = s.sorted(m.text, depth+1)
-	return m, ok
+	s.moved += len(m.text)
+	return m, ok && s.moved <= mayCopy(len(s.doc))
 }

@@ -31,6 +31,7 @@ func TestSortJSON(t *testing.T) {
 		{``, "", ErrJSON},
 		{strings.Repeat("[", 64) + strings.Repeat("]", 64), strings.Repeat("[", 64) + strings.Repeat("]", 64), nil},
 		{strings.Repeat("[", 65) + strings.Repeat("]", 65), "", ErrJSON},
+		{strings.Repeat(`{"a":`, 60) + `"` + strings.Repeat("x", 1<<20) + `"` + strings.Repeat("}", 60), "", ErrJSON},
 	} {
 		got, err := SortJSON([]byte(tt.doc))
 		if string(got) != tt.want || !errors.Is(err, tt.err) {
