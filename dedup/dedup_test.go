@@ -3,6 +3,7 @@ package dedup
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -18,12 +19,16 @@ type logOf struct {
 	mu    sync.Mutex
 	fates map[event.Key]event.Fate
 	asked int
+	err   error
 }
 
 func (l *logOf) Lookup(_ context.Context, keys []event.Key) ([]event.Fate, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked++
+	if l.err != nil {
+		return nil, l.err
+	}
 	out := make([]event.Fate, len(keys))
 	for i, k := range keys {
 		out[i] = l.fates[k]
@@ -42,20 +47,31 @@ func index(t testing.TB, l *logOf) *Index {
 
 func key(i int) event.Key { return event.MakeKey(event.KeyEvent, "s", "", fmt.Sprint(i)) }
 
-// Of any number of requests with one key, one is under way at a time, and the others get its value.
+// Of any number of requests with one key, one is under way at a time.
 func TestOneClaimAtATime(t *testing.T) {
 	x := index(t, &logOf{})
-	var under, most, waited atomic.Int64
+	var under [2][4]atomic.Int64 // requests that hold a key
+	var waited atomic.Int64
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() {
-			keys := []event.Key{key(i % 4), key(100 + i%3)} // overlapping, in no common order
+			keys := []event.Key{key(i % 4), key(100 + i%3)} // overlapping
+			if i%2 == 0 {
+				keys[0], keys[1] = keys[1], keys[0] // in no common order
+			}
+			held := [2]*atomic.Int64{&under[0][i%4], &under[1][i%3]}
 			for {
 				mine, other := x.Claim(keys)
 				if mine != nil {
-					most.Store(max(most.Load(), under.Add(1)))
+					for _, h := range held {
+						if n := h.Add(1); n != 1 {
+							t.Errorf("%d requests hold one key", n)
+						}
+					}
 					time.Sleep(time.Millisecond)
-					under.Add(-1)
+					for _, h := range held {
+						h.Add(-1)
+					}
 					mine.Release(i)
 					return
 				}
@@ -131,6 +147,44 @@ func TestCacheEndsWithTheWindow(t *testing.T) {
 			t.Error("after the window the cache does not answer")
 		}
 	})
+}
+
+// A reload that makes the window shorter leaves the answer to the journal; a longer one forgets nothing. Every look-up is told of, and an error of the journal is no "new".
+func TestTheWindowGetsShorter(t *testing.T) {
+	var told []string
+	l := &logOf{}
+	x, err := New(Default(), l, time.Hour, func(tier string, hit bool) { told = append(told, fmt.Sprint(tier, " ", hit)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	f := event.Fate{ID: event.MakeID(now, 1, 0), State: event.Delivered, ReceivedAt: now}
+	keys := []event.Key{key(1)}
+	l.fates = map[event.Key]event.Fate{keys[0]: f}
+	x.Remember(keys, &f)
+	for _, window := range []time.Duration{2 * time.Hour, 2 * time.Hour, time.Minute} {
+		if _, ok := x.Cached(keys, &f.BodySHA256, now); !ok {
+			t.Errorf("forgotten before the window is %s", window)
+		}
+		x.Reconfigure(Config{Cache: 1}, window)
+	}
+	if _, ok := x.Cached(keys, &f.BodySHA256, now); ok {
+		t.Error("known by the window of before")
+	}
+	if got, ok, err := x.Lookup(t.Context(), keys, &f.BodySHA256); !ok || err != nil || got.Durable || got.Other {
+		t.Errorf("the journal: %+v, %v, %v", got, ok, err)
+	}
+	x.Remember(keys, &f)
+	if _, ok := x.Cached(keys, &f.BodySHA256, now.Add(time.Minute)); ok {
+		t.Error("what is remembered now goes by the new window")
+	}
+	if want := "[lru true lru true lru true lru false log true lru false]"; fmt.Sprint(told) != want {
+		t.Errorf("told %v, want %s", told, want)
+	}
+	l.err = errors.New("the disk")
+	if _, ok, err := x.Lookup(t.Context(), keys, &f.BodySHA256); ok || !errors.Is(err, l.err) {
+		t.Errorf("a failing journal: %v, %v", ok, err)
+	}
 }
 
 func BenchmarkKnown(b *testing.B) {

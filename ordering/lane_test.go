@@ -76,6 +76,8 @@ func TestJudge(t *testing.T) {
 		{"in_sequence, max_jump counts from what is on its way", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6", "7"}, "5", "9", Hold},
 		{"in_sequence, max_jump does not count from behind a gap", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6"}, "", "7", Jump},
 		{"max_jump, versions that queue up in an outage", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", []string{"6", "8"}, "5", "10", Turn},
+		{"max_jump counts from what is in flight", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", nil, "6", "8", Turn},
+		{"max_jump, beyond what is in flight", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", nil, "6", "9", Jump},
 		{"max_jump from the start", func(c *Config) { sequence(c); c.Start, c.MaxJump = "1", 10 }, "", nil, "", "11", Jump},
 		{"window, equal", func(c *Config) { c.Policy = "window" }, "4", nil, "", "4", Hold},
 		{"window, equal when ties are rejected", func(c *Config) { c.Policy, c.Ties = "window", "reject" }, "4", nil, "", "4", Stale},
@@ -201,7 +203,6 @@ func TestGapAsDeadLetters(t *testing.T) {
 	}
 }
 
-// Window: leave sorted by version; what comes late is stale.
 // The first version seen of a resource is refused for good: what is held behind it is lost with it.
 func TestTheFirstVersionSeenBecomesADeadLetter(t *testing.T) {
 	p := policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" })
@@ -236,6 +237,7 @@ func TestTheFirstVersionSeenBecomesADeadLetter(t *testing.T) {
 	}
 }
 
+// Window: leave sorted by version; what comes late is stale.
 func TestWindow(t *testing.T) {
 	p := policy(t, func(c *Config) { c.Policy = "window" })
 	l := NewLane(p, event.ResourceState{})
@@ -255,6 +257,87 @@ func TestWindow(t *testing.T) {
 	}
 	if got := strings.Join(order, " "); got != "1 2 3" {
 		t.Errorf("left in order %s", got)
+	}
+}
+
+// Below what has left the window is stale, also while that is in flight, is retried, or is retried after a restart. What an operator forces through does not count.
+func TestWindowDoesNotGoBackBehindWhatHasLeft(t *testing.T) {
+	p := policy(t, func(c *Config) { c.Policy = "window" })
+	five := at(9, "5").Version
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	far, e8 := at(1, "20"), at(2, "8")
+	far.Forced = true
+	l.Add(far)
+	if s := l.Next(0); s.Go != far || l.Judge(five) != Hold {
+		t.Errorf("5 while 20 is forced: %s", l.Judge(five))
+	}
+	l.Gone(far)
+	e8.Release = 10
+	l.Add(e8)
+	if d := l.Judge(five); d != Hold {
+		t.Errorf("5 while 8 waits: %s", d)
+	}
+	if s := l.Next(9); s.Go != nil || s.Wake != 10 {
+		t.Errorf("before the window is over: %+v", s)
+	}
+	if s := l.Next(10); s.Go != e8 || l.Judge(five) != Stale {
+		t.Errorf("5 while 8 is in flight: %s", l.Judge(five))
+	}
+	l.Back(e8, 1000)
+	if d := l.Judge(five); d != Stale {
+		t.Errorf("5 while 8 is retried: %s", d)
+	}
+	if s := l.Next(11); s.Go != nil || s.Wake != 1000 {
+		t.Errorf("before the retry is due: %+v", s)
+	}
+	l = NewLane(p, event.ResourceState{Version: "4"})
+	l.Add(e8)
+	if d := l.Judge(five); d != Stale {
+		t.Errorf("5 while 8 is retried after a restart: %s", d)
+	}
+	l.Delivered(e8)
+	if d := NewLane(p, event.ResourceState{Version: l.Cursor()}).Judge(five); d != Stale {
+		t.Errorf("5 after a restart: %s", d)
+	}
+}
+
+// Of several attempts of unknown outcome the newest is decided first: if it arrived, those before it come too late.
+func TestTheNewestUnknownOutcomeIsDecidedFirst(t *testing.T) {
+	l := NewLane(policy(t, stalePolicy), event.ResourceState{Version: "3"})
+	e4, e5, e6 := at(1, "4"), at(2, "5"), at(3, "6")
+	e5.Retry, e5.Unknown, e6.Retry, e6.Unknown = true, true, true, true
+	for _, e := range []*Entry{e4, e5, e6} {
+		l.Add(e)
+	}
+	if s := l.Next(1); s.Go != e6 {
+		t.Fatalf("%+v", s)
+	}
+	l.Delivered(e6)
+	if s := l.Next(1); s.Go != nil || len(s.Stale) != 2 || !l.Idle() {
+		t.Errorf("4 and 5 after 6: %+v", s)
+	}
+}
+
+// An operator's forced replay passes below the cursor, and the cursor does not go back with it.
+func TestAForcedVersionDoesNotMoveTheCursorBack(t *testing.T) {
+	for _, name := range []string{"reject_stale", "in_sequence", "window", "serial"} {
+		l := NewLane(policy(t, func(c *Config) { c.Policy = name }), event.ResourceState{Version: "8"})
+		e := at(1, "5")
+		e.Forced = true
+		l.Add(e)
+		if !l.Has(e.ID) || l.Has(event.MakeID(time.Unix(1, 0), 2, 0)) {
+			t.Errorf("%s: who waits is not known", name)
+		}
+		if s := l.Next(1); s.Go != e || s.Gap != "" || len(s.Stale) > 0 || !l.Has(e.ID) || l.Has(event.MakeID(time.Unix(1, 0), 2, 0)) {
+			t.Fatalf("%s: %+v", name, s)
+		}
+		if version, _, changed := l.After(e, WasDelivered); version != "8" || changed {
+			t.Errorf("%s: the journal is told %s", name, version)
+		}
+		l.Delivered(e)
+		if l.Cursor() != "8" || !l.Idle() {
+			t.Errorf("%s: the cursor is %s", name, l.Cursor())
+		}
 	}
 }
 
