@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -54,6 +55,43 @@ func contents(t testing.TB, dir string) map[string]string {
 		b, err := os.ReadFile(path)
 		m[path] = string(b)
 		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// state is contents with what is zero left out, as pages of it: most of what Badger makes in advance is, and reading that twice takes longer than the rest of a test.
+func state(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	m := map[string]string{}
+	page := make([]byte, 64<<10)
+	zeros := make([]byte, len(page))
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		var kept []byte
+		for at := uint64(0); ; {
+			n, err := f.Read(page)
+			if err == io.EOF {
+				m[path] = string(binary.LittleEndian.AppendUint64(kept, at))
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(page[:n], zeros[:n]) {
+				kept = append(binary.LittleEndian.AppendUint64(kept, at), page[:n]...)
+			}
+			at += uint64(n)
+		}
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +186,6 @@ func TestFlippedByteIsRefused(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for name, from := range map[string]string{"after a close": src, "after a kill": running} {
 		files := segmentFiles(t, from)
-		whole := contents(t, from)
 		for range 12 {
 			dir := copyDir(t, from)
 			i := rnd.IntN(len(files))
@@ -162,20 +199,21 @@ func TestFlippedByteIsRefused(t *testing.T) {
 				used = int(end)
 			}
 			at := rnd.IntN(used)
-			b[at] ^= 1 << rnd.IntN(8)
+			bit := byte(1) << rnd.IntN(8)
+			b[at] ^= bit
 			if err := os.WriteFile(file, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			before := contents(t, dir)
+			before := state(t, dir)
 			o.Dir = dir
 			_, err = Open(o)
 			if !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), file) {
 				t.Fatalf("%s, byte %d of %s: %v", name, at, file, err)
 			}
-			if d := cmp.Diff(before, contents(t, dir)); d != "" {
+			if !maps.Equal(before, state(t, dir)) {
 				t.Fatal("the files were changed")
 			}
-			b[at] = whole[files[i]][at] // put back what was there
+			b[at] ^= bit // put back what was there
 			if err := os.WriteFile(file, b, 0o600); err != nil {
 				t.Fatal(err)
 			}
