@@ -313,6 +313,8 @@ func (l *Lane) Next(now int64) Step {
 			if f.Forced && f.Due <= now {
 				l.depart(i+1+k, next, &s)
 				break
+			} else if f.Forced {
+				s.Wake = min(s.Wake, f.Due)
 			}
 		}
 		return s

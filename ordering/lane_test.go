@@ -78,6 +78,8 @@ func TestJudge(t *testing.T) {
 		{"max_jump, versions that queue up in an outage", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", []string{"6", "8"}, "5", "10", Turn},
 		{"max_jump counts from what is in flight", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", nil, "6", "8", Turn},
 		{"max_jump, beyond what is in flight", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", nil, "6", "9", Jump},
+		{"reject_stale has no start", func(c *Config) { stalePolicy(c); c.Start = "5" }, "", nil, "", "3", Pass},
+		{"reject_stale, max_jump does not count from a start", func(c *Config) { stalePolicy(c); c.Start, c.MaxJump = "1", 10 }, "", nil, "", "1000", Pass},
 		{"max_jump from the start", func(c *Config) { sequence(c); c.Start, c.MaxJump = "1", 10 }, "", nil, "", "11", Jump},
 		{"window, equal", func(c *Config) { c.Policy = "window" }, "4", nil, "", "4", Hold},
 		{"window, equal when ties are rejected", func(c *Config) { c.Policy, c.Ties = "window", "reject" }, "4", nil, "", "4", Stale},
@@ -464,6 +466,42 @@ func TestForcedVersionThatFailsLeavesTheSequence(t *testing.T) {
 	}
 }
 
+// The retry of what was forced through goes when it is due, not when those behind a gap have waited long enough.
+func TestForcedVersionIsRetriedWhenItIsDue(t *testing.T) {
+	l := NewLane(policy(t, sequence), event.ResourceState{Version: "4"})
+	held, far := at(1, "6"), at(2, "9")
+	held.Release, far.Forced = 5000, true
+	l.Add(held)
+	l.Add(far)
+	if s := l.Next(1); s.Go != far {
+		t.Fatalf("%+v", s)
+	}
+	l.Back(far, 1000)
+	if s := l.Next(2); s.Go != nil || s.Wake != 1000 {
+		t.Errorf("before it is due: %+v", s)
+	}
+	if s := l.Next(1000); s.Go != far {
+		t.Errorf("when it is due: %+v", s)
+	}
+}
+
+// A reload that compares otherwise puts what waits into the order of the new comparison.
+func TestAnotherComparisonIsAnotherOrder(t *testing.T) {
+	l := NewLane(policy(t, func(c *Config) { stalePolicy(c); c.Compare = "lexicographic" }), event.ResourceState{})
+	for i, v := range []string{"9", "10"} {
+		e := at(i+1, v)
+		e.Version, _ = Parse("lexicographic", v)
+		l.Add(e)
+	}
+	if e := l.Entries(); e[0].Text != "10" {
+		t.Errorf("as text %s is first", e[0].Text)
+	}
+	l.Adopt(policy(t, stalePolicy))
+	if s := l.Next(1); s.Go == nil || s.Go.Text != "9" {
+		t.Errorf("as integers: %+v", s)
+	}
+}
+
 // Settled by an operator: what waits behind it waits no longer, also where gaps become dead letters.
 func TestSettledVersionIsNotWaitedFor(t *testing.T) {
 	p := policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" })
@@ -581,6 +619,14 @@ func TestWhatIsBeingStoredIsOnItsWay(t *testing.T) {
 	l.Expect(six)
 	if d := l.Judge(at(0, "7").Version); d != Pass && d != Turn {
 		t.Errorf("7 while 5 and 6 are stored: %s", d)
+	}
+	for _, e := range []*Entry{five, six} { // the other way round
+		l.Expected(e)
+	}
+	l.Expect(six)
+	l.Expect(five)
+	if d := l.Judge(at(0, "7").Version); d != Pass && d != Turn {
+		t.Errorf("7 while 6 and 5 are stored: %s", d)
 	}
 	l.Expected(six)
 	l.Add(at(2, "6"))
