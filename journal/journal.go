@@ -182,6 +182,7 @@ type Query struct {
 	Asc      bool      // oldest first; default newest first
 	Limit    int       // 1 … 500; 0 = 100
 	Cursor   string    // Page.Next of the page before; "" = the first page
+	AsOf     uint64    // a revision (Stats.LastRev): what was written later need not be looked at; 0 = all that is written
 }
 
 // Page is one page of records in order of Seq.

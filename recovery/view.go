@@ -118,19 +118,19 @@ func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 
 // Sources gives every configured source with its queue, by name. Where the disk is full and the index waits for space, it is not known since when events are pending.
 func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
-	waits := ctx
-	if r.journal.Stats().Full {
-		var cancel context.CancelFunc
-		waits, cancel = context.WithTimeout(ctx, time.Second)
-		defer cancel()
-	}
 	counts, err := r.journal.Counts(ctx)
 	if err != nil {
 		return nil, err
 	}
+	now, waits := r.journal.Stats(), ctx
+	if now.Full {
+		var cancel context.CancelFunc
+		waits, cancel = context.WithTimeout(ctx, time.Second)
+		defer cancel()
+	}
 	var out []SourceStatus
 	for _, name := range r.Names() {
-		st, err := r.sourceStatus(waits, r.known(name), counts)
+		st, err := r.sourceStatus(waits, r.known(name), counts, now.LastRev)
 		if err != nil && (ctx.Err() != nil || waits.Err() == nil) {
 			return nil, err
 		}
@@ -139,7 +139,8 @@ func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
 	return out, nil
 }
 
-func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal.Count) (SourceStatus, error) {
+// sourceStatus is of one source. What was written after the revision asOf need not be in the index yet: to wait for it costs an fsync, and for each of many sources again.
+func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal.Count, asOf uint64) (SourceStatus, error) {
 	c := s.cfg.Load()
 	st := SourceStatus{Name: s.name, Path: c.Path, Provider: c.Provider, Mode: c.Delivery.Mode, Upstream: c.up.name, Paused: s.paused.Load(),
 		Counts: map[event.State]int64{}, Held: s.held.Load()}
@@ -152,7 +153,7 @@ func (r *Recovery) sourceStatus(ctx context.Context, s *Source, counts []journal
 	if st.Counts[event.Pending] == 0 {
 		return st, nil
 	}
-	oldest, err := r.journal.List(ctx, journal.Query{Source: s.name, States: []event.State{event.Pending}, Asc: true, Limit: 1})
+	oldest, err := r.journal.List(ctx, journal.Query{Source: s.name, States: []event.State{event.Pending}, Asc: true, Limit: 1, AsOf: asOf})
 	if err != nil {
 		return st, err
 	}
@@ -206,7 +207,7 @@ func (r *Recovery) SetPaused(ctx context.Context, source string, paused bool) (S
 	if err != nil {
 		return SourceStatus{}, err
 	}
-	return r.sourceStatus(ctx, s, counts)
+	return r.sourceStatus(ctx, s, counts, 0)
 }
 
 // Resource says how far the consumer has come with one resource. ErrUnknownSource; a resource that was never seen has no state and nothing waits.

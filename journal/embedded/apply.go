@@ -132,7 +132,7 @@ func (e *Engine) flush(l *layer, state []byte) error {
 	snap := e.index.snapshot()
 	e.mu.Lock()
 	old := e.snap
-	e.snap, e.frozen = snap, nil
+	e.snap, e.frozen, e.indexed = snap, nil, l.last.lsn
 	e.gen.Add(1)
 	e.mu.Unlock()
 	old.release()
@@ -185,11 +185,14 @@ func (e *Engine) wakeBarriers(lsn uint64) {
 }
 
 // settle waits until the index has everything written so far, notes included.
-func (e *Engine) settle(ctx context.Context) error {
+func (e *Engine) settle(ctx context.Context) error { return e.settleFor(ctx, 0) }
+
+// settleFor waits until the index has the frames up to lsn, without notes; 0 is settle.
+func (e *Engine) settleFor(ctx context.Context, lsn uint64) error {
 	if err := e.usable(ctx); err != nil {
 		return err
 	}
-	if e.hasNotes() {
+	if lsn == 0 && e.hasNotes() {
 		if _, err := e.Commit(ctx, nil, journal.Written); err != nil {
 			return err
 		}
@@ -202,8 +205,12 @@ func (e *Engine) settle(ctx context.Context) error {
 	case e.frozen != nil:
 		target = e.frozen.last.lsn
 	}
+	if lsn != 0 {
+		target = min(target, lsn)
+	}
+	there := target <= e.indexed
 	e.mu.RUnlock()
-	if target == 0 {
+	if there {
 		return nil
 	}
 	b := barrier{target, make(chan struct{})}

@@ -44,6 +44,7 @@ type Engine struct {
 	frozen     *layer                         // being written to the index; nil if nothing is
 	spare      *layer                         // an empty one for the next freeze; may be nil
 	snap       *snapshot                      // nil once closed
+	indexed    uint64                         // the number of the last frame that a flush has put into it; 0 = none since the start
 	reading    sync.WaitGroup                 // views in use; added to with mu held and snap set
 	gen        atomic.Uint64                  // of snap; changed with mu held, after snap
 	recent     [64]atomic.Pointer[recentItem] // what readers found in the index lately, by number

@@ -13,13 +13,13 @@ import (
 )
 
 // List implements journal.Journal. Like all that walks over the index it first waits until everything written is there,
-// notes included.
+// notes included; with q.AsOf until that much is there.
 func (e *Engine) List(ctx context.Context, q journal.Query) (journal.Page, error) {
 	s, err := newScan(&q)
 	if err != nil {
 		return journal.Page{}, err
 	}
-	if err := e.settle(ctx); err != nil {
+	if err := e.settleFor(ctx, q.AsOf); err != nil {
 		return journal.Page{}, err
 	}
 	v, err := e.view()
