@@ -64,6 +64,12 @@ type scan struct {
 	block uint64 // the block last looked at, plus one
 	skip  bool   // it cannot match
 	steps int
+
+	// Events that are gone leave deletions in the index, and a walk over the records steps over all of them up to the next event that is there: that is where it goes on,
+	// since to begin in each block between, and step over the rest again, takes time with the square of their number.
+	next  event.Seq // 0 = not known
+	end   bool      // none is left
+	walks int
 	found []*item // one more than limit if there are more
 }
 
@@ -152,11 +158,11 @@ func (s *scan) runRecords() error {
 		if err != nil {
 			return err
 		}
-		if !pass {
+		if !pass || s.next != 0 && (s.q.Asc && n < blockOf(s.next) || !s.q.Asc && n > blockOf(s.next)) {
 			continue
 		}
 		lo, hi := event.Seq(n*blockEvents), event.Seq(n*blockEvents+blockEvents-1)
-		if err := s.walkRecords(it, max(lo, s.lo), min(hi, s.hi)); err != nil {
+		if err := s.walkRecords(it, max(lo, s.lo), min(hi, s.hi)); err != nil || s.end {
 			return err
 		}
 	}
@@ -169,8 +175,10 @@ func (s *scan) walkRecords(it *badger.Iterator, lo, hi event.Seq) error {
 	if !s.q.Asc {
 		from = hi
 	}
+	s.walks++
 	for it.Seek(recordKey(from)); it.Valid() && !s.full(); it.Next() {
 		if seq := seqOf(it.Item().Key()); seq < lo || seq > hi {
+			s.next = seq
 			return nil
 		}
 		if err := s.tick(); err != nil {
@@ -180,6 +188,7 @@ func (s *scan) walkRecords(it *badger.Iterator, lo, hi event.Seq) error {
 			return err
 		}
 	}
+	s.end = !it.Valid()
 	return nil
 }
 
