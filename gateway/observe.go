@@ -87,7 +87,7 @@ func (g *Gateway) gauges() metrics.Gauges {
 }
 
 func (g *Gateway) sourceGauges() []metrics.SourceGauge {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second) // Prometheus waits for ten
 	defer cancel()
 	sources, err := g.recovery.Sources(ctx)
 	if err != nil {

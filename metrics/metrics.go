@@ -202,7 +202,7 @@ func (s *Set) Reloaded(ok bool) {
 	}
 }
 
-// Gauges are asked when somebody looks. Members may be nil. They must be safe for concurrent use and answer within a second.
+// Gauges are asked when somebody looks. Members may be nil. They must be safe for concurrent use and answer within five seconds.
 type Gauges struct {
 	Sources   func() []SourceGauge
 	Upstreams func() []UpstreamGauge
