@@ -147,6 +147,10 @@ func (s *Source) again(rec *event.Record, replay string, force bool) {
 
 // launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane.
 func (s *Source) launch(rec *event.Record, waited bool) {
+	if waited {
+		s.cursors.Lock() // the attempt that left it undecided has landed: it is in its lane
+		s.cursors.Unlock()
+	}
 	if waited && !laned(s.cfg.Load().policy, rec) {
 		s.unlist(rec, false) // from the lane that it had before a reload
 	}
@@ -294,8 +298,8 @@ func (r *Recovery) commitSettled(ctx context.Context, rec *event.Record, undecid
 		return false, ErrBusy
 	}
 	if undecided && s != nil {
-		s.cursors.RLock()
-		defer s.cursors.RUnlock()
+		s.cursors.Lock() // the attempt that left it undecided has landed, and no other moves the cursor meanwhile
+		defer s.cursors.Unlock()
 		t.Cursor = s.aside(rec)
 	}
 	out, err := r.journal.Commit(ctx, []journal.Transition{t}, journal.Synced)

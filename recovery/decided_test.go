@@ -1,0 +1,126 @@
+package recovery_test
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/forward"
+	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
+	"github.com/hooktender/hooktender/recovery"
+)
+
+// slowDisk is a journal whose changes can be read before the call that made them returns, as while an fsync is waited for.
+type slowDisk struct {
+	journal.Journal
+	meanwhile func(*event.Record) // after a change, before its call returns
+}
+
+func (d *slowDisk) Commit(ctx context.Context, ts []journal.Transition, how journal.Durability) ([]journal.Outcome, error) {
+	out, err := d.Journal.Commit(ctx, ts, how)
+	for i := range out {
+		if out[i].Applied && d.meanwhile != nil {
+			d.meanwhile(&out[i].Record)
+		}
+	}
+	return out, err
+}
+
+func newSlowBed(t *testing.T, change func(*recovery.SourceConfig)) (*bed, *slowDisk) {
+	disk := &slowDisk{}
+	b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+		model, work := b.openModel(observe)
+		disk.Journal = model
+		return disk, work
+	}, func(s *recovery.SourceConfig, u *forward.Config) {
+		inSequence(s, u)
+		s.Delivery.OnUnknown = "hold"
+		change(s)
+	})
+	return b, disk
+}
+
+// beside runs f, and gives it as long as it can get without what the caller holds.
+func beside(f func()) {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	for range 100_000 {
+		select {
+		case <-done:
+			return
+		default:
+			runtime.Gosched()
+		}
+	}
+}
+
+// A decision on an event that comes as soon as it can be seen that one is wanted, as from the stream of changes, does not leave the event behind in its lane: the
+// resource stood still until the next start.
+func TestADecisionAsSoonAsItIsWanted(t *testing.T) {
+	for _, c := range []struct {
+		how    string
+		decide func(r *recovery.Recovery, id event.ID)
+		want   string
+	}{
+		{"replayed", func(r *recovery.Recovery, id event.ID) {
+			_, _ = r.ReplayOne(context.Background(), id, "", "ops", true, "yes")
+		}, "1 1 2 3"},
+		{"replayed with others", func(r *recovery.Recovery, id event.ID) {
+			_, _ = r.StartReplay(context.Background(), recovery.ReplaySpec{IDs: []string{"v1"}, Force: true, Reason: "yes", Actor: "ops"})
+		}, "1 1 2 3"},
+		{"resolved", func(r *recovery.Recovery, id event.ID) { _, _ = r.Resolve(context.Background(), id, "ops", "yes") }, "1 2 3"},
+		{"discarded", func(r *recovery.Recovery, id event.ID) { _, _ = r.Discard(context.Background(), id, "ops", "no") }, "1 2(gap 1) 3"},
+	} {
+		t.Run(c.how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, disk := newSlowBed(t, func(*recovery.SourceConfig) {})
+				b.up()
+				b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+					return hooktest.Answer{Break: nth == 1 && s.Header.Get("Hooktender-Event-Id") == "v1"}
+				})
+				decided := false
+				disk.meanwhile = func(rec *event.Record) {
+					if rec.Reason == event.WaitingForDecision && !decided {
+						decided = true
+						beside(func() { c.decide(b.r, rec.ID) })
+					}
+				}
+				b.version(1)
+				b.version(2)
+				b.version(3)
+				time.Sleep(time.Minute)
+				if got := b.arrivals(); got != c.want {
+					t.Errorf("the consumer saw %s, want %s; %v", got, c.want, b.states())
+				}
+			})
+		})
+	}
+}
+
+// An older version is resolved while the delivery of a newer one, which on_failure: continue let pass, is written to disk: the cursor does not go back. After a
+// restart the newer version was waited for as if it had never come.
+func TestADecisionMovesNoCursorBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, disk := newSlowBed(t, func(s *recovery.SourceConfig) { s.Ordering.OnFailure = "continue" })
+		b.up()
+		b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
+			return hooktest.Answer{Break: s.Header.Get("Hooktender-Event-Id") == "v1"}
+		})
+		b.version(1)
+		id := b.find("v1").ID
+		disk.meanwhile = func(rec *event.Record) {
+			if rec.EventID == "v2" && rec.State == event.Delivered {
+				beside(func() { _, _ = b.r.Resolve(context.Background(), id, "ops", "yes") })
+			}
+		}
+		b.version(2)
+		synctest.Wait()
+		if st, err := disk.Resources(t.Context(), []event.ResourceKey{{Source: "s", Resource: "r"}}); err != nil || st[0].Version != "2" {
+			t.Errorf("the journal has the cursor at %q, %v; %v", st[0].Version, err, b.states())
+		}
+	})
+}
