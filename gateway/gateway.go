@@ -231,7 +231,7 @@ func (g *Gateway) Drain() {
 // Started says whether the gateway has once been ready to take events.
 func (g *Gateway) Started() bool { return g.ready.Load() }
 
-// Run serves until ctx ends, then finishes what is under way (at most the longest upstream timeout) and closes everything. A second
+// Run serves until ctx ends, then finishes what is under way (at most the longest upstream timeout and a second) and closes everything. A second
 // end is not waited for: the caller ends the process. It returns ErrJournal, wrapped with the cause, as soon as the journal fails.
 func (g *Gateway) Run(ctx context.Context) error {
 	var journalDone, work sync.WaitGroup

@@ -27,9 +27,11 @@ func (r *Recovery) Push() {
 	}
 }
 
-// Leaving says that the gateway is about to go: a connection that is refused uses up no attempt any more, and in hybrid mode nobody waits for a turn in a lane,
-// which may come later than the gateway waits.
+// Leaving says that the gateway is about to go: a connection that is refused uses up no attempt any more, no attempt begins that no sender waits for, and in hybrid
+// mode nobody waits for a turn in a lane, which may come later than the gateway waits.
 func (r *Recovery) Leaving() {
+	now := time.Now()
+	r.ending.Store(&now)
 	r.leaving.Store(true)
 	r.mu.RLock()
 	defer r.mu.RUnlock()

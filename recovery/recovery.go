@@ -81,8 +81,9 @@ type Recovery struct {
 	crew    crew           // makes the attempts that no request makes itself
 	work    sync.WaitGroup // attempts and loops
 	running atomic.Bool
-	leaving atomic.Bool     // Push or Leaving was called
-	ctx     context.Context // ends attempts for good: hard stop
+	leaving atomic.Bool               // Push or Leaving was called
+	ending  atomic.Pointer[time.Time] // when Leaving was; nil = not yet
+	ctx     context.Context           // ends attempts for good: hard stop
 	stop    context.CancelFunc
 	started []func() // loops that wait for Run
 	starts  sync.Mutex
@@ -445,8 +446,8 @@ func (r *Recovery) commitCut(ctx context.Context, ts []journal.Transition) error
 	return nil
 }
 
-// Run makes the attempts that are due until ctx ends, then waits for those under way, at most the longest upstream timeout. What does
-// not finish stays pending in the journal.
+// Run makes the attempts that are due until ctx ends, then waits for those under way, at most the longest upstream timeout, and at most that and a second since
+// Leaving. What does not finish stays pending in the journal.
 func (r *Recovery) Run(ctx context.Context) error {
 	r.starts.Lock()
 	r.running.Store(true)
@@ -466,6 +467,9 @@ func (r *Recovery) Run(ctx context.Context) error {
 	}
 	r.mu.RUnlock()
 	r.jobs.halt()
+	if began := r.ending.Load(); began != nil {
+		longest = min(longest, time.Until(began.Add(longest+time.Second)))
+	}
 	r.draining(longest)
 	return nil
 }

@@ -32,6 +32,11 @@ func (u *upstream) run(ctx context.Context) {
 				t.putBack()
 				continue
 			}
+			if u.r.ending.Load() != nil && !t.awaited() {
+				due.take()
+				t.abandon()
+				continue
+			}
 			u.mu.Lock()
 			sl, why := u.try(now)
 			u.mu.Unlock()
@@ -208,7 +213,7 @@ func (s *Source) collect(to *line, now int64) (next int64) {
 		if len(s.queue) > 0 {
 			laneDue = s.queue[0].due
 		}
-		if len(s.events) > 0 {
+		if len(s.events) > 0 && s.r.ending.Load() == nil {
 			eventDue = s.events[0].due
 		}
 		t := task{src: s}
@@ -238,6 +243,28 @@ func (t *task) putBack() {
 	s.mu.Unlock()
 	if !s.paused.Load() {
 		s.cfg.Load().up.poke()
+	}
+}
+
+// awaited says whether a sender waits for something in the lane.
+func (t *task) awaited() bool {
+	if t.lane == nil {
+		return false
+	}
+	t.src.mu.Lock()
+	defer t.src.mu.Unlock()
+	return slices.ContainsFunc(t.lane.Entries(), func(e *ordering.Entry) bool {
+		w, _ := e.Owner.(*sender)
+		return w.listening()
+	})
+}
+
+// abandon leaves a task to the next start. A lane comes back where something is added.
+func (t *task) abandon() {
+	if l := t.lane; l != nil {
+		t.src.mu.Lock()
+		l.ready, l.fresh = false, false
+		t.src.mu.Unlock()
 	}
 }
 

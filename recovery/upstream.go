@@ -130,9 +130,9 @@ func (u *upstream) fill(now time.Time) {
 	}
 }
 
-// spare takes a slot that nobody else waits for, of an upstream that is well; false: there is none.
+// spare takes a slot that nobody else waits for, of an upstream that is well; false: there is none, or the gateway is about to go.
 func (u *upstream) spare() (slot, bool) {
-	if u.queued.Load() > 0 {
+	if u.queued.Load() > 0 || u.r.ending.Load() != nil {
 		return slot{}, false
 	}
 	u.mu.Lock()
