@@ -707,3 +707,26 @@ func TestSendersWhoWaitForASlotWhenTheSourceIsPaused(t *testing.T) {
 		})
 	}
 }
+
+// A pause, unlike an outage, counts as time elapsed (docs/guarantees.md): what had failed before gets one more attempt after a long one.
+func TestAPauseCountsAsTimeElapsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+		b.up()
+		for _, status := range []int{503, 200} {
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+			b.send(fmt.Sprint("evt_", status), "", "")
+			b.pause(true)
+			time.Sleep(time.Hour)
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: status} })
+			b.pause(false)
+			time.Sleep(time.Minute)
+		}
+		if got := b.states(); got["failed/exhausted"] != 1 || got["delivered"] != 1 {
+			t.Errorf("%v", got)
+		}
+		if n := len(b.consumer.Seen()); n != 4 {
+			t.Errorf("the consumer saw %d requests", n)
+		}
+	})
+}
