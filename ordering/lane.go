@@ -90,8 +90,11 @@ func (l *Lane) ahead() []*Entry {
 	if len(l.coming) == 0 {
 		return l.waiting
 	}
-	all := append(slices.Clone(l.waiting), l.coming...)
-	l.sort(all)
+	all := append(make([]*Entry, 0, len(l.waiting)+len(l.coming)), l.waiting...)
+	for _, e := range l.coming { // few, and what waits may be very many: it is in order already
+		i, _ := slices.BinarySearchFunc(all, e, l.order)
+		all = slices.Insert(all, i, e)
+	}
 	return all
 }
 
