@@ -15,6 +15,7 @@ var (
 	seeds = flag.Int("seeds", 400, "how many seeds, from -from on")
 	from  = flag.Uint64("from", 1, "the first seed")
 	loads = flag.Uint64("reloads", 150, "how many seeds with reloads and pauses, from -from on")
+	ends  = flag.Uint64("ends", 150, "how many seeds with SIGTERM, from -from on")
 	one   = flag.Uint64("seed", 0, "this seed alone, with what happened")
 )
 
@@ -131,5 +132,21 @@ func TestReloads(t *testing.T) {
 		if len(w.faults) > 0 {
 			t.Fatalf("seed %d: %v\nagain with: go test ./e2e/simulation -run TestReloads -from %d -reloads 1\n%s", seed, w.faults, seed, strings.Join(w.trace, "\n"))
 		}
+	}
+}
+
+// The same while the gateway is ended as by SIGTERM and started again, in half of the seeds with reloads and pauses: nothing is lost or doubled by it.
+func TestEnds(t *testing.T) {
+	ended := 0
+	for seed := *from; seed < *from+*ends; seed++ {
+		w := simulate(t, seed, func(w *world) { w.ends, w.reloads = true, seed%2 == 0 })
+		ended += w.ended
+		if len(w.faults) > 0 {
+			t.Fatalf("seed %d (%+v): %v\nagain with: go test ./e2e/simulation -run TestEnds -from %d -ends 1\n%s", seed, w.set, w.faults, seed, strings.Join(w.trace, "\n"))
+		}
+	}
+	t.Logf("%d seeds, %d ends", *ends, ended)
+	if *ends >= 100 && ended == 0 {
+		t.Error("nothing was ended")
 	}
 }

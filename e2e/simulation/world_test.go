@@ -106,6 +106,8 @@ type world struct {
 	power   bool // the crash under way is a power cut
 	liar    bool // the disk forgets what it said was synced
 	reloads bool // an operator reloads and pauses
+	ends    bool // it is ended and started again
+	ended   int  // how often that was
 	decided bool // an operator replays and decides
 	watched bool // onlookers ask and replay, and every operation is kept in history
 	history []porcupine.Operation
@@ -179,11 +181,16 @@ func (l *life) pass(point string) bool {
 
 // crash ends the present life. The caller holds mu.
 func (w *world) crash(point string) {
-	l := w.live
 	w.power = w.plan[0].power
 	w.plan = w.plan[1:]
 	w.crashed[point]++
 	w.logf("crash at %s, power cut: %t", point, w.power)
+	w.end()
+}
+
+// end is the end of the present life, whatever it is doing. The caller holds mu.
+func (w *world) end() {
+	l := w.live
 	w.live = nil
 	l.model.Kill()
 	close(l.ended)
@@ -246,6 +253,32 @@ func (w *world) begin() error {
 		}
 	}()
 	return nil
+}
+
+// terminator ends the gateway as SIGTERM does, at random: nothing new is taken, nothing begins in the background, and what is under way comes to its end.
+func (w *world) terminator() {
+	for range 3 {
+		w.pause(12 * time.Second)
+		w.mu.Lock()
+		l := w.live
+		w.mu.Unlock()
+		if l == nil {
+			continue
+		}
+		l.pipeline.Drain()
+		l.recovery.Leaving()
+		w.pause(3 * time.Second) // the port waits for slow senders
+		l.stop()
+		<-l.done
+		w.mu.Lock()
+		if w.live == l {
+			w.logf("it has ended")
+			w.ended++
+			w.power = false
+			w.end()
+		}
+		w.mu.Unlock()
+	}
 }
 
 // configure brings a configuration into effect, at the begin of a life and on a reload.
@@ -523,6 +556,9 @@ func (w *world) run() {
 	}
 	if w.reloads {
 		senders.Go(w.operator)
+	}
+	if w.ends {
+		senders.Go(w.terminator)
 	}
 	if w.decided {
 		senders.Go(w.decider)
