@@ -58,7 +58,7 @@ type Replayer interface {
 
 // Overseer tells of sources and upstreams.
 type Overseer interface {
-	Names() []string // of the configured sources
+	Names() []string // of the sources that are configured, or have something pending
 	Sources(ctx context.Context) ([]recovery.SourceStatus, error)
 	Upstreams() []recovery.UpstreamStatus
 	UpstreamOf(source string) string // "" for a source that is none

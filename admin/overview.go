@@ -10,7 +10,6 @@ import (
 	"github.com/hooktender/hooktender/admin/api"
 	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/provider"
-	"github.com/hooktender/hooktender/recovery"
 )
 
 func (s *Server) listCheckpoints(c *call) error {
@@ -21,19 +20,20 @@ func (s *Server) listCheckpoints(c *call) error {
 	source := v.Get("source") // empty is none, as elsewhere
 	ctx, cancel := c.listing()
 	defer cancel()
+	if err := s.checkSource(ctx, source); err != nil {
+		return err
+	}
+	names := []string{source}
+	if source == "" {
+		names = s.Core.Names()
+	}
 	page := api.Page[api.Checkpoint]{Data: []api.Checkpoint{}}
-	for _, name := range s.Core.Names() {
-		if source != "" && source != name {
-			continue
-		}
+	for _, name := range names {
 		cp, err := s.Journal.Checkpoint(ctx, name)
 		if err != nil {
 			return err
 		}
 		page.Data = append(page.Data, showCheckpoint(name, &cp))
-	}
-	if source != "" && len(page.Data) == 0 {
-		return recovery.ErrUnknownSource
 	}
 	return c.answer(http.StatusOK, page)
 }

@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -470,8 +471,8 @@ func TestAnOutageThatAReloadEndedIsOverAfterARestart(t *testing.T) {
 	})
 }
 
-// An upstream that a reload takes out is listed while something waits for it, and no longer: the open breaker of one that is gone is no alarm.
-func TestUpstreamsThatAreGoneAreNotListed(t *testing.T) {
+// An upstream, or a source, that a reload takes out is listed while something waits for it, and no longer: the open breaker of one that is gone is no alarm.
+func TestWhatIsGoneIsNotListed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { u.Breaker.Failures = 1 })
 		_, next := b.elsewhere()
@@ -486,13 +487,13 @@ func TestUpstreamsThatAreGoneAreNotListed(t *testing.T) {
 		b.reload(map[string]forward.Config{"app": b.upstream, "next": next}, b.source, stays)
 		b.send("evt_1", "", "")
 		b.reload(map[string]forward.Config{"next": next}, stays)
-		if got := listed(); got != "app open, next closed, " {
-			t.Errorf("while an event waits: %s", got)
+		if got, sources := listed(), b.r.Names(); got != "app open, next closed, " || !slices.Equal(sources, []string{"s", "stays"}) {
+			t.Errorf("while an event waits: %s%v", got, sources)
 		}
 		b.up()
 		time.Sleep(time.Minute)
-		if got := listed(); got != "next closed, " || b.states()["delivered"] != 1 {
-			t.Errorf("after it: %s, %v", got, b.states())
+		if got, sources := listed(), b.r.Names(); got != "next closed, " || b.states()["delivered"] != 1 || !slices.Equal(sources, []string{"stays"}) {
+			t.Errorf("after it: %s%v, %v", got, sources, b.states())
 		}
 		b.down()
 		b.reload(map[string]forward.Config{"app": b.upstream, "next": next}, b.source, stays)

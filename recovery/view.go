@@ -116,7 +116,7 @@ func (r *Recovery) superseded(ctx context.Context, rec *event.Record) bool {
 	return err == nil && p.Late(v, cursor)
 }
 
-// Sources gives every configured source with its queue, by name. Where the disk is full and the index waits for space, it is not known since when events are pending.
+// Sources gives every source of Names with its queue, by name. Where the disk is full and the index waits for space, it is not known since when events are pending.
 func (r *Recovery) Sources(ctx context.Context) ([]SourceStatus, error) {
 	counts, err := r.journal.Counts(ctx)
 	if err != nil {

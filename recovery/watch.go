@@ -285,13 +285,15 @@ func newer(a, b event.Fate) event.Fate {
 	return b
 }
 
-// Names lists the configured sources.
+// Names lists the sources of the configuration, and others as long as something of them is pending.
 func (r *Recovery) Names() []string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	names := make([]string, 0, len(r.sources))
-	for n := range r.sources {
-		names = append(names, n)
+	for n, s := range r.sources {
+		if !s.removed.Load() || s.pending.Load() > 0 {
+			names = append(names, n)
+		}
 	}
 	slices.Sort(names)
 	return names
