@@ -606,9 +606,12 @@ func TestLostManifestIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := everything(t, e)
+	var tables []string
+	for begin := time.Now(); len(tables) == 0 && time.Since(begin) < 20*time.Second; time.Sleep(time.Millisecond) { // it is made in the background
+		tables, _ = filepath.Glob(filepath.Join(o.Dir, nameIndex, "*.sst"))
+	}
 	killed = copyDir(t, o.Dir)
 	e.Close()
-	tables, _ := filepath.Glob(filepath.Join(killed, nameIndex, "*.sst"))
 	if len(tables) == 0 || len(all) != 200 {
 		t.Fatalf("%d tables, %d events: this is not the case to test", len(tables), len(all))
 	}
