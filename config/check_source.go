@@ -282,11 +282,9 @@ func (d *decoder) checkPathSelectors(key string, s *Source) {
 		texts selector.Texts
 	}{{"id", id.ID}, {"account", id.Account}, {"type", id.Type}, {"resource", id.Resource}, {"version", id.Version}, {"occurred_at", id.OccurredAt}} {
 		list, _ := selector.ParseList(f.texts...) // its faults are told already
-		for _, sel := range list {
-			for again := true; again; sel, again = sel.Or() {
-				if sel.Kind() == selector.Path && !slices.Contains(strings.Split(s.Path, "/"), "{"+sel.Name()+"}") {
-					d.fail(key+"."+f.name, "", "path:%s: the path has no segment {%[1]s}", sel.Name())
-				}
+		for sel := range list.All() {
+			if sel.Kind() == selector.Path && !slices.Contains(strings.Split(s.Path, "/"), "{"+sel.Name()+"}") {
+				d.fail(key+"."+f.name, "", "path:%s: the path has no segment {%[1]s}", sel.Name())
 			}
 		}
 	}

@@ -6,6 +6,7 @@ package selector
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 )
@@ -117,6 +118,19 @@ func parseAny(text string) (Selector, error) {
 // List is several selectors whose values together are one value. The parts are never merely concatenated: a key
 // takes each with its length, a display percent-encodes them (Value.Text).
 type List []Selector
+
+// All gives every selector of the list, each followed by where to look instead.
+func (l List) All() iter.Seq[Selector] {
+	return func(yield func(Selector) bool) {
+		for _, s := range l {
+			for again := true; again; s, again = s.Or() {
+				if !yield(s) {
+					return
+				}
+			}
+		}
+	}
+}
 
 // ParseList reads every text, in which " | " may stand between alternatives; it joins all errors. No text gives an empty List.
 func ParseList(texts ...string) (List, error) {

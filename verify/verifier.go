@@ -576,11 +576,9 @@ func (v *Verifier) SignsID(id selector.List) bool {
 	if len(v.parts) > 0 {
 		return v.joined(func(p *Verifier) bool { return p.SignsID(id) })
 	}
-	for _, s := range id {
-		for again := true; again; s, again = s.Or() { // whoever can leave out the first can choose the second
-			if !v.signs(s) {
-				return false
-			}
+	for s := range id.All() { // whoever can leave out the first can choose the second
+		if !v.signs(s) {
+			return false
 		}
 	}
 	return len(id) > 0
@@ -668,11 +666,9 @@ func (v *Verifier) NeedsReplayKey(id selector.List) bool {
 // inForm says whether a part of the id may be a field of a form: with another Content-Type the same body has none, and what stands in its place
 // is the id.
 func inForm(id selector.List) bool {
-	for _, s := range id {
-		for again := true; again; s, again = s.Or() {
-			if s.Kind() == selector.Form {
-				return true
-			}
+	for s := range id.All() {
+		if s.Kind() == selector.Form {
+			return true
 		}
 	}
 	return false
