@@ -494,9 +494,8 @@ func (f *flight) delivered() bool { return f.tried.Outcome == event.OutcomeDeliv
 
 // cursor is what the journal shall remember of the resource after this attempt; nil = no change.
 func (f *flight) cursor(rec *event.Record) *event.ResourceState {
-	key := event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
 	if f.watched != nil || f.lane == nil {
-		return f.observedCursor(f.watched, rec, key)
+		return f.observedCursor(f.watched, rec)
 	}
 	how := ordering.WasGivenUp
 	switch {
@@ -527,7 +526,7 @@ func (s *Source) state(rec *event.Record, version, floor string, moved bool) *ev
 }
 
 // observedCursor moves the cursor of a resource beside its lane.
-func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event.ResourceKey) *event.ResourceState {
+func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record) *event.ResourceState {
 	if p == nil || !f.delivered() {
 		return nil
 	}
@@ -535,7 +534,7 @@ func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event
 	if err != nil {
 		return nil
 	}
-	st, err := f.src.r.journal.Resources(context.Background(), []event.ResourceKey{key})
+	st, err := f.src.r.journal.Resources(context.Background(), []event.ResourceKey{{Source: rec.Source, Resource: rec.Resource}})
 	if err != nil {
 		return nil
 	}
@@ -544,7 +543,7 @@ func (f *flight) observedCursor(p *ordering.Policy, rec *event.Record, key event
 	if !changed {
 		return nil
 	}
-	return &event.ResourceState{ResourceKey: key, Version: version, Floor: floor, EventID: rec.EventID, UpdatedAt: time.Now()}
+	return f.src.state(rec, version, floor, version != st[0].Version)
 }
 
 // passed tells the lane that there may be by now of a delivery without it.
