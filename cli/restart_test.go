@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -76,23 +74,6 @@ func TestSendTellsWhatItSentBeforeItBroke(t *testing.T) {
 	code := Run(t.Context(), []string{"send", "--provider", "custom", "--secret", "x", "--url", s.URL, "--id", "e", "--count", "4", "-o", "ndjson"}, nil, &out, &said)
 	if n := bytes.Count(out.Bytes(), []byte(`"status":202`)); code != exitFailed || n != 2 || !bytes.Contains(said.Bytes(), []byte("e-3 could not be sent, and 1 after it")) {
 		t.Errorf("exit %d, %d told\n%s%s", code, n, out.String(), said.String())
-	}
-}
-
-// What a preset asks for under handshake is taken from the configuration like the rest of the source.
-func TestSendTakesTheHandshakeOfItsSource(t *testing.T) {
-	var token atomic.Value
-	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { token.Store(r.URL.Query().Get("key")) }))
-	defer s.Close()
-	file := filepath.Join(t.TempDir(), "hooktender.yaml")
-	text := "version: 1\nsources:\n  s: {path: /s, provider: query-token, handshake: {param: key}, secrets: [the-token], upstream: \"http://127.0.0.1:1\"}\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var out, said bytes.Buffer
-	code := Run(t.Context(), []string{"send", "--config", file, "--source", "s", "--url", s.URL}, nil, &out, &said)
-	if code != exitOK || token.Load() != "the-token" {
-		t.Errorf("exit %d, token %v\n%s", code, token.Load(), said.String())
 	}
 }
 
