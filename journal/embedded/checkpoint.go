@@ -89,11 +89,12 @@ func (e *Engine) unsettled(ctx context.Context, v *view, cp *journal.Checkpoint)
 		return nil, nil
 	}
 	var open []event.Seq
+	records := leafReader{snap: v.snap}
 	for _, st := range [...]event.State{event.Pending, event.Failed} {
 		walk := v.snap.walk([]byte{prefixState, byte(st)}, false)
 		for walk.Rewind(); walk.Valid(); walk.Next() {
 			seq := seqOf(walk.Item().Key())
-			raw, err := v.snap.get(recordKey(seq)) // there may be very many: the rest of the record is not decoded
+			raw, err := records.record(seq) // there may be very many: the rest of the record is not decoded
 			if err == nil {
 				err = ctx.Err()
 			}

@@ -3,6 +3,7 @@ package embedded
 import (
 	"cmp"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -117,11 +118,14 @@ type checkpointState struct {
 	nextSeq event.Seq
 	horizon int64
 	counts  counters
-	covers  int64 // see Engine.covers; an index that does not say it is older
+	covers  int64 // see Engine.covers
 }
 
+// indexVersion is that of the index's entries: one of another version is rebuilt. 2: records are in leaves.
+const indexVersion = 2
+
 func (s *checkpointState) encode(b []byte) []byte {
-	b = append(b, codecVersion)
+	b = append(b, indexVersion)
 	for _, v := range [...]uint64{s.at.lsn, s.at.segment, uint64(s.at.offset), s.at.generation, uint64(s.nextSeq), uint64(s.horizon)} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
@@ -141,7 +145,9 @@ func (s *checkpointState) encode(b []byte) []byte {
 
 func decodeCheckpoint(b []byte) (s checkpointState, err error) {
 	d := newDecoder(b)
-	d.version()
+	if d.u8() != indexVersion {
+		return s, fmt.Errorf("%w: it was written by another version", errCodec)
+	}
 	var v [6]uint64
 	for i := range v {
 		if x := d.take(8); x != nil {
@@ -159,8 +165,6 @@ func decodeCheckpoint(b []byte) (s checkpointState, err error) {
 			c.add(k, d.varint())
 		}
 	}
-	if len(d.buf) > 0 {
-		s.covers = d.varint()
-	}
+	s.covers = d.varint()
 	return s, d.done()
 }

@@ -28,8 +28,19 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 		items = append(items, it)
 	}
 	slices.SortFunc(order, compareSortKeys)
-	for _, p := range order {
-		w.item(event.Seq(p.hi), items[p.of])
+	var (
+		leaf   leafWriter
+		events [leafEvents]*item
+	)
+	for i := 0; i < len(order); {
+		n, number := 0, leafOf(event.Seq(order[i].hi))
+		for ; i < len(order) && leafOf(event.Seq(order[i].hi)) == number; i++ {
+			it := items[order[i].of]
+			w.item(event.Seq(order[i].hi), it)
+			events[n] = it
+			n++
+		}
+		w.leaf(&leaf, number, events[:n])
 	}
 	order = order[:0]
 	for k, seq := range l.keys {
@@ -105,6 +116,24 @@ func (w *flusher) set(key, value []byte) {
 	w.writes.set(key, value)
 }
 
+// leaf writes a leaf, in which items are new.
+func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
+	if w.err != nil {
+		return
+	}
+	value, was, err := l.merge(w.ix.arena[len(w.ix.arena):], w.snap, number, items)
+	w.key = appendSeqKey(w.key[:0], prefixRecord, event.Seq(number))
+	switch {
+	case err != nil:
+		w.err = err
+	case len(value) > 0:
+		w.set(w.key, value)
+	case was:
+		w.remove(w.key)
+	}
+}
+
+// item writes what the index has of an event beside its record.
 func (w *flusher) item(seq event.Seq, it *item) {
 	now := it.listed()
 	if it.was.state != 0 && it.was.state != now {
@@ -116,8 +145,6 @@ func (w *flusher) item(seq event.Seq, it *item) {
 		}
 		return
 	}
-	w.key = appendSeqKey(w.key[:0], prefixRecord, seq)
-	w.set(w.key, appendItem(w.ix.arena[len(w.ix.arena):], it))
 	if now != 0 && now != it.was.state {
 		w.set(stateKey(now, seq), nil)
 	}
@@ -138,9 +165,8 @@ func (w *flusher) item(seq event.Seq, it *item) {
 	}
 }
 
-// forget deletes an event and the keys that nobody took over.
+// forget deletes what is left of an event but its record: its attempts, and the keys that nobody took over.
 func (w *flusher) forget(seq event.Seq, it *item) {
-	w.remove(recordKey(seq))
 	w.forgetAttempts(seq, it)
 	for _, k := range it.keys {
 		if _, taken := w.layer.keys[k]; taken {

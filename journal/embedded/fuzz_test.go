@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/s2"
+
 	"github.com/hooktender/hooktender/event"
 )
 
@@ -22,6 +24,7 @@ func FuzzDecoders(f *testing.F) {
 	it := &item{id: event.MakeID(time.Now(), 7, 1), keys: a.Keys, claimed: 1, payload: payloadPos{1, 2, 3, 4}}
 	it.setBody(body)
 	f.Add(appendItem(nil, it))
+	f.Add(s2.EncodeSnappy(nil, append([]byte{7, byte(len(body))}, body...)))
 	f.Add((&checkpointState{counts: counters{"s": {n: []stateCount{{stateReason{1, 2}, 3}}}}}).encode(nil))
 	f.Add(appendSection(appendSection(nil, secSeqs, appendSeqs(nil, []event.Seq{1, 5, 3})), secRecord, body))
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -49,6 +52,9 @@ func FuzzDecoders(f *testing.F) {
 		decodeCheckpoint(b)
 		decodeSeqs(b)
 		decodeBlock(1, b)
+		if l := new(leaf); l.decode(3, b) == nil && (l.n == 0 || l.seq(0) < 24 || l.seq(l.n-1) > 31) {
+			t.Fatalf("%+v", l)
+		}
 		decodeMeta(b)
 		parseParts(b)
 		parseLedgerSlot(b)

@@ -20,7 +20,7 @@ import (
 // The index is a Badger store over the log, so that what the log says can be found. It is disposable: everything in it is
 // rebuilt from the log when in doubt. Keys begin with a letter:
 //
-//	r seq        an event: appendItem, with its last attempt
+//	r leaf       the records of 8 events, see leaf: appendItem, with the last attempt
 //	a seq n      an attempt before the last
 //	k key        event number under a claimed key or an alias
 //	t state seq  events in each state but delivered
@@ -212,7 +212,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 
 // keysIn guesses how many claimed keys there are in tables of these sizes: an event has one, and its record.
 func keysIn(tables map[uint64]int64) int64 {
-	const entries = 256 // bytes, of one event
+	const entries = 192 // bytes, of one event
 	n := int64(0)
 	for _, size := range tables {
 		n += size
@@ -288,18 +288,6 @@ func (s *snapshot) get(key []byte) ([]byte, error) {
 	return b, err
 }
 
-func (s *snapshot) item(seq event.Seq) (*item, error) {
-	b, err := s.get(recordKey(seq))
-	if b == nil || err != nil {
-		return nil, err
-	}
-	it, err := decodeItem(b)
-	if err != nil {
-		return nil, fmt.Errorf("index entry of event %d: %w", seq, err)
-	}
-	return it, nil
-}
-
 func (s *snapshot) owner(k event.Key) (event.Seq, error) {
 	b, err := s.get(claimKey(k))
 	if b == nil || err != nil {
@@ -316,8 +304,6 @@ func seqKey(prefix byte, seq event.Seq) []byte { return appendSeqKey(make([]byte
 func appendSeqKey(b []byte, prefix byte, seq event.Seq) []byte {
 	return binary.BigEndian.AppendUint64(append(b, prefix), uint64(seq))
 }
-
-func recordKey(seq event.Seq) []byte { return seqKey(prefixRecord, seq) }
 
 func blockKey(block uint64) []byte { return seqKey(prefixBlock, event.Seq(block)) }
 

@@ -70,6 +70,7 @@ type scan struct {
 	next  event.Seq // 0 = not known
 	end   bool      // none is left
 	walks int
+	leaf  leaf
 	found []*item // one more than limit if there are more
 }
 
@@ -176,16 +177,27 @@ func (s *scan) walkRecords(it *badger.Iterator, lo, hi event.Seq) error {
 		from = hi
 	}
 	s.walks++
-	for it.Seek(recordKey(from)); it.Valid() && !s.full(); it.Next() {
-		if seq := seqOf(it.Item().Key()); seq < lo || seq > hi {
-			s.next = seq
-			return nil
-		}
-		if err := s.tick(); err != nil {
+	for it.Seek(leafKey(leafOf(from))); it.Valid() && !s.full(); it.Next() {
+		if err := s.leaf.decodeEntry(it.Item()); err != nil {
 			return err
 		}
-		if err := s.try(it.Item()); err != nil {
-			return err
+		for i := range s.leaf.n {
+			if !s.q.Asc {
+				i = s.leaf.n - 1 - i
+			}
+			switch seq := s.leaf.seq(i); {
+			case s.q.Asc && seq < lo || !s.q.Asc && seq > hi:
+				continue
+			case seq < lo || seq > hi:
+				s.next = seq
+				return nil
+			}
+			if err := s.tick(); err != nil {
+				return err
+			}
+			if err := s.try(s.leaf.records[i]); err != nil || s.full() {
+				return err
+			}
 		}
 	}
 	s.end = !it.Valid()
@@ -232,24 +244,22 @@ func (s *scan) passOver(seq event.Seq) (bool, error) {
 	return s.skip, err
 }
 
-// try adds the event of an r| entry if it matches.
-func (s *scan) try(entry *badger.Item) error {
-	return entry.Value(func(b []byte) error {
-		head, ok := viewItem(b)
-		if !ok {
-			return errCodec
-		}
-		v, ok := viewBody(head.body)
-		if !ok {
-			return errCodec
-		}
-		if head.marker || !s.match(&v) {
-			return nil
-		}
-		it, err := decodeItem(bytes.Clone(b))
-		s.found = append(s.found, it)
-		return err
-	})
+// try adds the event of an encoded item if it matches.
+func (s *scan) try(b []byte) error {
+	head, ok := viewItem(b)
+	if !ok {
+		return errCodec
+	}
+	v, ok := viewBody(head.body)
+	if !ok {
+		return errCodec
+	}
+	if head.marker || !s.match(&v) {
+		return nil
+	}
+	it, err := decodeItem(bytes.Clone(b))
+	s.found = append(s.found, it)
+	return err
 }
 
 // match compares all that blocks and state lists leave open.
@@ -273,6 +283,7 @@ func (s *scan) runStates() error {
 			it.Close()
 		}
 	}()
+	records := leafReader{snap: s.v.snap}
 	states := slices.Clone(s.q.States)
 	slices.Sort(states)
 	for _, st := range slices.Compact(states) {
@@ -293,15 +304,12 @@ func (s *scan) runStates() error {
 		if skip {
 			continue
 		}
-		it, err := s.v.snap.item(seq)
+		record, err := records.record(seq)
+		if record != nil && err == nil {
+			err = s.try(record)
+		}
 		if err != nil {
 			return err
-		}
-		if it == nil || it.marker {
-			continue
-		}
-		if v, _ := viewBody(it.body); s.match(&v) {
-			s.found = append(s.found, it)
 		}
 	}
 	return nil

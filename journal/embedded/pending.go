@@ -15,7 +15,7 @@ import (
 
 const (
 	pageSpan = 1024 // event numbers that a page of Pending covers at most
-	maxIdle  = 8    // records that do not wait which it steps over before it asks the list
+	maxIdle  = 2    // leaves in which no event waits which it steps over before it asks the list
 )
 
 // Pending implements journal.Journal. A start waits for it, with a million events after an outage: so all processors read pages, in turn, and a page is decoded with
@@ -128,6 +128,7 @@ func (w *pendingWalk) read(ctx context.Context) {
 // A pendingPage reads page after page.
 type pendingPage struct {
 	list, records *badger.Iterator
+	leaf          leaf
 	page          []event.Record
 	bodies        []byte // of the page's records
 	ends          []int  // where each ends in it
@@ -139,7 +140,7 @@ func (p *pendingPage) close() {
 }
 
 // read fills the page with what is pending of the pageSpan events from first on. Where most events wait, which after an outage they do, stepping through the
-// records costs half of stepping through the list beside them. So the list is asked only after a few that do not wait.
+// records costs half of stepping through the list beside them. So the list is asked only after leaves in which none waits.
 func (p *pendingPage) read(first event.Seq) error {
 	p.page, p.bodies, p.ends = p.page[:0], p.bodies[:0], p.ends[:0]
 	for seq, idle := first, maxIdle; ; idle++ {
@@ -148,18 +149,25 @@ func (p *pendingPage) read(first event.Seq) error {
 				break
 			}
 			idle = 0
-			p.records.Seek(recordKey(seqOf(p.list.Item().Key())))
+			p.records.Seek(leafKey(leafOf(seqOf(p.list.Item().Key()))))
 		}
 		if !p.records.Valid() {
 			break
 		}
-		seq = seqOf(p.records.Item().Key()) + 1
-		if seq > first+pageSpan {
-			break
+		if err := p.leaf.decodeEntry(p.records.Item()); err != nil {
+			return err
 		}
 		n := len(p.page)
-		if err := p.records.Item().Value(p.take); err != nil {
-			return fmt.Errorf("index entry of event %d: %w", seq-1, err)
+		for i := range p.leaf.n {
+			if seq = p.leaf.seq(i); seq < first || seq >= first+pageSpan {
+				continue
+			}
+			if err := p.take(p.leaf.records[i]); err != nil {
+				return fmt.Errorf("index entry of event %d: %w", seq, err)
+			}
+		}
+		if seq++; seq >= first+pageSpan {
+			break
 		}
 		if len(p.page) > n {
 			idle = -1

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/hooktender/hooktender/event"
 )
 
 // openIndex opens the index and replays what it lacks, or rebuilds it.
@@ -221,18 +223,14 @@ func (e *Engine) recount(again bool) error {
 	if again {
 		e.counts = counters{}
 		newest := map[string]int64{}
-		var bad error
-		err := e.snap.each([]byte{prefixRecord}, func(_, value []byte) bool {
-			var it *item
-			if it, bad = decodeItem(value); bad != nil {
-				return false
+		err := e.snap.eachRecord(func(_ event.Seq, record []byte) error {
+			it, err := decodeItem(record)
+			if err != nil || it.marker {
+				return err
 			}
-			if !it.marker {
-				bad = e.counts.again(it, newest)
-			}
-			return bad == nil
+			return e.counts.again(it, newest)
 		})
-		if err = errors.Join(err, bad); err != nil {
+		if err != nil {
 			return err
 		}
 	}

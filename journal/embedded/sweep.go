@@ -189,26 +189,33 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 	if anew {
 		d.walked, d.again = s.low, now+shortest/walkAnew
 	}
-	walk := v.snap.walk([]byte{prefixRecord}, false)
-	defer walk.Close()
-	for walk.Seek(recordKey(d.walked)); walk.Valid() && d.n < limit; walk.Next() {
-		value, err := walk.Item().ValueCopy(nil)
-		if err != nil {
+	records := v.snap.walk([]byte{prefixRecord}, false)
+	defer records.Close()
+walk:
+	for records.Seek(leafKey(leafOf(d.walked))); records.Valid() && d.n < limit; records.Next() {
+		var l leaf // the items keep its memory
+		if err := l.decodeEntry(records.Item()); err != nil {
 			return nil, e.indexError(err)
 		}
-		it, err := decodeItem(value)
-		if err != nil {
-			return nil, e.indexError(err)
+		for i := 0; i < l.n && d.n < limit; i++ {
+			seq := l.seq(i)
+			if seq < d.walked {
+				continue
+			}
+			it, err := decodeRecordOf(seq, l.records[i])
+			if err != nil {
+				return nil, e.indexError(err)
+			}
+			if anew {
+				s.low, anew = seq, false
+				e.index.lowBlock.Store(blockOf(s.low))
+			}
+			if it.receivedAt() > young {
+				break walk
+			}
+			d.add(it, r)
+			d.walked = seq + 1
 		}
-		if anew {
-			s.low, anew = it.id.Seq(), false
-			e.index.lowBlock.Store(blockOf(s.low))
-		}
-		if it.receivedAt() > young {
-			break
-		}
-		d.add(it, r)
-		d.walked = it.id.Seq() + 1
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

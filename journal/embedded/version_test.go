@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
 
@@ -140,7 +139,7 @@ func TestOldVersionsGo(t *testing.T) {
 	for range rounds {
 		w := newWrites(ix)
 		for i := range keys {
-			w.set(recordKey(event.Seq(i)), make([]byte, size))
+			w.set(leafKey(uint64(i)), make([]byte, size))
 		}
 		must(t, w.finish())
 		ix.versions.done(w.version)
@@ -222,7 +221,7 @@ func TestMemoryTableOfALargerBudget(t *testing.T) {
 	w := newWrites(ix)
 	const n = 400
 	for i := range n {
-		w.set(recordKey(event.Seq(i)), make([]byte, 32<<10))
+		w.set(leafKey(uint64(i)), make([]byte, 32<<10))
 	}
 	must(t, w.finish())
 	killed := copyDir(t, dir)

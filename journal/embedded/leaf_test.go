@@ -1,0 +1,106 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hooktender/hooktender/event"
+	"github.com/hooktender/hooktender/journal"
+)
+
+// TestLeavesHoldWhatWasFlushedLast: events come, change and go, in any order over any number of flushes; the index has the newest of each, and nothing of one that is gone.
+func TestLeavesHoldWhatWasFlushedLast(t *testing.T) {
+	o, err := Options{Dir: memDir(t), Log: quiet}.withDefaults()
+	must(t, err)
+	ix, err := openIndex(o.Dir, &o)
+	must(t, err)
+	defer func() { must(t, ix.close()) }()
+	const events = 5 * leafEvents
+	rnd := rand.New(rand.NewPCG(1, 2))
+	want := map[event.Seq][]byte{}
+	for round := range 60 {
+		l := newLayer()
+		for range rnd.IntN(2 * leafEvents) {
+			a := sample(rnd.IntN(1000))
+			a.Record.Attempts = 1
+			seq := event.Seq(1 + rnd.IntN(events))
+			it := &item{id: event.MakeID(a.Record.ReceivedAt, seq, 1), rev: uint64(round), keys: a.Keys, claimed: 1, removed: rnd.IntN(2) == 0}
+			if !it.setBody(appendRecord(nil, &a.Record)) {
+				t.Fatal("body")
+			}
+			_, it.was.present = want[seq]
+			l.items[seq] = it
+		}
+		for seq, it := range l.items {
+			if it.removed {
+				delete(want, seq)
+			} else {
+				want[seq] = appendItem(nil, it)
+			}
+		}
+		s := ix.snapshot()
+		must(t, ix.flush(l, s, []byte("state")))
+		s.release()
+
+		s = ix.snapshot()
+		got, last, full := map[event.Seq][]byte{}, event.Seq(0), map[uint64]bool{}
+		must(t, s.eachRecord(func(seq event.Seq, record []byte) error {
+			if seq <= last {
+				t.Errorf("event %d comes after %d", seq, last)
+			}
+			last, got[seq], full[leafOf(seq)] = seq, bytes.Clone(record), true
+			return nil
+		}))
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatalf("round %d: %s", round, d)
+		}
+		reader, keys := leafReader{snap: s}, map[uint64]bool{}
+		for seq := range event.Seq(events + 2) {
+			it, err := s.item(seq)
+			must(t, err)
+			if present := want[seq] != nil; present != (it != nil) || present && !bytes.Equal(appendItem(nil, it), want[seq]) {
+				t.Fatalf("round %d: event %d is %+v", round, seq, it)
+			}
+			record, err := reader.record(seq)
+			must(t, err)
+			if !bytes.Equal(record, want[seq]) {
+				t.Fatalf("round %d: the record of event %d is %q", round, seq, record)
+			}
+		}
+		must(t, s.eachKey([]byte{prefixRecord}, func(key []byte) bool { keys[uint64(seqOf(key))] = true; return true }))
+		if !maps.Equal(keys, full) {
+			t.Fatalf("round %d: the leaves %v are there, %v have records", round, slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(full)))
+		}
+		s.release()
+	}
+}
+
+// TestIndexOfAnotherVersionIsRebuilt: the index is what a release of before or after this one has written.
+func TestIndexOfAnotherVersionIsRebuilt(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
+	e, _ := write(t, o, 20, journal.Written)
+	must(t, e.settle(context.Background()))
+	want := everything(t, e)
+	w := newWrites(e.index)
+	state := e.state(e.active.last)
+	state[0]--
+	w.set([]byte{prefixPosition}, state)
+	must(t, w.finish())
+	o.Dir = copyDir(t, o.Dir)
+	must(t, e.Close())
+	e = start(t, o)
+	if d := cmp.Diff(want, everything(t, e)); d != "" {
+		t.Error(d)
+	}
+	must(t, e.Close())
+	if _, err := os.Stat(filepath.Join(o.Dir, nameIndex+".old")); err != nil {
+		t.Errorf("it was not rebuilt: %v", err)
+	}
+}
