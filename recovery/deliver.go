@@ -358,15 +358,24 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	if flying || letGo {
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, nil
 	}
-	held, _ := s.r.change(rec.ID, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {
-		waits := now.State == event.Pending && now.Reason == event.Queued
-		now.Reason = event.Held
-		return waits, nil
-	})
+	held := s.hold(rec.ID)
 	if held.ID.IsZero() {
 		held = *rec
 	}
 	return Handled{Outcome: Held, Fate: held.Fate()}, nil
+}
+
+// hold makes a held event of one that is queued, and gives the record; the zero record if that could not be read.
+func (s *Source) hold(id event.ID) event.Record {
+	held, _ := s.r.change(id, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {
+		waits := now.State == event.Pending && now.Reason == event.Queued
+		now.Reason = event.Held
+		if now.HeldSince.IsZero() { // a replay waits anew
+			now.HeldSince = s.r.steady()
+		}
+		return waits, nil
+	})
+	return held
 }
 
 // judge finds the lane, pins it and asks the policy. No lane: a bound is reached.

@@ -145,7 +145,7 @@ func (s *Source) again(rec *event.Record, replay string, force bool) {
 	rec.ReplayID, rec.Forced = replay, force
 }
 
-// launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane.
+// launch puts a replayed event into the schedule; waited: it waited for a decision, maybe in its lane. What is too early there is held, like what comes in.
 func (s *Source) launch(rec *event.Record, waited bool) {
 	if waited {
 		s.cursors.Lock() // the attempt that left it undecided has landed: it is in its lane
@@ -155,6 +155,15 @@ func (s *Source) launch(rec *event.Record, waited bool) {
 		s.unlist(rec, false) // from the lane that it had before a reload
 	}
 	s.requeue(rec, nil)
+	s.mu.Lock()
+	l := s.lanes[rec.Resource]
+	early := l != nil && slices.ContainsFunc(l.Entries(), func(e *ordering.Entry) bool {
+		return e.ID == rec.ID && !e.Forced && l.Judge(e.Version) == ordering.Hold
+	})
+	s.mu.Unlock()
+	if early {
+		s.hold(rec.ID)
+	}
 }
 
 // unlist takes a waiting event out of its lane; settled: for good. One that happened by other means counts as delivered there.

@@ -179,6 +179,44 @@ func TestGapBecomesDeadLetters(t *testing.T) {
 	})
 }
 
+// What is replayed while a version before it is missing waits for it like what comes in, and shows that it is held.
+func TestAReplayBehindAGapIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.OnGap = "dead_letter"
+		})
+		b.up()
+		b.version(1)
+		b.version(3)
+		b.version(4)
+		time.Sleep(time.Minute)
+		if got := b.states(); got["failed/gap"] != 2 {
+			t.Fatal(got)
+		}
+		began := time.Now()
+		if _, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"v3", "v4"}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		b.restart()
+		if got := b.states(); got["pending/held"] != 2 {
+			t.Errorf("behind the gap: %v", got)
+		}
+		if r := b.resource(); len(r.Held) != 2 || r.Held[0].ReleaseAt.Sub(began) > 31*time.Second {
+			t.Errorf("held since %s: %+v", began, r.Held)
+		}
+		b.version(2)
+		time.Sleep(time.Second)
+		if got := b.arrivals(); got != "1 2 3 4" {
+			t.Errorf("after the gap: %s, %v", got, b.states())
+		}
+		if got := b.states(); got["replayed"] != 2 {
+			t.Error(got)
+		}
+	})
+}
+
 // A permanent failure of the next version is a gap that is over: the one after it goes, says so, and takes the cursor with it.
 func TestRefusedVersionIsAGapThatIsOver(t *testing.T) {
 	for _, c := range []struct{ onGap, want string }{{"release", "1 2 3(gap 2)"}, {"dead_letter", "1 2"}} {
