@@ -5,8 +5,6 @@ package provider
 import (
 	"bytes"
 	_ "embed"
-	"fmt"
-	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -190,66 +188,6 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// YAML writes the row as the blocks verify and identity of a source, ready to be pasted under a source with provider:
-// custom, with what else is known as comments in front.
-func (p Preset) YAML() []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "# %s (%s)", p.ID, p.Confidence)
-	if p.Secret != "" {
-		fmt.Fprintf(&b, "\n# secret: %s", p.Secret)
-	}
-	if p.Deadline > 0 {
-		fmt.Fprintf(&b, "\n# the sender waits %s", ShortDuration(p.Deadline))
-	}
-	if p.RetryWindow > 0 {
-		fmt.Fprintf(&b, "\n# the sender retries for %s", ShortDuration(p.RetryWindow))
-	}
-	if p.Verify.Scheme != "" && p.Verify.Scheme != "none" {
-		fmt.Fprintf(&b, "\n# the signature binds: %s; it covers the event id: %s", p.Binds(), map[bool]string{true: "yes", false: "no"}[p.SignsID()])
-	}
-	if p.Compare != "" {
-		fmt.Fprintf(&b, "\n# versions are no integers: ordering: {compare: %s}", p.Compare)
-	}
-	if p.Handshake != "" {
-		fmt.Fprintf(&b, "\n# its challenge is answered (%s)", p.Handshake)
-	}
-	if p.Note != "" {
-		fmt.Fprintf(&b, "\n# %s", p.Note)
-	}
-	b.WriteByte('\n')
-	root := &yaml.Node{Kind: yaml.MappingNode}
-	addBlock(root, "verify", &p.Verify)
-	addBlock(root, "identity", &p.Identity)
-	enc := yaml.NewEncoder(&b)
-	enc.SetIndent(2)
-	if err := enc.Encode(root); err != nil {
-		panic("provider: " + err.Error()) // a tree of our own making
-	}
-	return b.Bytes()
-}
-
-// addBlock adds the fields of a struct that are not zero.
-func addBlock(root *yaml.Node, name string, fields any) {
-	block := &yaml.Node{Kind: yaml.MappingNode}
-	v := reflect.ValueOf(fields).Elem()
-	for i := range v.NumField() {
-		if v.Field(i).IsZero() {
-			continue
-		}
-		var value yaml.Node
-		if err := value.Encode(v.Field(i).Interface()); err != nil {
-			panic("provider: " + err.Error())
-		}
-		if d, ok := v.Field(i).Interface().(time.Duration); ok {
-			value = yaml.Node{Kind: yaml.ScalarNode, Value: ShortDuration(d)} // never zero: left out above
-		}
-		block.Content = append(block.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: v.Type().Field(i).Tag.Get("yaml")}, &value)
-	}
-	if len(block.Content) > 0 {
-		root.Content = append(root.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: name}, block)
-	}
 }
 
 // ShortDuration writes a duration without the zero parts at its end; nothing for none.

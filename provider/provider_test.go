@@ -512,6 +512,25 @@ func TestARowAsYAMLMeansTheSame(t *testing.T) {
 	}
 }
 
+func TestATextAsYAMLMeansTheSame(t *testing.T) {
+	long := strings.Repeat("json:a.b.c.d.e.f | ", 20) + "body:sha256"
+	for _, text := range []string{
+		"a", "{body}", "it's", "'", "\"x\"", `a\b`, "sha256 ", " ", " a", "a  b", "sha384:", "a: b", "a:b", "a #b", "#a", "- a", "-", "? a", ": a", "---", "@method", "%a", "|", "~",
+		"true", "Null", "No", "1", "1.5", "1e3", "0x10", "0o7", ".inf", "2024-01-01", "<<", "a\nb", "a\n\nb", "\n", "a\n", "\na", "a\n b", "a\tb", "\x00", "é", long, long + ":",
+	} {
+		p := Preset{ID: "x", Verify: verify.Spec{Signed: text, Fields: []string{text, text}, Require: map[string]string{text: text}}, Identity: selector.IdentitySpec{ID: selector.Texts{text}, Type: selector.Texts{text, "b"}}}
+		var got struct {
+			Verify   verify.Spec           `yaml:"verify"`
+			Identity selector.IdentitySpec `yaml:"identity"`
+		}
+		if err := yaml.Unmarshal(p.YAML(), &got); err != nil {
+			t.Errorf("%q: %v\n%s", text, err, p.YAML())
+		} else if diff := cmp.Diff(p.Verify, got.Verify) + cmp.Diff(p.Identity, got.Identity); diff != "" {
+			t.Errorf("%q:\n%s\n%s", text, diff, p.YAML())
+		}
+	}
+}
+
 func TestAPresetIsACopy(t *testing.T) {
 	p, _ := Get("stripe")
 	p.Verify.Fields[0], p.Identity.ID[0] = "v0", "json:x"
