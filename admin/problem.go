@@ -25,6 +25,8 @@ type problem struct {
 func (p *problem) Error() string { return p.Detail }
 
 // fail makes a problem. The detail is for people and never holds a secret.
+//
+//go:noinline // many callers, none in a hurry
 func fail(status int, detail string) *problem {
 	return &problem{Problem: api.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail}}
 }

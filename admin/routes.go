@@ -203,6 +203,8 @@ func (c *call) listing() (context.Context, context.CancelFunc) {
 }
 
 // answer writes v as JSON.
+//
+//go:noinline // many callers, none in a hurry
 func (c *call) answer(status int, v any) error { return answer(c.w, status, v) }
 
 func answer(w http.ResponseWriter, status int, v any) error {

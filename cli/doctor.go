@@ -58,6 +58,7 @@ func (d *doctor) warn(name, format string, args ...any) {
 	d.add(name, "warning", format, args...)
 }
 
+//go:noinline // many callers, none in a hurry
 func (d *doctor) problem(code int, name, format string, args ...any) {
 	d.add(name, "problem", format, args...)
 	if d.code == exitOK {

@@ -93,6 +93,8 @@ func (e *env) limited(ctx context.Context, own time.Duration) (context.Context, 
 }
 
 // call makes one call of the admin port and gives the bytes of its answer.
+//
+//go:noinline // many callers, none in a hurry
 func (e *env) call(ctx context.Context, do func(context.Context, *client.Client) error) ([]byte, error) {
 	return e.callFor(ctx, callTimeout, do)
 }

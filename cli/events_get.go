@@ -45,47 +45,42 @@ func never(err error) []byte {
 // showEvent is a record for people: what happened, what happens next, and whether sending it again can do harm.
 func (e *env) showEvent(w io.Writer, ev *api.Event) {
 	t := e.table()
-	line := func(name string, value any) {
-		if s := fmt.Sprint(value); s != "" {
-			t.row(cell{name, grey}, value)
-		}
-	}
 	when := func(at api.Time) string {
 		if at.IsZero() {
 			return ""
 		}
 		return stamp(at.Time) + " (" + e.ago(at) + ")"
 	}
-	line("id", ev.ID)
-	line("event id", ev.EventID)
-	line("source", ev.Source)
-	line("type", ev.Type)
-	line("resource", ev.Resource)
-	line("version", ev.Version)
+	t.fact("id", ev.ID)
+	t.fact("event id", ev.EventID)
+	t.fact("source", ev.Source)
+	t.fact("type", ev.Type)
+	t.fact("resource", ev.Resource)
+	t.fact("version", ev.Version)
 	t.row(cell{"state", grey}, stateCell(ev))
-	line("received", when(ev.ReceivedAt))
-	line("occurred", when(ev.OccurredAt))
-	line("delivered", when(ev.DeliveredAt))
-	line("attempts", ev.AttemptCount)
-	line("last attempt", when(ev.LastAttemptAt))
+	t.fact("received", when(ev.ReceivedAt))
+	t.fact("occurred", when(ev.OccurredAt))
+	t.fact("delivered", when(ev.DeliveredAt))
+	t.fact("attempts", ev.AttemptCount)
+	t.fact("last attempt", when(ev.LastAttemptAt))
 	if ev.LastStatusCode != 0 {
-		line("last status", int(ev.LastStatusCode))
+		t.fact("last status", int(ev.LastStatusCode))
 	}
 	if ev.LastError != nil {
-		line("last error", ev.LastError.Kind+": "+ev.LastError.Message)
+		t.fact("last error", ev.LastError.Kind+": "+ev.LastError.Message)
 	}
-	line("next retry", when(ev.NextRetryAt))
-	line("replay", ev.ReplayID)
-	line("duplicates", ev.Duplicates)
-	line("conflicts", ev.Conflicts)
-	line("body", fmt.Sprintf("%d bytes, sha256 %s", ev.BodyBytes, ev.BodySHA256))
+	t.fact("next retry", when(ev.NextRetryAt))
+	t.fact("replay", ev.ReplayID)
+	t.fact("duplicates", ev.Duplicates)
+	t.fact("conflicts", ev.Conflicts)
+	t.fact("body", fmt.Sprintf("%d bytes, sha256 %s", ev.BodyBytes, ev.BodySHA256))
 	if r := ev.Resolution; r != nil {
-		line("settled", fmt.Sprintf("by %s, %s: %s", r.By, when(r.At), r.Reason))
+		t.fact("settled", fmt.Sprintf("by %s, %s: %s", r.By, when(r.At), r.Reason))
 	}
 	safe := ev.SafeToRetry.Verdict + ": " + ev.SafeToRetry.Reason
 	if ev.SafeToRetry.Needs != "" {
 		safe += " (needs " + string(ev.SafeToRetry.Needs) + ")"
 	}
-	line("safe to retry", safe)
+	t.fact("safe to retry", safe)
 	t.writeTo(w)
 }

@@ -62,6 +62,8 @@ func (e *env) write(b []byte, more ...byte) error {
 }
 
 // note tells people on stderr what is going on.
+//
+//go:noinline // many callers, none in a hurry
 func (e *env) note(format string, args ...any) { fmt.Fprintf(e.stderr, format+"\n", args...) }
 
 // Colours of a terminal.
@@ -142,6 +144,13 @@ func (t *table) row(fields ...any) {
 	t.rows = append(t.rows, row)
 }
 
+// fact adds a line with a name in grey, unless the value is empty.
+func (t *table) fact(name string, value any) {
+	if fmt.Sprint(value) != "" {
+		t.row(cell{name, grey}, value)
+	}
+}
+
 func (t *table) writeTo(w io.Writer) {
 	var widths []int
 	for _, row := range t.rows {
@@ -169,6 +178,8 @@ func (t *table) writeTo(w io.Writer) {
 }
 
 // clean takes out what could move a terminal's cursor: text of senders is shown, never obeyed.
+//
+//go:noinline // many callers, none in a hurry
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {

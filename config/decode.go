@@ -77,6 +77,8 @@ var top = &yaml.Node{Line: 1, Column: 1}
 
 // fail reports a fault of key where it stands or, where the file does not have it, at the block that lacks it. A key with a fault
 // already is not reported again.
+//
+//go:noinline // many callers, none in a hurry
 func (d *decoder) fail(key, hint, format string, args ...any) {
 	if !d.faulty[key] {
 		d.failAt(key, cmp.Or(d.find(key), top), hint, format, args...)

@@ -197,6 +197,7 @@ var choices = map[string][]string{
 // faults collects what is wrong with a Spec.
 type faults struct{ errs []error }
 
+//go:noinline // many callers, none in a hurry
 func (f *faults) add(field, format string, args ...any) {
 	f.errs = append(f.errs, &SpecError{Field: field, Problem: fmt.Sprintf(format, args...)})
 }
