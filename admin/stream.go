@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ func (s *Server) stream(c *call) error {
 	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	ctx, stop := s.untilStop(c.r.Context())
 	defer stop()
-	out := &sse{w: c.w, rc: http.NewResponseController(c.w)}
+	out := &sse{w: c.w, rc: http.NewResponseController(c.w), head: c.r.Method == http.MethodHead}
 	done := make(chan struct{})
 	var beats sync.WaitGroup
 	beats.Go(func() {
@@ -69,7 +70,8 @@ func (s *Server) stream(c *call) error {
 
 // sse writes a stream of server-sent events. Its methods may be called concurrently.
 type sse struct {
-	rc *http.ResponseController
+	rc   *http.ResponseController
+	head bool // only the head is wanted: the stream ends where it would begin
 
 	mu    sync.Mutex
 	w     http.ResponseWriter
@@ -114,6 +116,9 @@ func (o *sse) write(b []byte) error {
 	_ = o.rc.SetWriteDeadline(now().Add(streamWrite))
 	if _, err := o.w.Write(b); err != nil {
 		return err
+	}
+	if o.head {
+		return io.EOF
 	}
 	return o.rc.Flush()
 }

@@ -121,6 +121,28 @@ func TestAQuietStreamSaysWhereItBegins(t *testing.T) {
 	}
 }
 
+// A caller that only asks for the head has its answer, and its connection goes on.
+func TestTheHeadOfAStreamIsWhole(t *testing.T) {
+	p := start(t, nil)
+	one := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: 20 * time.Second}
+	defer one.CloseIdleConnections()
+	for _, method := range []string{"HEAD", "GET"} {
+		path := map[string]string{"HEAD": "/v1/stream", "GET": "/livez"}[method]
+		req, err := http.NewRequest(method, p.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := one.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 {
+			t.Errorf("%s %s: %d", method, path, resp.StatusCode)
+		}
+	}
+}
+
 func TestWaitsAndStreamsEndWithTheServer(t *testing.T) {
 	p := start(t, nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
