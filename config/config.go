@@ -106,7 +106,7 @@ type Token struct {
 
 // Source is one sender at its path.
 type Source struct {
-	// The path that the sender calls, exactly; {name} stands for one segment that path:name selects. Unique. Where several
+	// The path that the sender calls, exactly; {name} stands for one segment that path:name selects (never . or ..). Unique. Where several
 	// fit, the one that writes a segment out comes before the one that names it.
 	Path string `yaml:"path" example:"/webhooks/orders"`
 	// Methods allowed; others get 405.

@@ -381,3 +381,22 @@ func TestThePathThatSaysMoreIsMeant(t *testing.T) {
 		}
 	})
 }
+
+// A {name} in a path takes no segment that a consumer would resolve to another path.
+func TestANameInAPathDoesNotClimb(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, "sources:\n  a: {path: \"/shop/{id}/x\", provider: none, insecure: true, identity: {id: \"json:id\"}, upstream: \"http://127.0.0.1:3000\"}\n", env)
+		for i, c := range []struct {
+			segment string
+			status  int
+		}{
+			{"..", 404}, {".", 404}, {"%2e%2E", 404}, {".%2e", 404}, {"..%2Fadmin", 404}, {"a%2f..%2f..%2fadmin", 404}, {"..%5cadmin", 404}, {"..;a=b", 404}, {"..%3b", 404},
+			{"...", 200}, {"..a", 200}, {"a..", 200}, {"a%2Fb", 200}, {"a;b", 200}, {"1.2", 200}, {"%252e%252e", 200},
+		} {
+			path := "/shop/" + c.segment + "/x"
+			if status, _, err := b.Post(path, hooktest.Request{Body: fmt.Appendf(nil, `{"id":"%d"}`, i)}); status != c.status || err != nil {
+				t.Errorf("%s: %d %v", path, status, err)
+			}
+		}
+	})
+}

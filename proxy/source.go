@@ -119,7 +119,7 @@ func (s *Source) allows(a netip.Addr) bool {
 	return false
 }
 
-// match compares a raw path with one that has {name} in it: a name stands for one segment, which is not empty.
+// match compares a raw path with one that has {name} in it: a name stands for one segment, which is not empty and does not climb.
 func (s *Source) match(path []byte) ([]selector.Param, bool) {
 	parts := strings.Split(string(path), "/")
 	if len(parts) != len(s.segments) {
@@ -128,7 +128,7 @@ func (s *Source) match(path []byte) ([]selector.Param, bool) {
 	var params []selector.Param
 	for i, seg := range s.segments {
 		switch {
-		case isNamed(seg) && parts[i] != "":
+		case isNamed(seg) && parts[i] != "" && !climbs(parts[i]):
 			params = append(params, selector.Param{Name: seg[1 : len(seg)-1], Value: parts[i]})
 		case seg != parts[i]:
 			return nil, false
@@ -136,6 +136,19 @@ func (s *Source) match(path []byte) ([]selector.Param, bool) {
 	}
 	return params, true
 }
+
+// climbs says whether a segment is "." or "..", or holds one, in any writing: consumers resolve these (RFC 3986 §5.2.4), many of them after they have
+// decoded slashes or taken parameters off, so the request would reach another path there than the source's.
+func climbs(segment string) bool {
+	for part := range strings.SplitSeq(plain.Replace(segment), "/") {
+		if part, _, _ = strings.Cut(part, ";"); part == "." || part == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+var plain = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/", "%3b", ";", "%3B", ";")
 
 // macKey is the replay key of a verified MAC. Of a type only letters and digits count: the type is not signed, and senders' own libraries take
 // orders/create, Orders/Create and ORDERS_CREATE for one.
