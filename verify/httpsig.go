@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -165,7 +166,7 @@ func (v *Verifier) signatureBase(st *state, in *signatureInput) Check {
 	return CheckNone
 }
 
-// componentValue is RFC 9421 §2.1 and §2.2. Scheme and authority come from the public URL, never from the request.
+// componentValue is RFC 9421 §2.1 and §2.2. Scheme, authority and what stands before the target come from the public URL, never from the request.
 func (v *Verifier) componentValue(st *state, c component) ([]byte, bool) {
 	req := st.req
 	known := v.authURL.authority != ""
@@ -179,14 +180,15 @@ func (v *Verifier) componentValue(st *state, c component) ([]byte, bool) {
 	case "@scheme":
 		return []byte(v.authURL.scheme), known
 	case "@request-target":
-		return req.Target, true
+		return append([]byte(st.prefix), req.Target...), true
 	case "@path":
-		return req.Path(), true
+		return append([]byte(st.prefix), req.Path()...), true
 	case "@query":
 		return append([]byte{'?'}, req.Query()...), true
 	case "@query-param":
-		value, n, ok := selector.Lookup(req.Query(), c.param)
-		return []byte(percent(value)), n == 1 && ok
+		name, err := url.PathUnescape(c.param)
+		value, n, ok := selector.Lookup(req.Query(), name)
+		return []byte(strings.NewReplacer("%2A", "*", "~", "%7E").Replace(percent(value))), n == 1 && ok && err == nil
 	}
 	if c.name == "" || c.name[0] == '@' {
 		return nil, false

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -382,6 +383,24 @@ func TestEveryLabelThatWouldDoIsAReplayKey(t *testing.T) {
 	}
 	if !slices.ContainsFunc(append(whole.Others, whole.MAC), func(mac []byte) bool { return bytes.Equal(mac, one.MAC) }) {
 		t.Error("the second signature is no key of the whole request")
+	}
+}
+
+// RFC 9421 §2.2.6 to §2.2.8: the path is that of the URL that the sender called, and the names and values of query parameters are encoded anew.
+func TestSignedPathsAndParameters(t *testing.T) {
+	base := strings.Join([]string{`"@target-uri": https://h.example/pre/in?fa%c3%a7ade%22%3a+=a+b%2A~`, `"@path": /pre/in`, `"@request-target": /pre/in?fa%c3%a7ade%22%3a+=a+b%2A~`,
+		`"@query-param";name="fa%C3%A7ade%22%3A%20": a%20b*%7E`, ""}, "\n")
+	params := fmt.Sprintf(`("@target-uri" "@path" "@request-target" "@query-param";name="fa%%C3%%A7ade%%22%%3A%%20");created=%d`, benchTime.Unix())
+	mac := hmac.New(sha256.New, []byte("secret"))
+	mac.Write([]byte(base + `"@signature-params": ` + params))
+	v, err := Compile(Spec{Scheme: "http_signature", Algorithm: "hmac-sha256", Components: []string{"@path"}}, []Secret{NewSecret([]byte("secret"))}, Options{PublicURL: "https://h.example/pre/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := &event.Request{Method: "POST", Target: []byte("/in?fa%c3%a7ade%22%3a+=a+b%2A~")}
+	req.Head = req.Head.AppendString("Signature-Input", "s="+params).AppendString("Signature", "s=:"+base64.StdEncoding.EncodeToString(mac.Sum(nil))+":")
+	if got := v.Verify(req, benchTime); !got.OK {
+		t.Error(got.Check)
 	}
 }
 
