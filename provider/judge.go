@@ -192,6 +192,9 @@ func (v *Vector) Request() (*event.Request, error) {
 	slices.Sort(names)
 	for _, name := range names {
 		for _, value := range v.Headers[name] {
+			if strings.ContainsAny(name+value, "\r\n") {
+				return nil, fmt.Errorf("header %q has a line break", name)
+			}
 			req.Head = req.Head.AppendString(name, value)
 		}
 	}

@@ -548,7 +548,8 @@ func TestSuggest(t *testing.T) {
 }
 
 func TestJudgeVectorsReportsWhatItCannotJudge(t *testing.T) {
-	in := `[{"provider":"nobody","name":"a","method":"POST","url":"https://h/","now":1},{"provider":"github","name":"b","method":"POST","url":"ftp://h/","secrets":["s"]}]`
+	in := `[{"provider":"nobody","name":"a","method":"POST","url":"https://h/","now":1},{"provider":"github","name":"b","method":"POST","url":"ftp://h/","secrets":["s"]},
+		{"provider":"gitlab","name":"c","method":"POST","url":"https://h/","secrets":["s"],"headers":{"X-Gitlab-Token":"s\r\n"}}]`
 	var got []Judged
 	for j, err := range JudgeVectors(strings.NewReader(in)) {
 		if err != nil {
@@ -556,7 +557,8 @@ func TestJudgeVectorsReportsWhatItCannotJudge(t *testing.T) {
 		}
 		got = append(got, j)
 	}
-	if len(got) != 2 || got[0].Verdict != "invalid" || !strings.Contains(got[0].Why, "nobody") || got[1].Verdict != "invalid" || got[1].Why == "" {
+	if len(got) != 3 || got[0].Verdict != "invalid" || !strings.Contains(got[0].Why, "nobody") || got[1].Verdict != "invalid" || got[1].Why == "" ||
+		got[2].Verdict != "invalid" || !strings.Contains(got[2].Why, "line break") {
 		t.Errorf("%+v", got)
 	}
 	if b, _ := json.Marshal(got[0]); !strings.HasPrefix(string(b), `{"provider":"nobody","name":"a","verdict":"invalid","why":`) {
