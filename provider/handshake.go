@@ -206,13 +206,21 @@ func (h *Handshake) discord(req *event.Request, now time.Time) (HandshakeAnswer,
 	return jsonAnswer(map[string]any{"type": 1})
 }
 
-// zoom answers with the HMAC of a token. What it signs for events has colons in it, which the alphabet leaves out.
+// zoom answers with the HMAC of a token, made with the secret that the request was signed with. What it signs for events has colons in it, which the alphabet leaves out.
 func (h *Handshake) zoom(req *event.Request, now time.Time) (HandshakeAnswer, bool) {
 	m := members(req, "event", "payload.plainToken")
-	if m[0] != "endpoint.url_validation" || !nonce.MatchString(m[1]) || len(h.opts.Secrets) == 0 || !h.verified(req, now) {
+	if m[0] != "endpoint.url_validation" || !nonce.MatchString(m[1]) || len(h.opts.Secrets) == 0 || h.opts.Verifier == nil {
 		return HandshakeAnswer{}, false
 	}
-	mac := hmac.New(sha256.New, h.opts.Secrets[0].Bytes())
+	verdict := h.opts.Verifier.Verify(req, now)
+	if !verdict.OK {
+		return HandshakeAnswer{}, false
+	}
+	secret := h.opts.Secrets[0]
+	if i := verdict.SecretIndex; i > 0 && i < len(h.opts.Secrets) {
+		secret = h.opts.Secrets[i]
+	}
+	mac := hmac.New(sha256.New, secret.Bytes())
 	mac.Write([]byte(m[1]))
 	return jsonAnswer(map[string]any{"plainToken": m[1], "encryptedToken": hex.EncodeToString(mac.Sum(nil))})
 }

@@ -153,6 +153,29 @@ func TestChallengesInTheQuery(t *testing.T) {
 	}
 }
 
+// While a secret is changed a challenge is answered with the one that it is signed with, wherever that stands.
+func TestZoomIsAnsweredWithTheSecretThatItUsed(t *testing.T) {
+	p, _ := Get("zoom")
+	secrets := []verify.Secret{verify.NewSecret([]byte("old-secret")), verify.NewSecret([]byte("new-secret"))}
+	v, err := verify.Compile(p.Verify, secrets, verify.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := NewHandshake(p, HandshakeOptions{Verifier: v, Secrets: secrets})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const body = `{"event":"endpoint.url_validation","payload":{"plainToken":"abc"}}`
+	for _, secret := range []string{"old-secret", "new-secret", "other-secret"} {
+		req := &event.Request{Method: "POST", Target: []byte("/z"), Body: []byte(body)}
+		req.Head = req.Head.AppendString("X-Zm-Request-Timestamp", "1760000000").AppendString("X-Zm-Signature", "v0="+hexMAC(secret, "v0:1760000000:"+body))
+		got, ok := h.Answer(req, time.Unix(1760000000, 0))
+		if ok != (secret != "other-secret") || ok && string(got.Body) != `{"encryptedToken":"`+hexMAC(secret, "abc")+`","plainToken":"abc"}` {
+			t.Errorf("%s: %t %s", secret, ok, got.Body)
+		}
+	}
+}
+
 func hexMAC(secret, text string) string {
 	h := hmac.New(sha256.New, []byte(secret))
 	h.Write([]byte(text))
