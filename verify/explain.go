@@ -102,14 +102,14 @@ func (v *Verifier) describe(verdict Verdict, req *event.Request, now time.Time) 
 	case CheckRefused:
 		return "the signature fits, but what is signed has the form of a challenge"
 	case CheckStale:
-		if verdict.SignedAt.IsZero() || v.Tolerance() == 0 {
+		if verdict.SignedAt.IsZero() || v.Tolerance() == 0 || d <= v.Tolerance() {
 			return "the signature fits, but it has expired"
 		}
 		return fmt.Sprintf("the signature fits, but it is %d s too old: signed %s, tolerance %s", int64((d-v.Tolerance()+time.Second-1)/time.Second), distance(d), v.Tolerance())
 	case CheckKeys:
 		return "the sender's key cannot be had now: whoever publishes it cannot be asked, or does not answer"
 	case CheckFuture:
-		if verdict.SignedAt.IsZero() || v.Tolerance() == 0 {
+		if verdict.SignedAt.IsZero() || v.Tolerance() == 0 || -d <= v.Tolerance() {
 			return "the signature fits, but it is not valid yet"
 		}
 		return fmt.Sprintf("the signature fits, but it is %d s too far in the future: signed %s, tolerance %s", int64((-d-v.Tolerance()+time.Second-1)/time.Second), distance(d), v.Tolerance())
@@ -205,7 +205,7 @@ func (v *Verifier) explainMalformed(req *event.Request) []Finding {
 			out = append(out, Finding{Check: CheckMalformed, Text: "the id in " + v.id + " has a dot in it"})
 		}
 	}
-	if v.loc.kind != "header" || v.spec.Scheme == "jwt" {
+	if v.loc.kind != "header" || v.spec.Scheme == "jwt" || len(out) > 0 {
 		return out
 	}
 	raw, n := req.Head.Get(v.loc.name)
@@ -222,7 +222,11 @@ func (v *Verifier) explainMalformed(req *event.Request) []Finding {
 			return append(out, Finding{Check: CheckMalformed, Text: fmt.Sprintf("the signature in %s is not %s (%d characters)%s", v.loc.name, v.spec.Encoding, len(rest), otherEncoding(rest, v.spec.Encoding))})
 		}
 	default:
-		out = append(out, Finding{Check: CheckMalformed, Text: fmt.Sprintf("%s has no signature that can be read in the form %s under %s", v.loc.name, v.spec.Format, strings.Join(v.spec.Fields, ", "))})
+		what := "signature"
+		if v.stamp.kind == "field" {
+			what += " or timestamp"
+		}
+		out = append(out, Finding{Check: CheckMalformed, Text: fmt.Sprintf("%s has no %s that can be read in the form %s under %s", v.loc.name, what, v.spec.Format, strings.Join(v.spec.Fields, ", "))})
 	}
 	return out
 }

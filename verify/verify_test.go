@@ -240,6 +240,8 @@ func TestExplainSaysWhatWouldHelp(t *testing.T) {
 		return c
 	}
 	fields := signedKiB(t, mustCompile(t, fieldsSpec, "secret"))
+	token := mustCompile(t, Spec{Scheme: "jwt", Location: "bearer", Algorithms: []string{"HS256"}, MaxAge: time.Hour}, "secret")
+	signed := signedKiB(t, token)
 	tests := []struct {
 		name string
 		v    *Verifier
@@ -257,6 +259,8 @@ func TestExplainSaysWhatWouldHelp(t *testing.T) {
 		{"twice", p, edit(signedKiB(t, p), func(r *event.Request) { r.Head = r.Head.AppendString("x-signature", "1") }), 0, "X-Signature (2 lines)"},
 		{"milliseconds for seconds", mustCompile(t, fieldsSpec, "secret"), signedKiB(t, inMilliseconds), 0, "its time is not in the unit s"},
 		{"hex for base64", mustCompile(t, inBase64, "secret"), signedKiB(t, p), 0, "would fit read as hex"},
+		{"expired, and signed just now", token, signed, 400 * time.Second, "the signature fits, but it has expired"},
+		{"a time that is none", v, edit(fields, func(r *event.Request) { r.Head = bytes.Replace(r.Head, []byte("t="), []byte("t=+"), 1) }), 0, "no signature or timestamp that can be read"},
 		{"form of the key", mustCompile(t, plain, "c2VjcmV0"), signedKiB(t, mustCompile(t, b64, "c2VjcmV0")), 0, "with the secret taken as base64"},
 	}
 	for _, tt := range tests {
