@@ -404,6 +404,23 @@ func TestSignedPathsAndParameters(t *testing.T) {
 	}
 }
 
+// Of a field that is there twice with one value {form_sorted} has one, and {url_sorted} both, as the senders that use them.
+func TestRepeatedFieldsThatAreSigned(t *testing.T) {
+	for signed, want := range map[string]string{"{form_sorted}": "A1A2", "{url_sorted}": "https://h.example/in?b=1&b=1.A1A1A2"} {
+		v, err := Compile(Spec{Scheme: "hmac", Algorithm: "sha256", Encoding: "hex", Header: "X-Sig", Signed: signed}, []Secret{NewSecret([]byte("secret"))}, Options{PublicURL: "https://h.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mac := hmac.New(sha256.New, []byte("secret"))
+		mac.Write([]byte(want))
+		req := &event.Request{Method: "POST", Target: []byte("/in?b=1&b=1"), Body: []byte("A=2&A=1&A=1")}
+		req.Head = req.Head.AppendString("Content-Type", "application/x-www-form-urlencoded").AppendString("X-Sig", hex.EncodeToString(mac.Sum(nil)))
+		if got := v.Verify(req, benchTime); !got.OK {
+			t.Errorf("%s: %s", signed, got.Check)
+		}
+	}
+}
+
 // What authenticates no body is no replay key, alone or beside another: its sender repeats it, and whoever captured two requests could put the one's
 // beside the other's. It takes nothing from those that are one.
 func TestWhatRepeatsIsNoReplayKey(t *testing.T) {

@@ -117,15 +117,15 @@ func (st *state) at(p place) ([]byte, bool, Check) {
 }
 
 // formSorted is the form's fields sorted by name, each name followed by its value; of a repeated field the sorted
-// distinct values, each after its name. It is absent where the body is something else than a form.
-func (st *state) formSorted() ([]byte, bool) {
+// values, each after its name, and each once where they are to be distinct. It is absent where the body is something else than a form.
+func (st *state) formSorted(distinct bool) ([]byte, bool) {
 	if st.hashed || len(st.req.Body) == 0 {
 		return nil, true
 	}
 	if !selector.IsForm(st.req) {
 		return nil, false
 	}
-	return sortedPairs(st.req.Body, "", "", true)
+	return sortedPairs(st.req.Body, "", "", distinct)
 }
 
 // maxPairs bounds the pairs that are sorted: they are before anybody knows who sent them, and each takes many times the memory of its bytes.
@@ -170,7 +170,7 @@ func (st *state) urlSorted() ([]byte, bool) {
 	if !ok {
 		return nil, false
 	}
-	fields, ok := st.formSorted()
+	fields, ok := st.formSorted(false)
 	if !ok {
 		return nil, false
 	}

@@ -255,7 +255,7 @@ func (st *state) value(o *op) (v []byte, present bool, c Check) {
 	case "headers":
 		v, c = st.listed(o.name)
 	case "form_sorted":
-		v, present = st.formSorted()
+		v, present = st.formSorted(true)
 	case "url_sorted":
 		v, present = st.urlSorted()
 	case "header":
