@@ -45,7 +45,6 @@ func NewLane(p *Policy, st event.ResourceState) *Lane {
 	l := &Lane{policy: p}
 	l.cursor, l.text = stored(p, st.Version)
 	l.floor, l.floorAs = stored(p, st.Floor)
-	l.left = l.cursor
 	return l
 }
 
@@ -413,7 +412,6 @@ func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 
 // Settled says that an operator discarded an event that waited. What waits behind it waits no longer. (What happened by other means is Delivered.)
 func (l *Lane) Settled(e *Entry) {
-	l.land(e)
 	l.floor, l.floorAs, _ = l.lifted(e, WasSettled)
 }
 

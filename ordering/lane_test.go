@@ -66,6 +66,11 @@ func TestJudge(t *testing.T) {
 		{"in_sequence, predecessor in flight", sequence, "4", nil, "5", "6", Turn},
 		{"in_sequence, predecessors in flight and waiting", sequence, "4", []string{"6"}, "5", "7", Turn},
 		{"in_sequence, a gap behind those on their way", sequence, "4", []string{"6"}, "5", "8", Hold},
+		{"in_sequence, two of the next version and its successor wait", sequence, "4", []string{"5", "5", "6"}, "", "7", Turn},
+		{"in_sequence, behind a gap while the first seen waits", sequence, "", []string{"5"}, "", "7", Hold},
+		{"in_sequence, next, 2^63", sequence, "9223372036854775807", nil, "", "9223372036854775808", Pass},
+		{"in_sequence, next, beyond 2^63", sequence, "9223372036854775808", nil, "", "9223372036854775809", Pass},
+		{"in_sequence, behind a gap at 2^63", sequence, "9223372036854775807", nil, "", "9223372036854775809", Hold},
 		{"in_sequence, start 1", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "1", Pass},
 		{"in_sequence, start 1, second first", func(c *Config) { sequence(c); c.Start = "1" }, "", nil, "", "2", Hold},
 		{"in_sequence, behind a gap while the first seen is in flight", sequence, "", nil, "5", "7", Hold},
@@ -121,6 +126,8 @@ func TestVersions(t *testing.T) {
 		{"timestamp", "2016-11-18T10:46:28+0100", "2016-11-18T09:46:28.5Z"}, {"timestamp", "2015-10-05T14:42:19.000-0700", "2015-10-05T14:43:19-0700"}, // SonarQube, QuickBooks
 		{"timestamp", "2020-10-06 15:27:18 UTC", "2020-10-06T15:27:18.705Z"}, {"timestamp", "2020-10-06 15:27:18 +0200", "2020-10-06 15:27:18 UTC"}, // GitLab
 		{"timestamp", "1700000000", "1700000000.5"}, {"timestamp", "1700000000.123456", "1700000000124"},
+		{"timestamp", "1700000000.09", "1700000000.5"}, {"timestamp", "1700000000.5", "1700000001000"}, {"timestamp", "1699999999000", "1700000000"},
+		{"timestamp", "100000000000", "1700000000"}, {"timestamp", "1678-01-01T00:00:00Z", "2261-12-31T23:59:59Z"}, // eleven digits: milliseconds, of 1973
 		{"lexicographic", "10", "9"}, {"lexicographic", "a", "b"},
 	} {
 		a, err := Parse(c.compare, c.a)
@@ -131,7 +138,7 @@ func TestVersions(t *testing.T) {
 	}
 	for _, c := range []struct{ compare, text string }{
 		{"integer", ""}, {"integer", "1.0"}, {"integer", "+1"}, {"integer", " 1"}, {"integer", "1e3"}, {"integer", "seven"},
-		{"timestamp", "yesterday"}, {"timestamp", "-5"}, {"timestamp", "9999-01-01T00:00:00Z"}, {"timestamp", "2020-10-06 15:27:18"},
+		{"timestamp", "yesterday"}, {"timestamp", "-5"}, {"timestamp", "2262-01-01T00:00:00Z"}, {"timestamp", "1677-12-31T23:59:59Z"}, {"timestamp", "9223372036"}, {"timestamp", "2020-10-06 15:27:18"},
 		{"timestamp", "2020-10-06 15:27:18 CET"}, {"timestamp", "2020-10-06"}, {"timestamp", "2020-10-06T15:27:18+01000"}, {"lexicographic", ""},
 	} {
 		if _, err := Parse(c.compare, c.text); err == nil {
@@ -355,7 +362,7 @@ func TestOnFailure(t *testing.T) {
 		l.Add(e6)
 		got := ""
 		if s := l.Next(2); s.Go != nil {
-			got = s.Go.Text
+			got = s.Go.Text + s.Gap // of which reject_stale knows none
 		}
 		if got != c.want {
 			t.Errorf("on_failure %s: %q goes", c.mode, got)
@@ -537,6 +544,16 @@ func TestSetCursor(t *testing.T) {
 	if d := l.Judge(at(2, "3").Version); d != Pass {
 		t.Errorf("a forgotten cursor: %s", d)
 	}
+	l = NewLane(p, event.ResourceState{Version: "4", Floor: "7"})
+	l.SetCursor(v, "4")
+	if d := l.Judge(at(3, "5").Version); d != Pass || l.Judge(at(4, "8").Version) != Hold {
+		t.Errorf("5 counts as given up: %s", d)
+	}
+	l = NewLane(policy(t, func(c *Config) { c.Policy = "window" }), event.ResourceState{Version: "8"})
+	l.SetCursor(v, "4")
+	if d := l.Judge(at(5, "6").Version); d != Hold {
+		t.Errorf("6 in a window that was put back to 4: %s", d)
+	}
 }
 
 // A reload to a policy that keeps no versions, or reads them otherwise, and back again: the cursor is where it was.
@@ -572,6 +589,9 @@ func TestTypes(t *testing.T) {
 		p := policy(t, func(cfg *Config) { stalePolicy(cfg); cfg.Types = []string{"x", c.glob} })
 		if got := p.Applies(&event.Record{Type: c.kind, Verified: true}); got != c.want {
 			t.Errorf("%q looks at %q: %t", c.glob, c.kind, got)
+		}
+		if p.Applies(&event.Record{Type: c.kind, Provider: "stripe"}) {
+			t.Errorf("%q looks at %q of an unverified event", c.glob, c.kind)
 		}
 	}
 }
@@ -647,5 +667,351 @@ func TestWhatIsBeingStoredIsOnItsWay(t *testing.T) {
 	l.Expect(&Entry{Version: at(0, "3").Version, Text: "3", Early: true})
 	if d := l.Judge(at(0, "4").Version); d != Hold || l.Early() != 1 {
 		t.Errorf("4 while 3, which is early, is stored: %s, %d early", d, l.Early())
+	}
+}
+
+// What the journal remembers of a version that was given up, or delivered beside one.
+func TestFloor(t *testing.T) {
+	lost := func(c *Config) { sequence(c); c.OnGap = "dead_letter" }
+	jump := func(c *Config) { stalePolicy(c); c.MaxJump = 2 }
+	for _, c := range []struct {
+		name          string
+		config        func(*Config)
+		cursor, floor string
+		version       string
+		forced        bool
+		how           End
+		want          string
+		changed       bool
+	}{
+		{"the first seen", sequence, "", "", "5", false, WasGivenUp, "5", true},
+		{"the first seen, discarded", sequence, "", "", "5", false, WasSettled, "5", true},
+		{"the first, forced", sequence, "", "", "5", true, WasGivenUp, "", false},
+		{"the next", sequence, "4", "", "5", false, WasGivenUp, "5", true},
+		{"the next, forced", sequence, "4", "", "5", true, WasGivenUp, "5", true},
+		{"one after a gap that was given up", sequence, "4", "", "7", false, WasGivenUp, "7", true},
+		{"one out of line, forced", sequence, "4", "", "7", true, WasGivenUp, "", false},
+		{"one that was given up before", sequence, "4", "6", "5", false, WasGivenUp, "6", false},
+		{"gaps are kept", lost, "4", "", "5", false, WasGivenUp, "", false},
+		{"gaps are kept, discarded", lost, "4", "", "5", false, WasSettled, "5", true},
+		{"gaps are kept, the first seen", lost, "", "", "5", false, WasGivenUp, "4", true},
+		{"gaps are kept, the first, forced", lost, "", "", "5", true, WasGivenUp, "", false},
+		{"reject_stale without max_jump has none", stalePolicy, "4", "", "5", false, WasGivenUp, "", false},
+		{"max_jump counts from it", jump, "4", "", "5", false, WasGivenUp, "5", true},
+		{"max_jump, again what was given up before", jump, "4", "6", "5", false, WasGivenUp, "6", false},
+		{"max_jump, forced", jump, "4", "", "20", true, WasGivenUp, "", false},
+		{"delivered below it", sequence, "4", "6", "5", false, WasDelivered, "6", true},
+		{"delivered beyond it", sequence, "4", "6", "7", false, WasDelivered, "", true},
+		{"serial", func(c *Config) { c.Policy = "serial" }, "", "", "", false, WasGivenUp, "", false},
+	} {
+		p := policy(t, c.config)
+		l := NewLane(p, event.ResourceState{Version: c.cursor, Floor: c.floor})
+		e := at(1, c.version)
+		e.Forced = c.forced
+		if _, floor, changed := l.After(e, c.how); floor != c.want || changed != c.changed {
+			t.Errorf("%s: floor %q, changed %t", c.name, floor, changed)
+		}
+		if c.how == WasGivenUp {
+			if l.GivenUp(e); l.floorAs != c.want || l.floor != NewLane(p, event.ResourceState{Floor: c.want}).floor {
+				t.Errorf("%s: the lane's floor is %q", c.name, l.floorAs)
+			}
+		}
+	}
+}
+
+// Before anything was delivered the gap begins with the first version seen, which was given up; where gaps are kept it comes after what is remembered instead of it.
+func TestGapAfterTheFirstWasGivenUp(t *testing.T) {
+	for _, c := range []struct{ onGap, floor, want string }{{"release", "5", "5-6"}, {"dead_letter", "4", "5-6"}, {"release", "", ""}} {
+		l := NewLane(policy(t, func(c2 *Config) { sequence(c2); c2.OnGap = c.onGap }), event.ResourceState{Floor: c.floor})
+		e := at(1, "7")
+		e.Forced = true
+		l.Add(e)
+		if s := l.Next(1); s.Go != e || s.Gap != c.want {
+			t.Errorf("%s, floor %q: %+v", c.onGap, c.floor, s)
+		}
+	}
+}
+
+// What was held behind the first version seen does not take its place when that is back with its sender: it waits as long as it would have.
+func TestWhatWasHeldIsNotTheFirst(t *testing.T) {
+	l := NewLane(policy(t, sequence), event.ResourceState{})
+	e := at(1, "7")
+	e.Early, e.Release = true, 100
+	l.Add(e)
+	if s := l.Next(99); s.Go != nil || s.Wake != 100 {
+		t.Errorf("before its wait is over: %+v", s)
+	}
+	if s := l.Next(100); s.Go != e || s.Gap != "" {
+		t.Errorf("after it: %+v", s)
+	}
+}
+
+// What an operator resolves while it waits leaves the attempt in flight where it is.
+func TestResolvedWhileAnotherIsInFlight(t *testing.T) {
+	l := NewLane(policy(t, stalePolicy), event.ResourceState{Version: "4"})
+	e5, e6 := at(1, "5"), at(2, "6")
+	l.Add(e5)
+	l.Next(1)
+	l.Add(e6)
+	l.Remove(e6.ID)
+	if l.Delivered(e6); l.Flying() != e5 || l.Cursor() != "6" {
+		t.Errorf("in flight %v, cursor %s", l.Flying(), l.Cursor())
+	}
+}
+
+// Which of those that wait are lost with a version that is given up.
+func TestLostWithAVersionThatIsGivenUp(t *testing.T) {
+	lost := func(c *Config) { sequence(c); c.OnGap = "dead_letter" }
+	for _, c := range []struct {
+		name   string
+		config func(*Config)
+		cursor string
+		up     string
+		forced bool
+		want   string
+	}{
+		{"the next", lost, "4", "5", false, "6 8"},
+		{"the first seen", lost, "", "5", false, "6 8"},
+		{"one out of line", lost, "3", "5", true, ""},
+		{"the first, forced", lost, "", "5", true, ""},
+		{"gaps are released", sequence, "4", "5", false, ""},
+		{"reject_stale knows of no gaps", func(c *Config) { lost(c); stalePolicy(c) }, "4", "5", false, ""},
+	} {
+		l := NewLane(policy(t, c.config), event.ResourceState{Version: c.cursor})
+		e := at(1, c.up)
+		e.Forced = c.forced
+		same, e6, retried, forced, e8 := at(2, "5"), at(3, "6"), at(4, "7"), at(5, "7"), at(6, "8")
+		retried.Retry, forced.Forced = true, true
+		for _, w := range []*Entry{same, e6, retried, forced, e8} {
+			l.Add(w)
+		}
+		var got []string
+		for _, x := range l.GivenUp(e) {
+			got = append(got, x.Text)
+		}
+		if s := strings.Join(got, " "); s != c.want || l.Waiting() != 5-len(got) {
+			t.Errorf("%s: lost %q, %d wait", c.name, s, l.Waiting())
+		}
+	}
+}
+
+// What had its turn once is not asked about gaps and windows again, nor lost with a gap: it goes when it is due, also after a restart.
+func TestARetryWaitsForNothingElse(t *testing.T) {
+	for _, change := range []func(*Config){sequence, func(c *Config) { sequence(c); c.OnGap = "dead_letter" }, func(c *Config) { c.Policy = "window" }} {
+		p := policy(t, change)
+		l := NewLane(p, event.ResourceState{Version: "4"})
+		e, held := at(1, "7"), at(2, "9")
+		e.Retry, e.Due, held.Release = true, 10, 1000
+		l.Add(e)
+		l.Add(held)
+		if s := l.Next(9); s.Go != nil || s.Wake != 10 {
+			t.Errorf("%s: before it is due: %+v", p.Policy, s)
+		}
+		if s := l.Next(10); s.Go != e || len(s.Lost) > 0 {
+			t.Errorf("%s: when it is due: %+v", p.Policy, s)
+		}
+	}
+}
+
+// A forced replay passes what is held, one at a time; while it is not due it keeps nothing that is too late from being found.
+func TestForcedReplays(t *testing.T) {
+	l := NewLane(policy(t, sequence), event.ResourceState{Version: "4"})
+	held, f8, f9 := at(1, "7"), at(2, "8"), at(3, "9")
+	held.Release, f8.Forced, f9.Forced, f8.Due, f9.Due = 50, true, true, 10, 100
+	for _, e := range []*Entry{held, f8, f9} {
+		l.Add(e)
+	}
+	if s := l.Next(9); s.Go != nil || s.Wake != 10 {
+		t.Errorf("before one is due: %+v", s)
+	}
+	f9.Due = 10
+	if s := l.Next(10); s.Go != f8 || !slices.Equal(l.Entries(), []*Entry{held, f9}) {
+		t.Errorf("when both are due: %+v, %d wait", s, l.Waiting())
+	}
+	if d := l.Judge(at(4, "9").Version); d != Hold {
+		t.Errorf("9 while 8 is forced: %s", d)
+	}
+	l.Gone(f8)
+	f9.Due = 100
+	if s := l.Next(10); s.Go != nil || s.Wake != 50 {
+		t.Errorf("the gap is over before the other is due: %+v", s)
+	}
+
+	l = NewLane(policy(t, func(c *Config) { stalePolicy(c); c.OnFailure, c.MaxJump = "continue", 2 }), event.ResourceState{Version: "5"})
+	f3, late, f4 := at(1, "3"), at(2, "4"), at(3, "4")
+	f3.Forced, f3.Retry, f3.Due, f4.Forced = true, true, 1000, true
+	for _, e := range []*Entry{f3, late, f4} {
+		l.Add(e)
+	}
+	if s := l.Next(1); s.Go != f4 || !slices.Equal(s.Stale, []*Entry{late}) || !slices.Equal(l.Entries(), []*Entry{f3}) {
+		t.Errorf("among forced ones: %+v", s)
+	}
+	l.Gone(f4)
+	e6, f5 := at(6, "6"), at(7, "5")
+	e6.Retry, e6.Unknown, e6.Due, f5.Forced = true, true, 1000, true
+	l.Add(e6)
+	l.Add(f5)
+	if s := l.Next(1); s.Go != f5 {
+		t.Errorf("before an unknown outcome is decided: %+v", s)
+	}
+	l.Gone(f5)
+	l.Remove(e6.ID)
+	far := at(4, "20")
+	far.Forced = true
+	l.Add(far)
+	for range 2 {
+		if d := l.Judge(at(5, "21").Version); d != Jump {
+			t.Errorf("21 while 20 is forced: %s", d)
+		}
+		l.Next(1)
+	}
+	if l.Flying() != far {
+		t.Error("20 is not in flight")
+	}
+}
+
+// An attempt of unknown outcome is on its way, wherever it stands: what follows it is not behind a gap.
+func TestWhatFollowsAnUnknownOutcome(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnFailure = "continue" })
+	for _, c := range []struct{ unknown, flying string }{{"7", ""}, {"5", "7"}} {
+		l := NewLane(p, event.ResourceState{Version: "4"})
+		e := at(1, c.unknown)
+		e.Retry, e.Unknown, e.Due = true, true, 1000
+		l.Add(e)
+		if c.flying != "" {
+			l.flying = at(2, c.flying)
+		}
+		if eight, nine := l.Judge(at(3, "8").Version), l.Judge(at(4, "9").Version); eight != Turn || nine != Hold {
+			t.Errorf("unknown %s, in flight %q: 8 %s, 9 %s", c.unknown, c.flying, eight, nine)
+		}
+	}
+}
+
+// The lane is looked at again when the first of what waits is due, whatever its version.
+func TestWake(t *testing.T) {
+	p := policy(t, func(c *Config) { sequence(c); c.OnFailure = "continue" })
+	l := NewLane(p, event.ResourceState{Version: "4"})
+	e5, e6, e9 := at(1, "5"), at(2, "6"), at(3, "9")
+	e5.Retry, e5.Due, e6.Retry, e6.Due, e9.Release = true, 100, true, 200, 300
+	for _, e := range []*Entry{e9, e6, e5} {
+		l.Add(e)
+	}
+	if s := l.Next(1); s.Go != nil || s.Wake != 100 {
+		t.Errorf("%+v", s)
+	}
+	e5.Due = 400
+	if s := l.Next(1); s.Go != nil || s.Wake != 200 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// Equal versions go in order of arrival, and so does everything with serial.
+func TestEqualVersionsGoInOrderOfArrival(t *testing.T) {
+	for _, name := range []string{"serial", "reject_stale", "in_sequence", "window"} {
+		l := NewLane(policy(t, func(c *Config) { c.Policy = name }), event.ResourceState{Version: "4"})
+		es := []*Entry{at(1, "5"), at(2, "5"), at(3, "5")}
+		for _, i := range []int{1, 0, 2} {
+			l.Add(es[i])
+		}
+		if !slices.Equal(l.Entries(), es) {
+			t.Errorf("%s: another order", name)
+		}
+		if e, ok := l.Remove(es[1].ID); !ok || e != es[1] || !slices.Equal(l.Entries(), []*Entry{es[0], es[2]}) {
+			t.Errorf("%s: another is taken out", name)
+		}
+		if _, ok := l.Remove(es[1].ID); ok {
+			t.Errorf("%s: it is taken out twice", name)
+		}
+	}
+}
+
+// What resources get shows as missing.
+func TestMissing(t *testing.T) {
+	l := NewLane(policy(t, sequence), event.ResourceState{Version: "4"})
+	l.flying = at(1, "5")
+	forced, e7, same, e10 := at(2, "6"), at(3, "7"), at(4, "7"), at(5, "10")
+	forced.Forced = true
+	for _, e := range []*Entry{forced, e7, same, e10} {
+		l.Add(e)
+	}
+	if got := l.Missing(10); !slices.Equal(got, []string{"6", "8-9"}) {
+		t.Errorf("missing %v", got)
+	}
+	if got := l.Missing(1); !slices.Equal(got, []string{"6"}) {
+		t.Errorf("the first that is missing: %v", got)
+	}
+	l.flying.Forced = true
+	if got := l.Missing(1); !slices.Equal(got, []string{"5-6"}) {
+		t.Errorf("a forced one in flight fills no gap: %v", got)
+	}
+	if got := NewLane(policy(t, sequence), event.ResourceState{}).Missing(10); len(got) > 0 {
+		t.Errorf("nothing waits: %v", got)
+	}
+	l = NewLane(policy(t, sequence), event.ResourceState{})
+	l.Add(at(1, "7"))
+	if got := l.Missing(10); len(got) > 0 {
+		t.Errorf("before the first seen: %v", got)
+	}
+	l = NewLane(policy(t, sequence), event.ResourceState{Version: "4"})
+	l.flying = at(1, "7")
+	unknown, e6, e9 := at(2, "6"), at(3, "6"), at(4, "9")
+	unknown.Unknown = true
+	for _, e := range []*Entry{unknown, e6, e9} {
+		l.Add(e)
+	}
+	if got := l.Missing(10); !slices.Equal(got, []string{"8"}) {
+		t.Errorf("behind a gap that is over: %v", got)
+	}
+	if l.flying = nil; !slices.Equal(l.Missing(10), []string{"7-8"}) {
+		t.Errorf("behind an unknown outcome: %v", l.Missing(10))
+	}
+	l = NewLane(policy(t, stalePolicy), event.ResourceState{Version: "4"})
+	l.Add(at(1, "7"))
+	l.Add(at(2, "9"))
+	if got := l.Missing(10); len(got) > 0 {
+		t.Errorf("reject_stale knows of no gaps: %v", got)
+	}
+}
+
+// A reload while events wait: a longer wait holds for them, too, a window stays closed behind what has left it, and all versions are read anew.
+func TestAdopt(t *testing.T) {
+	wait := func(name string, d time.Duration) *Policy {
+		return policy(t, func(c *Config) { c.Policy, c.MaxWait = name, d })
+	}
+	l := NewLane(wait("in_sequence", time.Second), event.ResourceState{Version: "4"})
+	e7 := at(1, "7")
+	e7.Release = 100
+	l.Add(e7)
+	l.Adopt(wait("in_sequence", 3*time.Second))
+	if s := l.Next(100); s.Go != nil || s.Wake != 100+int64(2*time.Second) {
+		t.Errorf("after a reload to a longer wait: %+v", s)
+	}
+
+	l = NewLane(wait("window", time.Second), event.ResourceState{Version: "4"})
+	retried, waits := at(1, "8"), at(2, "12")
+	retried.Retry, retried.Due, waits.Release = true, 1000, 1000
+	l.Add(retried)
+	l.Add(waits)
+	l.Adopt(wait("window", time.Second))
+	if seven, ten := l.Judge(at(3, "7").Version), l.Judge(at(4, "10").Version); seven != Stale || ten != Hold {
+		t.Errorf("after a reload: 7 %s, 10 %s", seven, ten)
+	}
+
+	l = NewLane(policy(t, func(c *Config) { stalePolicy(c); c.Compare = "lexicographic" }), event.ResourceState{Version: "8"})
+	for _, v := range []string{"9", "10", "11"} {
+		e := &Entry{Text: v}
+		e.Version, _ = Parse("lexicographic", v)
+		switch v {
+		case "9":
+			l.flying = e
+		case "10":
+			l.Add(e)
+		default:
+			l.Expect(e)
+		}
+	}
+	l.Adopt(policy(t, sequence))
+	if next, gap := l.Judge(at(1, "12").Version), l.Judge(at(2, "13").Version); next != Turn || gap != Hold {
+		t.Errorf("after a reload that reads versions as integers: 12 %s, 13 %s", next, gap)
 	}
 }
