@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,4 +171,55 @@ func TestAProxySenderIsToldOfItsAttempt(t *testing.T) {
 			t.Errorf("its sender was told %s, and it is %s/%s", h.Outcome, rec.State, rec.Reason)
 		}
 	})
+}
+
+// noted is a journal that tells how durably it is told that an attempt begins.
+type noted struct {
+	journal.Journal
+	began []journal.Durability
+}
+
+func (n *noted) Accept(ctx context.Context, evs []journal.Accept, how journal.Durability) ([]journal.Verdict, error) {
+	n.note(&evs[0].Record, how)
+	return n.Journal.Accept(ctx, evs, how)
+}
+
+func (n *noted) Commit(ctx context.Context, ts []journal.Transition, how journal.Durability) ([]journal.Outcome, error) {
+	if len(ts) > 0 {
+		n.note(&ts[0].Record, how)
+	}
+	return n.Journal.Commit(ctx, ts, how)
+}
+
+func (n *noted) note(rec *event.Record, how journal.Durability) {
+	if rec.Reason == event.Delivering {
+		n.began = append(n.began, how)
+	}
+}
+
+// That an attempt begins is on disk before its first byte is sent where nobody waits, and where the event, which its sender may have been told is accepted, had failed before:
+// after a power cut the consumer is told that it may know it.
+func TestThatAnAttemptBeginsIsOnDisk(t *testing.T) {
+	for _, c := range []struct {
+		mode        string
+		fresh, anew journal.Durability
+	}{{"proxy", journal.Written, journal.Synced}, {"hybrid", journal.Written, journal.Synced}, {"store", journal.Synced, journal.Synced}} {
+		synctest.Test(t, func(t *testing.T) {
+			notes := &noted{}
+			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+				model, work := b.openModel(observe)
+				notes.Journal = model
+				return notes, work
+			}, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = c.mode })
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+			b.send("e", "", "")
+			synctest.Wait()
+			b.again("e")
+			synctest.Wait()
+			if want := []journal.Durability{c.fresh, c.anew}; !slices.Equal(notes.began, want) {
+				t.Errorf("%s: attempts began %v, want %v", c.mode, notes.began, want)
+			}
+		})
+	}
 }

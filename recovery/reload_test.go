@@ -313,6 +313,31 @@ func (i *interrupted) Accept(ctx context.Context, evs []journal.Accept, how jour
 	return i.Journal.Accept(ctx, evs, how)
 }
 
+// Two versions that are both too far ahead and come at once are both quarantined: the one that is still being recorded as such is not on its way to the consumer.
+func TestOneJumpDoesNotCoverForAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &interrupted{}
+		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+			model, work := b.openModel(observe)
+			store.Journal = model
+			return store, work
+		}, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy, s.Ordering.MaxJump = "store", "reject_stale", 2
+		})
+		b.up()
+		b.version(1)
+		synctest.Wait()
+		store.happens = func() {
+			if h := b.version(9); h.Outcome != recovery.Quarantined {
+				t.Errorf("9 while 8 is being recorded: %s", h.Outcome)
+			}
+		}
+		if h := b.version(8); h.Outcome != recovery.Quarantined {
+			t.Errorf("8 after 1: %s", h.Outcome)
+		}
+	})
+}
+
 // An event that comes in while a reload brings another order is looked at as that one does, whether it was about to be judged or being stored. It used to have no version
 // there, was rejected as stale, in store mode after its sender had been told 202, and was said to be superseded.
 func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
