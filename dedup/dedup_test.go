@@ -110,6 +110,14 @@ func TestWaiterGetsTheFirstOnesValue(t *testing.T) {
 		if !first.Awaited() {
 			t.Error("somebody waited")
 		}
+		twice, _ := x.Claim([]event.Key{key(2), key(2)})
+		if twice == nil {
+			t.Fatal("a request waits for itself")
+		}
+		twice.Release(nil)
+		if again, _ := x.Claim([]event.Key{key(2)}); again == nil {
+			t.Error("a key that was named twice is still held")
+		}
 	})
 }
 

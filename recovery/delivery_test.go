@@ -15,6 +15,7 @@ import (
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/forward"
 	"github.com/hooktender/hooktender/hooktest"
+	"github.com/hooktender/hooktender/journal"
 	"github.com/hooktender/hooktender/recovery"
 )
 
@@ -708,6 +709,37 @@ func TestSendersWhoWaitForASlotWhenTheSourceIsPaused(t *testing.T) {
 	}
 }
 
+// What comes in while its source is paused is kept for later, and its sender answered at once; a proxy sender keeps it.
+func TestSendersOfAPausedSource(t *testing.T) {
+	for _, policy := range []string{"none", "serial"} {
+		for mode, want := range map[string]recovery.Outcome{"store": recovery.Accepted, "hybrid": recovery.Accepted, "proxy": recovery.Unavailable} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, _ *forward.Config) {
+					s.Delivery.Mode, s.Ordering.Policy = mode, policy
+				})
+				b.up()
+				b.pause(true)
+				began, kept := time.Now(), 1
+				if want == recovery.Unavailable {
+					kept = 0
+				}
+				if h := b.send("e", "r", ""); h.Outcome != want || h.RetryAfter != 0 || time.Since(began) > 0 {
+					t.Errorf("%s/%s: %+v after %s", policy, mode, h, time.Since(began))
+				}
+				time.Sleep(time.Minute)
+				if got := b.states(); got["pending/queued"] != kept || len(got) != kept || len(b.consumer.Seen()) > 0 {
+					t.Errorf("%s/%s: %v, the consumer saw %d", policy, mode, got, len(b.consumer.Seen()))
+				}
+				b.pause(false)
+				time.Sleep(time.Minute)
+				if n := len(b.consumer.Seen()); n != kept {
+					t.Errorf("%s/%s: later the consumer saw %d", policy, mode, n)
+				}
+			})
+		}
+	}
+}
+
 // A pause, unlike an outage, counts as time elapsed (docs/guarantees.md): what had failed before gets one more attempt after a long one.
 func TestAPauseCountsAsTimeElapsed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -729,4 +761,67 @@ func TestAPauseCountsAsTimeElapsed(t *testing.T) {
 			t.Errorf("the consumer saw %d requests", n)
 		}
 	})
+}
+
+// Who waits for a slot longer than it may is answered then: accepted, and delivered later, or told to come again, and nothing is kept. The slots stay whole.
+func TestWhoWaitsForASlotInVain(t *testing.T) {
+	for mode, want := range map[string]recovery.Outcome{"hybrid": recovery.Accepted, "proxy": recovery.Unavailable} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, u *forward.Config) {
+				s.Delivery.Mode, s.Delivery.Deadline, u.Timeout, u.MaxInFlight = mode, 5*time.Second, 5*time.Second, 1
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 4 * time.Second} })
+			for _, id := range []string{"a", "b"} {
+				go b.send(id, "", "")
+				synctest.Wait()
+			}
+			began := time.Now()
+			if h := b.send("c", "", ""); h.Outcome != want || time.Since(began) != 5*time.Second {
+				t.Errorf("%s: %s after %s", mode, h.Outcome, time.Since(began))
+			}
+			time.Sleep(time.Minute)
+			seen := map[string]int{"hybrid": 3, "proxy": 2}[mode]
+			if n := len(b.consumer.Seen()); n != seen || b.states()["delivered"] != seen {
+				t.Errorf("%s: the consumer saw %d, want %d: %v", mode, n, seen, b.states())
+			}
+			if h := b.send("d", "", ""); h.Outcome != recovery.Delivered {
+				t.Errorf("%s: later: %s", mode, h.Outcome)
+			}
+		})
+	}
+}
+
+// An event that the journal turns out to know, or that somebody else has changed as its sender sends it again, is a duplicate, and its slot is free for others.
+func TestADuplicateUsesNoSlot(t *testing.T) {
+	for _, mode := range []string{"store", "hybrid", "proxy"} {
+		synctest.Test(t, func(t *testing.T) {
+			between := &overtaken{}
+			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+				model, work := b.openModel(observe)
+				between.Journal = model
+				return between, work
+			}, func(s *recovery.SourceConfig, u *forward.Config) { s.Delivery.Mode, u.MaxInFlight = mode, 1 })
+			b.up()
+			b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+				return hooktest.Answer{Status: map[string]int{"failed": 400}[s.Header.Get("Hooktender-Event-Id")]}
+			})
+			b.send("failed", "", "")
+			synctest.Wait()
+			failed := b.find("failed")
+			if h := b.send("failed", "", ""); h.Outcome != recovery.Duplicate || h.Fate.ID != failed.ID {
+				t.Errorf("%s: the same again: %+v", mode, h)
+			}
+			if between.event = "failed"; mode != "store" {
+				if h := b.again("failed"); h.Outcome != recovery.Duplicate || h.Fate.ID != failed.ID {
+					t.Errorf("%s: sent again while somebody else changes it: %+v", mode, h)
+				}
+			}
+			b.send("next", "", "")
+			time.Sleep(time.Second)
+			if rec := b.find("next"); rec.State != event.Delivered || len(b.consumer.Seen()) != 2 {
+				t.Errorf("%s: the next is %s, the consumer saw %d", mode, rec.State, len(b.consumer.Seen()))
+			}
+		})
+	}
 }
