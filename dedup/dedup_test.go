@@ -189,6 +189,11 @@ func TestTheWindowGetsShorter(t *testing.T) {
 	if want := "[lru true lru true lru true lru false log true lru false]"; fmt.Sprint(told) != want {
 		t.Errorf("told %v, want %s", told, want)
 	}
+	for body, differs := range map[[32]byte]bool{f.BodySHA256: false, {1}: true} {
+		if got := x.Met(&f, 1, &body); got.ID != f.ID || got.Key != 1 || got.Durable || got.Other != differs {
+			t.Errorf("named by the journal as it refused the claim: %+v", got)
+		}
+	}
 	l.err = errors.New("the disk")
 	if _, ok, err := x.Lookup(t.Context(), keys, &f.BodySHA256); ok || !errors.Is(err, l.err) {
 		t.Errorf("a failing journal: %v, %v", ok, err)

@@ -331,7 +331,7 @@ type Record struct {
 	OccurredAt time.Time
 	SignedAt   time.Time // the signature's own timestamp, for re-signing
 
-	DeliveredAt time.Time // first success
+	DeliveredAt time.Time // first success, or that of the last replay
 	SettledAt   time.Time // when the present terminal or failed state began; retention counts from here
 
 	Attempts      int // wire requests, incl. the one that runs
