@@ -72,9 +72,11 @@ func (e *env) tail(ctx context.Context, f *filter, cursor string, limit int) err
 			began, cursor = true, u.Cursor
 		}
 		switch {
+		case !began && away(err): // also where the time was up before
+			return err
 		case ctx.Err() != nil, errors.Is(err, errEnough):
 			return nil
-		case !began || !away(err):
+		case !away(err):
 			return err
 		}
 		e.note("the connection broke (%v); going on", err)

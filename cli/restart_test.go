@@ -88,9 +88,25 @@ func TestAGatewayThatSaysNothingIsNotWaitedFor(t *testing.T) {
 	var said bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
 	defer cancel()
-	code := Run(ctx, []string{"events", "wait", "evt_1", "--timeout", "10ms", "--admin", l.Addr().String()}, nil, &said, &said)
-	if code != exitUnreachable || ctx.Err() != nil {
-		t.Errorf("exit %d, %v\n%s", code, ctx.Err(), said.String())
+	for _, args := range [][]string{{"events", "wait", "evt_1"}, {"events", "tail"}} {
+		code := Run(ctx, append(args, "--timeout", "10ms", "--admin", l.Addr().String()), nil, &said, &said)
+		if code != exitUnreachable || ctx.Err() != nil {
+			t.Errorf("%s: exit %d, %v\n%s", args, code, ctx.Err(), said.String())
+		}
+	}
+}
+
+// A stream in which nothing happens is followed for as long as --timeout says, and that is all that was asked for.
+func TestAQuietStreamIsNoFailure(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer s.Close()
+	var said bytes.Buffer
+	if code := Run(t.Context(), []string{"events", "tail", "--timeout", "2s", "--admin", s.URL}, nil, &said, &said); code != exitOK {
+		t.Errorf("exit %d\n%s", code, said.String())
 	}
 }
 

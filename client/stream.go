@@ -21,7 +21,7 @@ type Change struct {
 const maxChange = 1 << 20
 
 // Stream calls do for every change of state or reason after cursor ("" = from now on) until ctx ends, do fails, or the connection breaks.
-// It returns ctx's error, do's, or *Unreachable, whose Cursor says where to go on, also before the first change. source may be empty: all.
+// It returns ctx's error, do's, or *Unreachable, whose Cursor says where to go on, also before the first change, and without one if ctx's time was up before any answer. source may be empty: all.
 func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Change) error) error {
 	q := inSource(source)
 	if cursor != "" {
@@ -29,6 +29,9 @@ func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Chan
 	}
 	resp, err := c.send(ctx, http.MethodGet, "/v1/stream", q, nil, "text/event-stream")
 	if err != nil {
+		if err == context.DeadlineExceeded {
+			err = &Unreachable{Address: c.base, Err: err}
+		}
 		return err
 	}
 	defer resp.Body.Close()
