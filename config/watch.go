@@ -54,14 +54,17 @@ func Watch(ctx context.Context, path string, changed func()) error {
 			look()
 		case <-timer.C:
 			soon = false
+			_ = w.Add(filepath.Dir(path)) // again: it may be another directory now
+			addLinks(w, path)
 			now := Fingerprint(path)
 			switch {
-			case now == "" || now == last:
+			case now == "": // nobody tells of a directory that is made again
+				look()
+			case now == last:
 			case now != seen: // it may still be written
 				look()
 			default:
 				last = now
-				addLinks(w, path)
 				changed()
 			}
 			seen = now

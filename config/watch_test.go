@@ -190,3 +190,35 @@ func TestWatchOfADirectoryThatIsNotThereFails(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// A directory that is deleted and made again, as by a deployment that copies a whole tree, is another one to the kernel: what changed in it was not seen any more.
+func TestWatchSeesADirectoryThatIsMadeAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc")
+	path := filepath.Join(dir, "hooktender.yaml")
+	again := func(text string) {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, text)
+	}
+	again("a")
+	calls := watching(t, path)
+	remove := func() {
+		t.Helper()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	expectCall(t, calls, false) // long enough for it to be missed
+	again("b")
+	expectCall(t, calls, true)
+	write(t, path, "c")
+	expectCall(t, calls, true)
+	remove()
+	again("c") // at once, and the same
+	expectCall(t, calls, false)
+	write(t, path, "d")
+	expectCall(t, calls, true)
+}
