@@ -371,8 +371,10 @@ func (r *Recovery) loadPending(ctx context.Context) error {
 
 // recall restores the source's pause from the journal, and what its upstreams were away.
 func (s *Source) recall(ctx context.Context) error {
+	s.pausing.Lock()
 	raw, err := s.r.journal.MetaGet(ctx, "paused/"+s.name)
 	s.paused.Store(raw != nil)
+	s.pausing.Unlock()
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ type Source struct {
 
 	told had // in the journal; of Load and Apply
 
+	pausing sync.Mutex     // held from what the journal says of paused to what paused says
 	cursors sync.RWMutex   // held for reading while an attempt ends: its cursor is computed, committed, and it lands; for writing while an operator sets one or decides
 	watched [16]sync.Mutex // the same for resources that ordering only observes: one attempt at a time
 

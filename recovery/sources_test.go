@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -70,4 +71,57 @@ func TestManySourcesWaitForTheIndexOnce(t *testing.T) {
 			t.Fatal(len(sources), err)
 		}
 	})
+}
+
+// twoWriters is a journal that keeps one value; who writes it first hears of it after the second, where that comes meanwhile.
+type twoWriters struct {
+	busy
+	mu     sync.Mutex
+	value  []byte
+	puts   int
+	second chan struct{}
+}
+
+func (w *twoWriters) MetaPut(_ context.Context, _ string, value []byte, _ journal.Durability) error {
+	w.mu.Lock()
+	w.value = value
+	w.puts++
+	first := w.puts == 1
+	w.mu.Unlock()
+	if !first {
+		close(w.second)
+		return nil
+	}
+	select {
+	case <-w.second:
+		time.Sleep(10 * time.Millisecond) // the second is told before
+	case <-time.After(200 * time.Millisecond):
+	}
+	return nil
+}
+
+// Of a pause and a resume at the same moment the journal could keep one and the gateway do the other: what was shown as paused ran on after a restart.
+func TestPauseAndResumeAtOnceAgreeWithTheJournal(t *testing.T) {
+	j := &twoWriters{second: make(chan struct{})}
+	r := recovery.New(recovery.Options{Journal: j})
+	app := forward.Default()
+	app.URL = "http://consumer"
+	s := recovery.SourceConfig{Name: "s", Delivery: recovery.DefaultDelivery(), Ordering: ordering.Default()}
+	s.Delivery.Upstream = "app"
+	if err := r.Apply(recovery.Config{Upstreams: map[string]forward.Config{"app": app}, Sources: []recovery.SourceConfig{s}}); err != nil {
+		t.Fatal(err)
+	}
+	var both sync.WaitGroup
+	for _, paused := range []bool{true, false} {
+		both.Go(func() {
+			if _, err := r.SetPaused(t.Context(), "s", paused); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	sources, err := r.Sources(t.Context())
+	if err != nil || sources[0].Paused != (j.value != nil) {
+		t.Errorf("paused: %v, the journal keeps %q (%v)", sources[0].Paused, j.value, err)
+	}
 }

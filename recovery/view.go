@@ -195,19 +195,29 @@ func (r *Recovery) SetPaused(ctx context.Context, source string, paused bool) (S
 	if paused {
 		value, _ = json.Marshal(event.FormatTime(time.Now()))
 	}
-	if err := r.journal.MetaPut(ctx, "paused/"+source, value, journal.Synced); err != nil {
+	if err := s.setPaused(ctx, paused, value); err != nil {
 		return SourceStatus{}, err
+	}
+	counts, err := r.journal.Counts(ctx)
+	if err != nil {
+		return SourceStatus{}, err
+	}
+	return r.sourceStatus(ctx, s, counts, 0)
+}
+
+// setPaused is one call at a time: what is in the journal last also holds now.
+func (s *Source) setPaused(ctx context.Context, paused bool, value []byte) error {
+	s.pausing.Lock()
+	defer s.pausing.Unlock()
+	if err := s.r.journal.MetaPut(ctx, "paused/"+s.name, value, journal.Synced); err != nil {
+		return err
 	}
 	s.paused.Store(paused)
 	if paused {
 		s.letGo()
 	}
 	s.cfg.Load().up.poke()
-	counts, err := r.journal.Counts(ctx)
-	if err != nil {
-		return SourceStatus{}, err
-	}
-	return r.sourceStatus(ctx, s, counts, 0)
+	return nil
 }
 
 // Resource says how far the consumer has come with one resource. ErrUnknownSource; a resource that was never seen has no state and nothing waits.
