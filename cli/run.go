@@ -132,6 +132,7 @@ var refusals = [...]struct {
 	{journal.ErrFormat, exitJournal, "nothing was changed", "the-journal-has-a-newer-format"},
 	{journal.ErrTmpfs, exitJournal, "nothing was changed", "the-directory-is-in-memory"},
 	{syscall.ENOSPC, exitJournal, "the disk is full; nothing was changed", "the-disk-is-full"},
+	{syscall.EDQUOT, exitJournal, "the disk is full for this user; nothing was changed", "the-disk-is-full"},
 	{journal.ErrFull, exitJournal, "the disk is full; nothing was changed", "the-disk-is-full"},
 	{syscall.EIO, exitJournal, "the disk fails; the journal was not opened", "the-disk-fails"},
 	{journal.ErrFailed, exitJournal, "the disk fails; the journal was not opened", "the-disk-fails"},

@@ -3,10 +3,7 @@ package embedded
 import (
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/hooktender/hooktender/event"
 )
@@ -15,7 +12,7 @@ import (
 // last: a flush that a crash cut short is taken back at the next open (see versions), and the log replayed. It returns when the disk has it.
 func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	if ix.bare { // nobody has looked for space
-		if err := ix.allocate(memFiles(ix.dir.Name())); err != nil && !errors.Is(err, unix.ENOSPC) {
+		if err := ix.allocate(memFiles(ix.dir.Name())); err != nil && !noSpace(err) {
 			return err
 		}
 	}

@@ -201,7 +201,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 		o.Log.Info("index: tables that a kill has left behind are dropped", "tables", found)
 	}
 	err = ix.allocate(memFiles(dir))
-	if errors.Is(err, unix.ENOSPC) {
+	if noSpace(err) {
 		return nil, err // it is not closed: that would write
 	}
 	if err = errors.Join(err, ix.undo()); err != nil {
@@ -236,7 +236,7 @@ func (ix *index) addRecent(f *keyFilter, newest uint64) {
 
 // diskFault finds the disk's own error in one of Badger's, which keep only its text.
 func diskFault(err error) error {
-	for _, e := range []error{unix.EIO, unix.ENOSPC, unix.EROFS} {
+	for _, e := range []error{unix.EIO, unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
 		if err != nil && strings.Contains(err.Error(), e.Error()) {
 			return e
 		}

@@ -123,6 +123,9 @@ func tooFull(free, need uint64) error {
 	return fmt.Errorf("%d bytes are free on the volume, %d are needed at least to open the journal: %w", free, need, unix.ENOSPC)
 }
 
+// noSpace says that err is for want of space: on the volume, or of what its owner may take of it.
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
 // ballastSize is what the ballast in a journal's directory occupies.
 func ballastSize(dir string) (n uint64) {
 	for _, path := range ballastIn(dir) {
@@ -181,7 +184,7 @@ func (s *space) overlay() int {
 	return int(min(overlayWeight, flushWeight+max(s.minFree-s.reserve, flushWeight)))
 }
 
-// short is unix.ENOSPC where a layer of a weight cannot be written to the index now, and otherwise sees to it that the file which it is written to has its blocks.
+// short is noSpace where a layer of a weight cannot be written to the index now, and otherwise sees to it that the file which it is written to has its blocks.
 func (s *space) short(ix *index, weight int) error {
 	if s.reserve == 0 {
 		return nil
@@ -267,7 +270,7 @@ func (s *space) refusing() bool { return s.logPaused.Load() || s.overfull.Load()
 
 // roomForIndex says whether the index may be written now, and logs when that changes.
 func (s *space) roomForIndex(ix *index, weight int) bool {
-	scarce := errors.Is(s.short(ix, weight), unix.ENOSPC) // any other error will be the flush's
+	scarce := noSpace(s.short(ix, weight)) // any other error will be the flush's
 	if s.indexPaused.Swap(scarce) == scarce {
 		return !scarce
 	}
@@ -301,7 +304,7 @@ func (s *space) logGoesOn() {
 	}
 }
 
-// allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping. With unix.ENOSPC there are not enough.
+// allocate gives the blocks of Badger's write-ahead files to them before they are written through a mapping. With noSpace there are not enough.
 func (ix *index) allocate(mems []string) error {
 	for _, path := range mems {
 		if path <= ix.allocated {

@@ -118,8 +118,14 @@ func TestListGoesOnBelowMinFree(t *testing.T) {
 	}
 }
 
-// The log goes on in the ballast where nothing else is left.
+// The log goes on in the ballast where nothing else is left, on the volume or in a quota (with which the process ended).
 func TestBallastBecomesTheLog(t *testing.T) {
+	for _, err := range []error{unix.ENOSPC, unix.EDQUOT} {
+		t.Run(err.Error(), func(t *testing.T) { testBallastBecomesTheLog(t, err) })
+	}
+}
+
+func testBallastBecomesTheLog(t *testing.T, full error) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, nameBallast), 0o700); err != nil {
 		t.Fatal(err)
@@ -138,7 +144,7 @@ func TestBallastBecomesTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.wal.asked = true
-	e.wal.prepared <- &prepared{err: unix.ENOSPC}
+	e.wal.prepared <- &prepared{err: full}
 	for i := range 40 {
 		accept(t, e, journal.Synced, sample(i))
 	}

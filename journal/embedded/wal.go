@@ -12,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // The wal is the log: a row of segments of which the last is written to. Only the writer appends; only the syncer and,
@@ -240,7 +238,7 @@ func (w *wal) rotate(h segmentHead) error {
 		w.wanted <- w.nextSize()
 	}
 	p := <-w.prepared
-	for errors.Is(p.err, unix.ENOSPC) {
+	for noSpace(p.err) {
 		if path := w.spare(); path != "" {
 			p = w.adopt(path)
 		} else if !w.await() {
