@@ -75,6 +75,7 @@ const (
 	freeBytes          = 4 << 20                // … or after this many bytes written,
 	freeNear           = 256 << 20              // and where no more than this is left above MinFree,
 	freeIntervalNear   = time.Millisecond       // so often
+	fullAgain          = time.Minute            // the log says this seldom that there is less than MinFree
 	verifyBytes        = 1 << 30                // so much of the end of the log is checked frame by frame at open
 	maxKeys            = 4
 	maxMeta            = 64 << 10

@@ -175,3 +175,28 @@ func TestEmptyBallastIsNone(t *testing.T) {
 		t.Error("the empty file is still there")
 	}
 }
+
+// Free space that goes to and fro about MinFree is told once, not each time: as tables of the index come and go it can do so many times a second.
+func TestSpaceAboutMinFreeIsToldSeldom(t *testing.T) {
+	var looks atomic.Uint64
+	look := func(string) (uint64, error) { return 64<<20 - looks.Add(1)%2, nil }
+	enough := func(string) (uint64, error) { return 1 << 30, nil }
+	var said bytes.Buffer
+	e := start(t, Options{Dir: t.TempDir(), MinFree: 64 << 20, free: look, reserveFree: enough, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	began, refused := time.Now(), 0
+	for i := 0; refused < 20 && time.Since(began) < time.Minute; i++ {
+		if _, err := e.Accept(context.Background(), []journal.Accept{sample(i)}, journal.Written); errors.Is(err, journal.ErrFull) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * freeIntervalNear)
+	}
+	minutes := int(time.Since(began)/fullAgain) + 1
+	must(t, e.Close())
+	for _, text := range []string{"below journal.min_free", "space again: new events"} {
+		if n := strings.Count(said.String(), text); refused < 20 || n < 1 || n > minutes {
+			t.Errorf("%q is told %d times in %d minutes, %d refused\n%s", text, n, minutes, refused, said.String())
+		}
+	}
+}
