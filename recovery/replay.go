@@ -227,7 +227,7 @@ func (r *Recovery) each(ctx context.Context, j *job, f func(rec *event.Record, i
 	if j.After > 0 {
 		q.Cursor = journal.CursorAfter(j.After)
 	}
-	want := wanted(&q, j.resumed)
+	want := r.wanted(&q, j.resumed)
 	for {
 		page, err := r.journal.List(ctx, q)
 		if err != nil {
@@ -253,8 +253,12 @@ func (r *Recovery) each(ctx context.Context, j *job, f func(rec *event.Record, i
 
 // wanted gives the test for state and reason. Settled failures count only where a reason names them (SPEC §8). For a job that goes on after a
 // restart it takes both out of the query, since what the job has started no longer has the state that was asked for.
-func wanted(q *journal.Query, resumed bool) func(*event.Record) bool {
+func (r *Recovery) wanted(q *journal.Query, resumed bool) func(*event.Record) bool {
 	states, reasons := q.States, q.Reasons
+	derived := slices.Contains(reasons, event.BreakerOpen) // no record is stored with it
+	if derived {
+		q.Reasons = append(slices.Clone(reasons), event.Queued, event.Retrying)
+	}
 	if resumed {
 		q.States, q.Reasons = nil, nil
 	}
@@ -263,7 +267,11 @@ func wanted(q *journal.Query, resumed bool) func(*event.Record) bool {
 			return false
 		}
 		if len(reasons) > 0 {
-			return slices.Contains(reasons, rec.Reason)
+			shown := *rec
+			if derived {
+				r.View(&shown)
+			}
+			return slices.Contains(reasons, shown.Reason)
 		}
 		return !(rec.State == event.Failed && rec.Settled())
 	}

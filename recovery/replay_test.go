@@ -308,3 +308,26 @@ func TestAReplayCountsItsOwnEndOfAnEvent(t *testing.T) {
 		}
 	})
 }
+
+// breaker_open is stored with no record: a filter that names it selected nothing, and nobody was told why.
+func TestReplayOfWhatWaitsForTheBreakerSaysThatItIsPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { s.Delivery.Mode, u.Breaker.Failures = "store", 1 })
+		for i := range 3 {
+			b.send(fmt.Sprint("evt_", i), "", "")
+		}
+		time.Sleep(10 * time.Second)
+		var shown int64
+		for i := range 3 {
+			rec := b.find(fmt.Sprint("evt_", i))
+			if b.r.View(&rec); rec.Reason == event.BreakerOpen {
+				shown++
+			}
+		}
+		filter := &journal.Query{Source: "s", Reasons: []event.Reason{event.BreakerOpen}}
+		v, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{Filter: filter, DryRun: true})
+		if err != nil || shown == 0 || v.Total != shown || v.SkippedBy[recovery.SkipPending] != shown {
+			t.Errorf("%d wait for the breaker, the plan has %d, skipped %v (%v)", shown, v.Total, v.SkippedBy, err)
+		}
+	})
+}
