@@ -21,7 +21,7 @@ type LimitsConfig struct {
 	Pending int `yaml:"pending"`
 	// Events that may be held by ordering; beyond it 503.
 	Held int `yaml:"held"`
-	// Resources that ordering remembers; beyond it 503.
+	// Resources with something waiting or under way; beyond it 503 for others.
 	Resources int `yaml:"resources"`
 }
 
