@@ -272,6 +272,26 @@ func (d *decoder) checkIdentity(key string, s *Source) {
 		d.warn(key+".ordering.types", "identity.type does not say where an event's type is, so no event is ordered")
 	}
 	d.checkPathSelectors(at, s)
+	d.checkBodiless(key, s)
+}
+
+// checkBodiless looks for methods without a body where the id is the body's hash.
+func (d *decoder) checkBodiless(key string, s *Source) {
+	list, _ := selector.ParseList(s.Identity.ID...)
+	hash := false
+	for sel := range list.All() {
+		switch sel.Kind() {
+		case selector.BodySHA256:
+			hash = true
+		case selector.Header, selector.Query, selector.Path:
+			return
+		}
+	}
+	for i, m := range s.Methods {
+		if hash && (m == "GET" || m == "HEAD") && s.Dedup.Mode != "observe" {
+			d.warn(fmt.Sprintf("%s.methods[%d]", key, i), "a %s has no body, and identity.id is its hash: all of them are one event, which is delivered once; a challenge needs no method here", m)
+		}
+	}
 }
 
 // checkPathSelectors looks for path:name without a {name} in the path.

@@ -266,6 +266,25 @@ func TestAnUnsignedAccountIsAWarning(t *testing.T) {
 	}
 }
 
+// All GETs of a source whose id is the hash of the body are one event, and the second is answered 200 duplicate and delivered nowhere.
+func TestAGetWithoutAnIDIsAWarning(t *testing.T) {
+	with := func(id, methods, more string) string {
+		return strings.Replace(source, "id: header:X-Id", "id: \""+id+"\"", 1) + "    methods: [" + methods + "]\n    upstream: http://a\n" + more
+	}
+	for file, want := range map[string]bool{
+		with("body:sha256", "POST", ""): false, with("body:sha256", "POST, GET", ""): true, with("json:id | body:sha256", "GET", ""): true,
+		with("query:id | body:sha256", "GET", ""): false, with("json:id", "GET", ""): false, with("body:sha256", "GET", "    dedup: {mode: observe}\n"): false,
+	} {
+		warned := false
+		for _, w := range mustParse(t, file).Warnings {
+			warned = warned || strings.HasPrefix(w.Key, "sources.s.methods[")
+		}
+		if warned != want {
+			t.Errorf("warned %t:\n%s", warned, file)
+		}
+	}
+}
+
 const canary = "CANARY_5ecr3t_do_not_show"
 
 func TestASecretNeverShows(t *testing.T) {
