@@ -526,6 +526,27 @@ func (b *bed) kill() {
 	b.start()
 }
 
+// Where nobody knows what became of an attempt, it matters which consumer may have had it: not the one that the restart brought.
+func TestAnAttemptThatAKillCutsOffNamesItsUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Second} })
+		b.send("evt", "", "")
+		time.Sleep(time.Second)
+		before := b.name
+		b.name, b.source.Delivery.Upstream = "another", "another"
+		b.kill()
+		b.consumer.Plan(nil)
+		time.Sleep(time.Minute)
+		rec := b.find("evt")
+		attempts, err := b.engine.Attempts(t.Context(), rec.ID)
+		if err != nil || len(attempts) != 2 || attempts[0].Upstream != before || attempts[1].Upstream != "another" {
+			t.Errorf("%+v (%v), not of %s and another", attempts, err, before)
+		}
+	})
+}
+
 // At most once, also where it was the gateway that died during the attempt: nobody knows, so it waits for a decision, and what is newer with it.
 func TestKillDuringAnAttemptThatMustNotBeRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

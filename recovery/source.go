@@ -360,7 +360,10 @@ func entry(p *ordering.Policy, rec *event.Record, now time.Time) *ordering.Entry
 // cutOff is the transition for an attempt that a crash cut off: its outcome is unknown.
 func (s *Source) cutOff(rec event.Record) journal.Transition {
 	at := event.Attempt{N: rec.Attempts, Trigger: rec.LastTrigger, StartedAt: rec.LastAttemptAt, Outcome: event.OutcomeUnknown,
-		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.cfg.Load().up.name}
+		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.told.Upstream} // which it had then
+	if at.Upstream == "" {
+		at.Upstream = s.cfg.Load().up.name
+	}
 	rec.Unknown = true
 	rec.LastErrKind, rec.LastErrText, rec.LastStatus = at.ErrKind, at.ErrText, 0
 	rec.Reason, rec.NextAt = event.Retrying, s.r.steady()
