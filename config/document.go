@@ -154,13 +154,23 @@ func parseYAML(data []byte, doc *document, fail func(line, column int, message s
 	case errors.As(err, &le) && le.Mark.Line > 0:
 		fail(le.Mark.Line, max(le.Mark.Column, 1), "is no YAML: "+syntaxMessage(le.Message))
 	case err != nil && root.Content != nil:
-		fail(0, 0, "must hold one YAML document, not several")
+		fail(doc.next(root.Content[0].Line), 1, "must hold one YAML document, not several")
 	case errors.As(err, &le) && !strings.Contains(le.Message, "no documents"):
 		fail(0, 0, "is no YAML: "+syntaxMessage(le.Message))
 	default:
 		fail(0, 0, "is empty: it holds no YAML document")
 	}
 	return nil
+}
+
+// next is the line of the marker that ends the document which begins at a line.
+func (d *document) next(from int) int {
+	for i, l := range d.lines[from:] {
+		if strings.HasPrefix(l, "---") || strings.HasPrefix(l, "...") {
+			return from + i + 1
+		}
+	}
+	return from
 }
 
 // syntaxMessage is the parser's message, unless it quotes the file, which may hold a secret.

@@ -159,6 +159,8 @@ func (d *decoder) upstream(c *Config, source, key, text string, named []string) 
 		return
 	}
 	switch {
+	case text == "" && d.faulty[source+".delivery"], text != "" && d.faulty["upstreams"] && !strings.Contains(text, "://"):
+		// What could not be read may have said it.
 	case text == "":
 		d.fail(source+".upstream", "give a URL or a name under upstreams", "is missing")
 	case strings.Contains(text, "://"):

@@ -311,7 +311,11 @@ func (s *Spec) checkLocation(f *faults) {
 	if s.Header == "" && s.Location == "" {
 		f.add("header", "say which header has the signature (or location)")
 	} else if _, err := parseLocation(s); err != nil {
-		f.add("location", "%v", err)
+		field := "location"
+		if s.Header != "" {
+			field = "header"
+		}
+		f.add(field, "%v", err)
 	}
 }
 
