@@ -124,3 +124,25 @@ func TestADecisionMovesNoCursorBack(t *testing.T) {
 		}
 	})
 }
+
+// A version that comes as soon as a newer one can be seen to be delivered is told that it is stale, also where its sender is not kept waiting. It was told that it
+// was accepted, and then was stale.
+func TestStaleAsSoonAsTheNewerOneIsDelivered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, disk := newSlowBed(t, func(s *recovery.SourceConfig) {
+			s.Ordering.Policy, s.Ordering.Start, s.Delivery.Mode = "reject_stale", "first_seen", "store"
+		})
+		b.up()
+		told := make(chan recovery.Handled, 1)
+		disk.meanwhile = func(rec *event.Record) {
+			if rec.EventID == "v2" && rec.State == event.Delivered {
+				beside(func() { told <- b.version(1) })
+			}
+		}
+		b.version(2)
+		time.Sleep(time.Minute)
+		if h := <-told; h.Outcome != recovery.Stale || b.arrivals() != "2" {
+			t.Errorf("its sender was told %v, and the consumer saw %s; want %v and 2", h.Outcome, b.arrivals(), recovery.Stale)
+		}
+	})
+}

@@ -382,6 +382,12 @@ func (s *Source) hold(id event.ID) event.Record {
 func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *ordering.Entry) (*lane, ordering.Decision, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if l := s.lanes[rec.Resource]; l != nil && c.Delivery.Mode == "store" && e.Version.Known() && l.Flying() != nil && !l.Flying().Version.Less(e.Version) {
+		s.mu.Unlock()
+		s.cursors.Lock() // one that can be seen to be delivered has landed: who came before it is told that it is stale
+		s.cursors.Unlock()
+		s.mu.Lock()
+	}
 	if s.lanes[rec.Resource] == nil && len(s.lanes) >= c.Resources {
 		return nil, 0, nil
 	}
