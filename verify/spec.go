@@ -240,6 +240,14 @@ func (s *Spec) Check() error {
 			f.add(field, "not a pattern: %v", err)
 		}
 	}
+	for name := range s.Require {
+		if _, err := selector.Parse("header:" + name); err != nil {
+			f.add("require", "%v", err)
+		}
+	}
+	if len(s.Fields) == 0 && slices.Contains([]string{"fields", "parameters", "tagged", "pairs", "wrapped"}, s.Format) {
+		f.add("fields", "say under which names format %s has signatures", s.Format)
+	}
 	if s.Header != "" && s.Location != "" {
 		f.add("location", "header and location exclude each other")
 	}

@@ -79,9 +79,10 @@ func TestCompileRefusesSecretsThatProveNothing(t *testing.T) {
 }
 
 func TestCheckNamesEveryFault(t *testing.T) {
-	s := Spec{Mode: "off", Scheme: "hmac", Algorithm: "md4", Encoding: "octal", Header: "X Y", Signed: "{body}{nope}", Tolerance: -1, Unit: "min", Refuse: "("}
+	s := Spec{Mode: "off", Scheme: "hmac", Algorithm: "md4", Encoding: "octal", Header: "X Y", Signed: "{body}{nope}", Tolerance: -1, Unit: "min", Refuse: "(",
+		Format: "fields", Require: map[string]string{"X Y": "1"}}
 	err := s.Check()
-	for _, field := range []string{"mode:", "algorithm:", "encoding:", "header:", "signed:", "tolerance:", "unit:", "refuse:"} {
+	for _, field := range []string{"mode:", "algorithm:", "encoding:", "header:", "signed:", "tolerance:", "unit:", "refuse:", "fields:", "require:"} {
 		if err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("%s is not in %v", field, err)
 		}
