@@ -121,8 +121,8 @@ type checkpointState struct {
 	covers  int64 // see Engine.covers
 }
 
-// indexVersion is that of the index's entries: one of another version is rebuilt. 2: records are in leaves.
-const indexVersion = 2
+// indexVersion is that of the index's entries: one of another version is rebuilt. 3: records are in leaves, or on their own.
+const indexVersion = 3
 
 func (s *checkpointState) encode(b []byte) []byte {
 	b = append(b, indexVersion)

@@ -113,23 +113,6 @@ func (w *flusher) set(key, value []byte) {
 	w.writes.set(key, value)
 }
 
-// leaf writes a leaf, in which items are new.
-func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
-	if w.err != nil {
-		return
-	}
-	value, was, err := l.merge(w.ix.arena[len(w.ix.arena):], w.snap, number, items)
-	w.key = appendSeqKey(w.key[:0], prefixRecord, event.Seq(number))
-	switch {
-	case err != nil:
-		w.err = err
-	case len(value) > 0:
-		w.set(w.key, value)
-	case was:
-		w.remove(w.key)
-	}
-}
-
 // item writes what the index has of an event beside its record.
 func (w *flusher) item(seq event.Seq, it *item) {
 	now := it.listed()

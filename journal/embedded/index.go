@@ -21,6 +21,7 @@ import (
 // rebuilt from the log when in doubt. Keys begin with a letter:
 //
 //	r leaf       the records of 8 events, see leaf: appendItem, with the last attempt
+//	o seq        the record of an event that is too large for that
 //	a seq n      an attempt before the last
 //	k key        event number under a claimed key or an alias
 //	t state seq  events in each state but delivered
@@ -52,6 +53,7 @@ type index struct {
 
 const (
 	prefixRecord   = 'r'
+	prefixOwn      = 'o'
 	prefixAttempt  = 'a'
 	prefixKey      = 'k'
 	prefixState    = 't'

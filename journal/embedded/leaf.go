@@ -16,33 +16,50 @@ import (
 
 // A leaf is one entry of the index with the records of 8 consecutive events, those that are there: what an event costs in Badger goes by entries and bytes, and
 // events in a row are much alike, so that they take a third of their bytes together. Encoded it is a Snappy block of, for each record in order, the event's place
-// in the leaf, a length and appendItem.
+// in the leaf, a length and appendItem. A record that is large, by what the upstream answered, has an entry of its own (o), and the leaf only its place, with no length: else
+// whoever changes one of the eight would write all that again.
 type leaf struct {
 	number  uint64
 	n       int
 	places  [leafEvents]byte
-	records [leafEvents][]byte // they alias what it was decoded from, or buf
+	records [leafEvents][]byte // they alias buf; empty where the record has an entry of its own, until fetch
 	buf     []byte
 }
 
 const (
 	leafEvents  = 8
 	leafMaximum = 1 << 20 // bytes decoded
+	leafRecord  = 512     // bytes of a record beyond which it is large
 )
 
 func leafOf(seq event.Seq) uint64 { return uint64(seq) / leafEvents }
 
 func leafKey(leaf uint64) []byte { return seqKey(prefixRecord, event.Seq(leaf)) }
 
+func ownKey(seq event.Seq) []byte { return seqKey(prefixOwn, seq) }
+
 // seq is the event of the i-th record.
 func (l *leaf) seq(i int) event.Seq { return event.Seq(l.number*leafEvents + uint64(l.places[i])) }
 
-// find is the record of an event; nil if the leaf does not have it.
-func (l *leaf) find(seq event.Seq) []byte {
-	if i := bytes.IndexByte(l.places[:l.n], byte(seq%leafEvents)); i >= 0 && leafOf(seq) == l.number {
-		return l.records[i]
+// find is where the leaf has the record of an event; -1 if it does not.
+func (l *leaf) find(seq event.Seq) int {
+	if leafOf(seq) != l.number {
+		return -1
 	}
-	return nil
+	return bytes.IndexByte(l.places[:l.n], byte(seq%leafEvents))
+}
+
+// fetch reads the i-th record if it has an entry of its own.
+func (l *leaf) fetch(s *snapshot, i int) error {
+	if len(l.records[i]) > 0 {
+		return nil
+	}
+	b, err := s.get(ownKey(l.seq(i)))
+	if err == nil && len(b) == 0 {
+		err = fmt.Errorf("index entry of event %d: %w", l.seq(i), errCodec)
+	}
+	l.records[i] = b
+	return err
 }
 
 // decode reads an encoded leaf into memory that the leaf keeps for the next.
@@ -71,9 +88,13 @@ func (l *leaf) decode(number uint64, b []byte) error {
 	return nil
 }
 
-// decodeEntry reads the leaf at which a walk stands.
-func (l *leaf) decodeEntry(entry *badger.Item) error {
-	return entry.Value(func(b []byte) error { return l.decode(uint64(seqOf(entry.Key())), b) })
+// decodeEntry reads the leaf at which a walk stands, with the large records.
+func (l *leaf) decodeEntry(s *snapshot, entry *badger.Item) error {
+	err := entry.Value(func(b []byte) error { return l.decode(uint64(seqOf(entry.Key())), b) })
+	for i := 0; i < l.n && err == nil; i++ {
+		err = l.fetch(s, i)
+	}
+	return err
 }
 
 // leaves are those that nobody uses.
@@ -86,7 +107,7 @@ func (l *leaf) release() {
 	}
 }
 
-// readLeaf reads a leaf; it is empty where there is none.
+// readLeaf reads a leaf without the large records; it is empty where there is none.
 func (s *snapshot) readLeaf(l *leaf, number uint64) error {
 	entry, err := s.txn.Get(leafKey(number))
 	if errors.Is(err, badger.ErrKeyNotFound) {
@@ -96,7 +117,7 @@ func (s *snapshot) readLeaf(l *leaf, number uint64) error {
 	if err != nil {
 		return err
 	}
-	return l.decodeEntry(entry)
+	return entry.Value(func(b []byte) error { return l.decode(number, b) })
 }
 
 // item is an event's item as the index has it; nil if there is none.
@@ -106,11 +127,14 @@ func (s *snapshot) item(seq event.Seq) (*item, error) {
 	if err := s.readLeaf(l, leafOf(seq)); err != nil {
 		return nil, err
 	}
-	record := l.find(seq)
-	if record == nil {
+	i := l.find(seq)
+	if i < 0 {
 		return nil, nil
 	}
-	return decodeRecordOf(seq, bytes.Clone(record))
+	if err := l.fetch(s, i); err != nil {
+		return nil, err
+	}
+	return decodeRecordOf(seq, bytes.Clone(l.records[i]))
 }
 
 // decodeRecordOf decodes a record of the index, which the item aliases.
@@ -128,7 +152,7 @@ func (s *snapshot) eachRecord(fn func(seq event.Seq, record []byte) error) error
 	defer walk.Close()
 	var l leaf
 	for walk.Rewind(); walk.Valid(); walk.Next() {
-		err := l.decodeEntry(walk.Item())
+		err := l.decodeEntry(s, walk.Item())
 		for i := 0; i < l.n && err == nil; i++ {
 			err = fn(l.seq(i), l.records[i])
 		}
@@ -154,7 +178,12 @@ func (r *leafReader) record(seq event.Seq) ([]byte, error) {
 		}
 		r.read = true
 	}
-	return r.leaf.find(seq), nil
+	i := r.leaf.find(seq)
+	if i < 0 {
+		return nil, nil
+	}
+	err := r.leaf.fetch(r.snap, i)
+	return r.leaf.records[i], err
 }
 
 // A leafWriter puts leaves together.
@@ -162,42 +191,66 @@ type leafWriter struct {
 	old           leaf
 	plain, record []byte
 	events        [leafEvents]*item
+	large         [leafEvents]bool // the record is, before
 }
 
-// merge appends to to what the leaf is once items, which are all of it and in order, have taken the place of what it was. It reads the leaf unless they are all that fit.
-// Where nothing is left it appends nothing; was says whether there was something.
-func (w *leafWriter) merge(to []byte, s *snapshot, number uint64, items []*item) (_ []byte, was bool, err error) {
-	w.old.number, w.old.n = number, 0
-	if len(items) < leafEvents {
-		if err := s.readLeaf(&w.old, number); err != nil {
-			return to, false, err
-		}
-	}
-	was = w.old.n > 0
-	clear(w.events[:])
+// leaf writes a leaf in which items, in order, take the place of what was there. It reads the leaf unless it is new.
+func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
+	l.old.number, l.old.n, l.large = number, 0, [leafEvents]bool{}
+	clear(l.events[:])
+	isNew := len(items) == leafEvents
 	for _, it := range items {
-		w.events[it.id.Seq()%leafEvents] = it
-		was = was || it.was.present
+		l.events[it.id.Seq()%leafEvents] = it
+		isNew = isNew && !it.was.present
 	}
-	b := w.plain[:0]
-	for place, it := range w.events {
-		record := w.record[:0]
-		switch {
-		case it == nil:
-			record = w.old.find(event.Seq(number*leafEvents) + event.Seq(place))
-		case !it.removed:
-			record = appendItem(record, it)
-			w.record = record
+	if !isNew && w.err == nil {
+		w.err = w.snap.readLeaf(&l.old, number)
+	}
+	if w.err != nil {
+		return
+	}
+	var old [leafEvents][]byte
+	for i := range l.old.n {
+		place := l.old.places[i]
+		old[place], l.large[place] = l.old.records[i], len(l.old.records[i]) == 0
+	}
+	b := l.plain[:0]
+	for place, it := range l.events {
+		record, kept := old[place], old[place] != nil
+		large := l.large[place]
+		if it != nil {
+			record, kept, large = nil, !it.removed, false
+			if kept {
+				l.record = appendItem(l.record[:0], it)
+				record, large = l.record, len(l.record) > leafRecord
+			}
+			w.own(event.Seq(number*leafEvents)+event.Seq(place), record, large, l.large[place])
 		}
-		if len(record) > 0 {
+		switch {
+		case large:
+			b = append(b, byte(place), 0)
+		case kept:
 			b = append(binary.AppendUvarint(append(b, byte(place)), uint64(len(record))), record...)
 		}
 	}
-	w.plain = b
-	if len(b) == 0 {
-		return to, was, nil
+	l.plain = b
+	w.key = appendSeqKey(w.key[:0], prefixRecord, event.Seq(number))
+	switch {
+	case len(b) > 0:
+		to := slices.Grow(w.ix.arena[len(w.ix.arena):], s2.MaxEncodedLen(len(b)))
+		w.set(w.key, s2.EncodeSnappy(to[:cap(to)], b))
+	case l.old.n > 0:
+		w.remove(w.key)
 	}
-	n := len(to)
-	to = slices.Grow(to, s2.MaxEncodedLen(len(b)))
-	return to[:n+len(s2.EncodeSnappy(to[n:cap(to)], b))], was, nil
+}
+
+// own writes or removes the entry of a record of its own.
+func (w *flusher) own(seq event.Seq, record []byte, large, was bool) {
+	w.key = appendSeqKey(w.key[:0], prefixOwn, seq)
+	switch {
+	case large:
+		w.set(w.key, append(w.ix.arena[len(w.ix.arena):], record...))
+	case was:
+		w.remove(w.key)
+	}
 }

@@ -35,6 +35,13 @@ func TestLeavesHoldWhatWasFlushedLast(t *testing.T) {
 			if !it.setBody(appendRecord(nil, &a.Record)) {
 				t.Fatal("body")
 			}
+			if rnd.IntN(3) == 0 { // some records are too large for a leaf
+				excerpt := make([]byte, rnd.IntN(2*leafRecord))
+				for i := range excerpt {
+					excerpt[i] = byte(rnd.Uint32())
+				}
+				it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: excerpt}))
+			}
 			_, it.was.present = want[seq]
 			l.items[seq] = it
 		}
@@ -78,7 +85,61 @@ func TestLeavesHoldWhatWasFlushedLast(t *testing.T) {
 		if !maps.Equal(keys, full) {
 			t.Fatalf("round %d: the leaves %v are there, %v have records", round, slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(full)))
 		}
+		var own, large []event.Seq
+		must(t, s.eachKey([]byte{prefixOwn}, func(key []byte) bool { own = append(own, seqOf(key)); return true }))
+		for seq, record := range want {
+			if len(record) > leafRecord {
+				large = append(large, seq)
+			}
+		}
+		if slices.Sort(large); !slices.Equal(own, large) {
+			t.Fatalf("round %d: %v have entries of their own, %v are large", round, own, large)
+		}
 		s.release()
+	}
+}
+
+// TestASparseFlushWritesWhatItIsAbout: one of eight events has changed, and the other seven have what an upstream answered: that is not written again.
+func TestASparseFlushWritesWhatItIsAbout(t *testing.T) {
+	o, err := Options{Dir: memDir(t), Log: quiet}.withDefaults()
+	must(t, err)
+	ix, err := openIndex(o.Dir, &o)
+	must(t, err)
+	defer func() { must(t, ix.close()) }()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	flush := func(every int, excerpt int, present bool) {
+		l := newLayer()
+		for seq := event.Seq(leafEvents); seq < 40*leafEvents; seq += event.Seq(every) {
+			a := sample(int(seq))
+			it := &item{id: event.MakeID(a.Record.ReceivedAt, seq, 1), keys: a.Keys, claimed: 1, was: indexed{present: present}}
+			if !it.setBody(appendRecord(nil, &a.Record)) {
+				t.Fatal("body")
+			}
+			answer := make([]byte, excerpt)
+			for i := range answer {
+				answer[i] = byte(rnd.Uint32())
+			}
+			it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: answer}))
+			l.items[seq] = it
+		}
+		s := ix.snapshot()
+		must(t, ix.flush(l, s, []byte("state")))
+		s.release()
+	}
+	flush(1, 4096, false)
+	flush(leafEvents, 0, true)
+	s := ix.snapshot()
+	defer s.release()
+	must(t, s.each([]byte{prefixRecord}, func(_, value []byte) bool {
+		if len(value) > leafEvents*leafRecord {
+			t.Errorf("a leaf of %d bytes", len(value))
+		}
+		return true
+	}))
+	own := 0
+	must(t, s.eachKey([]byte{prefixOwn}, func([]byte) bool { own++; return true }))
+	if own != 39*(leafEvents-1) {
+		t.Errorf("%d records have entries of their own", own)
 	}
 }
 

@@ -178,7 +178,7 @@ func (s *scan) walkRecords(it *badger.Iterator, lo, hi event.Seq) error {
 	}
 	s.walks++
 	for it.Seek(leafKey(leafOf(from))); it.Valid() && !s.full(); it.Next() {
-		if err := s.leaf.decodeEntry(it.Item()); err != nil {
+		if err := s.leaf.decodeEntry(s.v.snap, it.Item()); err != nil {
 			return err
 		}
 		for i := range s.leaf.n {

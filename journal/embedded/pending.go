@@ -100,7 +100,7 @@ func (w *pendingWalk) claim() (first event.Seq, before, done chan struct{}) {
 
 // read reads pages and hands them over, each in its turn, until there are no more or one has failed.
 func (w *pendingWalk) read(ctx context.Context) {
-	p := &pendingPage{list: w.snap.walk([]byte{prefixState, byte(event.Pending)}, false), records: w.snap.walk([]byte{prefixRecord}, false)}
+	p := &pendingPage{snap: w.snap, list: w.snap.walk([]byte{prefixState, byte(event.Pending)}, false), records: w.snap.walk([]byte{prefixRecord}, false)}
 	defer p.close()
 	for failed := false; !failed; {
 		first, before, done := w.claim()
@@ -127,6 +127,7 @@ func (w *pendingWalk) read(ctx context.Context) {
 
 // A pendingPage reads page after page.
 type pendingPage struct {
+	snap          *snapshot
 	list, records *badger.Iterator
 	leaf          leaf
 	page          []event.Record
@@ -154,7 +155,7 @@ func (p *pendingPage) read(first event.Seq) error {
 		if !p.records.Valid() {
 			break
 		}
-		if err := p.leaf.decodeEntry(p.records.Item()); err != nil {
+		if err := p.leaf.decodeEntry(p.snap, p.records.Item()); err != nil {
 			return err
 		}
 		n := len(p.page)

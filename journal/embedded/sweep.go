@@ -194,7 +194,7 @@ func (e *Engine) findDue(ctx context.Context, now int64, limit int) (*due, error
 walk:
 	for records.Seek(leafKey(leafOf(d.walked))); records.Valid() && d.n < limit; records.Next() {
 		var l leaf // the items keep its memory
-		if err := l.decodeEntry(records.Item()); err != nil {
+		if err := l.decodeEntry(v.snap, records.Item()); err != nil {
 			return nil, e.indexError(err)
 		}
 		for i := 0; i < l.n && d.n < limit; i++ {
