@@ -280,23 +280,14 @@ func (s *Server) bounded(c *conn) {
 	if most := s.cfg.Load().MaxRequests; most > 0 && n > int64(most) {
 		c.shed()
 	} else {
-		room := answerRooms.Get().(*[answerRoom]byte)
-		defer answerRooms.Put(room)
-		c.room = room[:0]
 		c.fill()
 		s.handle(c)
 	}
 	s.requests.Add(-1) // before the answer leaves: who has read it may send the next at once
 	c.unreserve()
 	c.answer(&c.reply)
-	c.reply, c.room = Answer{}, nil
+	c.reply = Answer{}
 }
-
-// answerRooms holds room for header lines of answers.
-var answerRooms = sync.Pool{New: func() any { return new([answerRoom]byte) }}
-
-// answerRoom is the size in bytes of the room for an answer's header lines.
-const answerRoom = 512
 
 // handle calls the Handler, and survives it.
 func (s *Server) handle(c *conn) {
@@ -306,7 +297,7 @@ func (s *Server) handle(c *conn) {
 			c.reply = Answer{Status: 500, Head: problemHead, Body: problems[500], Close: true}
 		}
 	}()
-	c.reply = Answer{Head: c.room}
+	c.reply = Answer{Head: c.buf[len(c.buf):]}
 	s.handler.Handle(s.base, &c.req, &c.reply)
 	if c.reply.Status < 200 || c.reply.Status > 999 {
 		s.log.Error("handler gave no valid status", "status", c.reply.Status)

@@ -69,7 +69,6 @@ type conn struct {
 
 	req    event.Request
 	reply  Answer
-	room   []byte // for an answer's header lines; only while a request is handled
 	closed atomic.Bool
 }
 
@@ -86,6 +85,9 @@ var headBufs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &
 
 // apartAbove is the length in bytes above which a body has memory of its own, which grows as it comes in.
 const apartAbove = 16 << 10
+
+// answerRoom is the least room in bytes for the header lines of an answer, in buf behind the request.
+const answerRoom = 512
 
 // bodyStep is the least room in bytes for a body apart; it doubles as the body comes in.
 const bodyStep = 2 << 10
@@ -143,6 +145,7 @@ func (c *conn) read() error {
 			return err
 		}
 	}
+	c.buf = slices.Grow(c.buf, answerRoom)
 	if !c.apart {
 		c.body = c.buf[c.head.pos:c.ok:c.ok]
 	}
