@@ -27,6 +27,7 @@ type runner struct {
 	lines   map[event.ResourceKey]*resumeLine // resources with an event that has not ended
 	held    int                               // events in lines that wait for the one before
 	taken   event.Seq                         // the selection has been looked at up to here
+	seen    int64                             // so many events were in it
 }
 
 // resumeLine is what waits behind an event of the same resource where no lane keeps the order.
@@ -85,6 +86,10 @@ func (w *runner) take(rec *event.Record, id string) error {
 	if w.j.open && (rec == nil || rec.ReplayID != w.j.Replay.ID) {
 		return nil
 	}
+	w.seen++
+	w.j.mu.Lock()
+	w.j.Replay.Total = max(w.j.Replay.Total, w.seen) // some may have failed since they were counted
+	w.j.mu.Unlock()
 	if rec == nil {
 		w.skip(nil, id, SkipUnknownEvent)
 		return nil

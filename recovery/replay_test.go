@@ -281,6 +281,32 @@ func TestAResumedReplayLeavesWhatAnotherHasTakenOver(t *testing.T) {
 	}
 }
 
+// What fails while a replay of what failed is under way is sent by it, too, where it comes across it: it counts for the total, which was less than what was sent.
+func TestAReplaysTotalHoldsWhatFailedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
+		refused(b, 2)
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+		b.send("evt_2", "", "") // fails when its attempts are used up
+		b.consumer.Plan(func(seen *hooktest.Seen, _ int) hooktest.Answer {
+			if seen.Header.Get("Hooktender-Replay") != "" {
+				return hooktest.Answer{}
+			}
+			return hooktest.Answer{Status: 503}
+		})
+		v := b.replayFailed(1e-3)
+		if v.Total != 2 {
+			t.Fatalf("%+v", v)
+		}
+		time.Sleep(15 * time.Minute)
+		b.kill()
+		time.Sleep(2 * time.Hour)
+		if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "done" || v.Sent != 3 || v.Replayed != 3 || v.Total != 3 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
+
 // What another replay has made of an event just before is not how this one ended.
 func TestAReplayCountsItsOwnEndOfAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
