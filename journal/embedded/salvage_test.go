@@ -388,6 +388,31 @@ func TestSalvageCountsWhatIsLeft(t *testing.T) {
 	}
 }
 
+// Of three events in a row whose first frames are lost a change is left of the second: the others are missing, both.
+func TestEventsAroundOneThatIsLeftAreMissing(t *testing.T) {
+	m := newMachine()
+	o := m.options(memDir(t))
+	e := start(t, o)
+	accept(t, e, journal.Synced, m.sample(0))
+	var lost []int64
+	var second event.Record
+	for i := range 3 {
+		lost = append(lost, e.wal.offset)
+		if r := accept(t, e, journal.Synced, m.sample(1+i)).Record; i == 1 {
+			second = r
+		}
+	}
+	m.settle(t, e, second, event.Delivered, 0)
+	accept(t, e, journal.Synced, m.sample(4))
+	must(t, e.Close())
+	for _, at := range lost {
+		flip(t, segmentFiles(t, o.Dir)[0], at+20)
+	}
+	if r, err := Check(t.Context(), o.Dir, nil, nil); err != nil || r.MissingEvents != 2 || r.MissingChanges != 3 {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
 func wipe(t *testing.T, path string, at int64, n int) { overwrite(t, path, at, make([]byte, n)) }
 
 func rubbish(t *testing.T, path string, at int64, n int) {

@@ -449,8 +449,10 @@ func (v *survey) count(f *frame) {
 		v.next, v.first = seq+1, seq
 	case v.next == 0 || seq < v.first:
 	case seq >= v.next:
+		lost := v.lost
 		v.skip(seq)
 		v.next = seq + 1
+		v.lost = lost && f.kind != kindAccept // of what was accepted in the lost frames, a change may be left of one and nothing of the next
 	case v.report.MissingEvents > 0 && !slices.ContainsFunc(v.left, func(r [2]event.Seq) bool { return r[0] <= seq && seq < r[1] }):
 		v.report.MissingEvents-- // it was taken to be missing
 	}
