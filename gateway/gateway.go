@@ -264,6 +264,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var deliveries sync.WaitGroup
 	deliveries.Go(func() { report(errs, g.recovery.Run(recoveryCtx)) })
 	work.Go(func() { g.sweep(loopCtx) })
+	work.Go(func() { g.gone(loopCtx) })
 	work.Go(func() { g.watchFiles(loopCtx) })
 	work.Go(func() { g.trim(loopCtx) })
 	var public sync.WaitGroup
@@ -333,6 +334,28 @@ func (g *Gateway) sweepPause() time.Duration {
 	defer g.mu.Unlock()
 	r := &g.cfg.Retention
 	return min(time.Minute, max(time.Second, min(r.Dedup, r.Payload, r.Record, r.DeadLetter)/8))
+}
+
+// How often gone looks, and for how long a source or an upstream that a reload has removed must have been idle: several scrapes see its last numbers.
+const (
+	goneInterval = time.Minute
+	goneAfter    = 5 * time.Minute
+)
+
+// gone lets go of sources and upstreams that no configuration names any more, with their series, until ctx ends.
+func (g *Gateway) gone(ctx context.Context) {
+	t := time.NewTicker(goneInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			g.reloading.Lock() // the series of a source are made before the source is
+			g.metrics.Keep(g.recovery.Retire(goneAfter))
+			g.reloading.Unlock()
+		}
+	}
 }
 
 // sweep applies retention: often a little, and at once again while there is more to do.

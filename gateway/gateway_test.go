@@ -176,6 +176,72 @@ func TestAReloadSaysWhatWaitsForARestart(t *testing.T) {
 	}
 }
 
+// The series of a source and an upstream that a reload has taken out stay for some scrapes, and go then. One that comes back begins at 0.
+func TestSeriesOfWhatIsGoneGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, text := t.TempDir(), sources
+		b, err := hooktest.NewBubble(dir, sources, env, func(o *gateway.Options) {
+			o.Load = func() (*config.Config, error) {
+				head := fmt.Sprintf("version: 1\nlisten: %q\nadmin: {listen: %q}\ndata_dir: %q\njournal: {min_free: 0, allow_tmpfs: true}\n", hooktest.PublicAddr, hooktest.AdminAddr, dir)
+				return config.Parse("bubble.yaml", []byte(head+text), env)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			b.Down()
+			_ = b.Stop()
+		}()
+		if err := b.Up(); err != nil {
+			t.Fatal(err)
+		}
+		reload := func(to string) {
+			t.Helper()
+			text = to
+			if status, body, err := b.AdminPost("/v1/config/reload", "{}"); status != 200 || err != nil {
+				t.Fatal(status, string(body), err)
+			}
+		}
+		post := func(path string) {
+			t.Helper()
+			if status, _, err := b.Post(path, hooktest.Custom(secret, hooktest.CustomBody(path, "t", "", ""), time.Now())); status != 200 || err != nil {
+				t.Fatal(path, status, err)
+			}
+		}
+		shows := func(line string) bool {
+			t.Helper()
+			_, body, err := b.Admin("/metrics")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Contains(string(body), line)
+		}
+		const (
+			requests = `hooktender_requests_total{source="s",outcome="delivered"} `
+			attempts = `hooktender_attempts_total{upstream="app",outcome="delivered"} `
+		)
+		post("/s")
+		reload(strings.NewReplacer("  s:", "  other:", "/s", "/other", "app", "consumer").Replace(sources))
+		post("/other")
+		time.Sleep(4 * time.Minute)
+		if !shows(requests+"1") || !shows(attempts+"1") {
+			t.Error("they are gone before anybody could see the last")
+		}
+		time.Sleep(10 * time.Minute)
+		if shows(`source="s"`) || shows(`upstream="app"`) {
+			t.Error("they stay")
+		}
+		if !shows(`requests_total{source="other",outcome="delivered"} 1`) || !shows(`requests_total{source="",outcome="not_found"} 0`) || !shows(`attempts_total{upstream="consumer",outcome="delivered"} 1`) {
+			t.Error("so do those of what is there")
+		}
+		reload(sources)
+		if !shows(requests+"0") || !shows(attempts+"0") {
+			t.Error("what comes back does not begin at 0")
+		}
+	})
+}
+
 // A file that is valid, but not for what runs, is refused as loudly as one that is not valid: the admin port is open to others until the
 // restart that moves it to loopback, so its tokens may not go before.
 func TestAReloadThatCannotTakeEffectIsLogged(t *testing.T) {

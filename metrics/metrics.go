@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"maps"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -142,7 +143,7 @@ func New() *Set {
 	return s
 }
 
-// Source gives the numbers of a source; the name "" is for requests that belong to none. They stay when a source goes: counters never
+// Source gives the numbers of a source; the name "" is for requests that belong to none. They stay until Keep drops them: counters never
 // go down.
 func (s *Set) Source(name string) *Source {
 	return lookup(&s.mu, s.sources, name, func() *Source {
@@ -160,6 +161,14 @@ func (s *Set) Upstream(name string) *Upstream {
 // Provider gives the numbers of a provider preset.
 func (s *Set) Provider(name string) *Provider {
 	return lookup(&s.mu, s.providers, name, func() *Provider { return &Provider{Verify: newHistogram(verifyBounds, 1e-9)} })
+}
+
+// Keep drops the series of every source and upstream that is not named. One that comes back begins at 0. Whoever still has its numbers counts unseen.
+func (s *Set) Keep(sources, upstreams map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.sources, func(name string, _ *Source) bool { return name != "" && !sources[name] })
+	maps.DeleteFunc(s.upstreams, func(name string, _ *Upstream) bool { return !upstreams[name] })
 }
 
 func lookup[T any](mu *sync.RWMutex, m map[string]*T, name string, make func() *T) *T {

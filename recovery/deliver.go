@@ -53,6 +53,10 @@ type Submission struct {
 // sub is changed, and holds the Result; neither it nor the payload, which may alias the request, is used once Deliver has returned. An error means that nothing is known to be stored; journal.ErrFull
 // and journal.ErrFailed are answered 503.
 func (s *Source) Deliver(ctx context.Context, sub *Submission) (Handled, error) {
+	if !s.enter() { // its request began long before a reload took the source away
+		return Handled{Outcome: Unavailable}, nil
+	}
+	defer s.exit()
 	c := s.cfg.Load()
 	if s.pending.Load() >= int64(c.Pending) {
 		return Handled{Outcome: Unavailable}, nil

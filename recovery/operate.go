@@ -104,10 +104,11 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 		if why := r.whySkip(ctx, &rec, force); why != "" {
 			return rec, why, nil
 		}
-		s := r.Source(rec.Source)
+		s := r.use(rec.Source)
 		if s == nil {
 			return rec, "", ErrUnknownSource
 		}
+		defer s.exit()
 		waited := rec.State == event.Pending
 		s.again(&rec, replay, force)
 		if !force {

@@ -75,7 +75,7 @@ type Recovery struct {
 	sources   map[string]*Source
 	upstreams map[string]*upstream
 	loaded    bool
-	orphans   map[string]int // pending events of sources that were not configured when Load read them
+	orphans   map[string]int // pending events of sources that were not configured, for the log; of Load
 
 	flights sync.Pool      // of *flight
 	crew    crew           // makes the attempts that no request makes itself
@@ -113,12 +113,16 @@ func New(o Options) *Recovery {
 }
 
 // Apply sets upstreams and sources, at start and on reload, one call at a time. Sources that are no longer named keep delivering what is pending to
-// the upstream they had; what is pending of one that was not named since Load is taken up. On an error nothing has changed that matters.
+// the upstream they had; what is pending of one that was not there is taken up. On an error nothing has changed that matters.
 func (r *Recovery) Apply(c Config) error {
 	fresh, err := r.apply(c)
+	var counts []journal.Count
+	if len(fresh) > 0 && err == nil {
+		counts, err = r.journal.Counts(context.Background())
+	}
 	for _, s := range fresh {
 		if err == nil {
-			err = r.takeUp(context.Background(), s)
+			err = r.takeUp(context.Background(), s, counts)
 		}
 		s.arrives.Store(false)
 		s.attach() // not before: the order is that of all that waits
@@ -382,11 +386,11 @@ func (s *Source) recall(ctx context.Context) error {
 }
 
 // takeUp puts into the schedule what was pending of a source that a reload has brought back.
-func (r *Recovery) takeUp(ctx context.Context, s *Source) error {
-	if err := s.recall(ctx); err != nil || r.orphans[s.name] == 0 {
+func (r *Recovery) takeUp(ctx context.Context, s *Source, counts []journal.Count) error {
+	waits := func(c journal.Count) bool { return c.Source == s.name && c.State == event.Pending && c.N > 0 }
+	if err := s.recall(ctx); err != nil || !slices.ContainsFunc(counts, waits) {
 		return err
 	}
-	delete(r.orphans, s.name)
 	q := journal.Query{Source: s.name, States: []event.State{event.Pending}, Asc: true, Limit: 500}
 	for {
 		page, err := r.journal.List(ctx, q)

@@ -242,7 +242,8 @@ func (w *runner) start(recs []event.Record) error {
 	waited := make([]bool, len(recs))
 	for i := range recs {
 		rec := recs[i]
-		if s := w.r.Source(rec.Source); s != nil {
+		if s := w.r.use(rec.Source); s != nil {
+			defer s.exit()
 			waited[i] = rec.State == event.Pending
 			s.again(&rec, w.j.Replay.ID, w.j.Spec.Force)
 		} else {

@@ -17,7 +17,7 @@ func (u *upstream) run(ctx context.Context) {
 	due := line{shares: map[*Source]int{}}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for u.r.running.Load() && ctx.Err() == nil {
+	for u.r.running.Load() && ctx.Err() == nil && !u.gone.Load() {
 		now := time.Now()
 		next, more := u.collect(&due, now)
 		u.release(&due)

@@ -25,6 +25,8 @@ type Source struct {
 	unlaned atomic.Bool  // a reload has changed the order: what waits without a lane may need one
 	pending atomic.Int64 // events in state pending
 	held    atomic.Int64 // of these, reason held
+	users   atomic.Int64 // calls under way that may make something pending; below 0: it is let go, and nothing may
+	idle    time.Time    // since when Retire has found it unwanted; zero = it is wanted
 
 	told had // in the journal; of Load and Apply
 

@@ -25,6 +25,8 @@ type upstream struct {
 	untold bool         // the journal still has the breaker of another address; of Load and Apply
 	memory sync.Mutex   // held by remember
 	named  bool         // in the configuration; guarded by Recovery.mu
+	idle   time.Time    // since when Retire has found it unwanted; zero = it is wanted
+	gone   atomic.Bool  // it is let go: its loop ends
 
 	mu       sync.Mutex
 	cfg      forward.Config
