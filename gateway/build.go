@@ -120,12 +120,15 @@ func (g *Gateway) Enroll(source string, d time.Duration) (until time.Time, err e
 }
 
 // take keeps a secret that came with a request, if it was waited for, and lets the source verify with it from the next request on.
-func (g *Gateway) take(c *config.Source, secret verify.Secret) bool {
+// Of those that nobody waited for, which anybody can send, it writes few lines to the log.
+func (g *Gateway) take(c *config.Source, secret verify.Secret, untaken *proxy.Lines) bool {
 	if len(c.Secrets) > 0 {
 		return false
 	}
 	if err := g.enrolled.Take(c.Name, secret, time.Now()); err != nil {
-		g.log.Warn("a secret was delivered and not taken", "source", c.Name, "why", err)
+		if left, ok := untaken.Take(time.Now()); ok {
+			g.log.Warn("a secret was delivered and not taken", "source", c.Name, "why", err, "left_out", left)
+		}
 		return false
 	}
 	g.reloading.Lock()
@@ -142,8 +145,9 @@ func (g *Gateway) take(c *config.Source, secret verify.Secret) bool {
 
 // challenges lets the source answer its sender's challenge, where the preset knows one.
 func (g *Gateway) challenges(s *proxy.Source, cfg *config.Config, c *config.Source) error {
+	var untaken proxy.Lines
 	h, err := provider.NewHandshake(c.Preset, provider.HandshakeOptions{Verifier: s.Verifier, Secrets: c.Secrets, Config: c.Handshake, PublicURL: cfg.PublicURL,
-		Enroll: func(secret verify.Secret) bool { return g.take(c, secret) }, Visit: g.opts.Visit})
+		Enroll: func(secret verify.Secret) bool { return g.take(c, secret, &untaken) }, Visit: g.opts.Visit})
 	if err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}

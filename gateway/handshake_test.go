@@ -1,12 +1,14 @@
 package gateway_test
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -227,6 +229,39 @@ func TestASenderDeliversItsSecretOnlyWhenItIsWaitedFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.Down()
+	})
+}
+
+// Anybody can deliver a secret that nobody waits for, as fast as the network takes it, and each time was a line of the log.
+func TestSecretsThatNobodyWaitsForWriteFewLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said bytes.Buffer
+		b, err := hooktest.NewBubble(t.TempDir(), enrolling, env, func(o *gateway.Options) { o.Log = slog.New(slog.NewTextHandler(&said, nil)) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		deliver := func(path string, times int) {
+			t.Helper()
+			for range times {
+				raw := "POST " + path + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 0\r\nX-Hook-Secret: 0123456789abcdef\r\n\r\n"
+				if resp, _, err := send(b, []byte(raw)); err != nil || resp.StatusCode != 401 {
+					t.Fatalf("%v %v", resp, err)
+				}
+			}
+		}
+		deliver("/asana", 100)
+		deliver("/notion", 1) // a source has lines of its own
+		time.Sleep(time.Minute)
+		deliver("/asana", 1)
+		if err := b.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		b.Down()
+		for text, want := range map[string]int{"not taken": 22, "source=notion": 1, "left_out=80": 1} {
+			if n := strings.Count(said.String(), text); n != want {
+				t.Errorf("%q is there %d times, want %d", text, n, want)
+			}
+		}
 	})
 }
 

@@ -196,12 +196,12 @@ func (p *Pipeline) verify(v *visit) (reply, bool) {
 		p.log.Warn("verification failed, observed only", "source", s.Name, "check", verdict.Check.String())
 		return reply{}, false
 	case verdict.Check == verify.CheckKeys: // our own fault, perhaps, and then no reason to give up for its sender
-		if left, ok := s.lines[verdict.Check].take(v.began); ok {
+		if left, ok := s.lines[verdict.Check].Take(v.began); ok {
 			p.log.Warn("the sender's key cannot be had now", "source", s.Name, "left_out", left)
 		}
 		return unavailable(0), true
 	}
-	if left, ok := s.lines[verdict.Check].take(v.began); ok {
+	if left, ok := s.lines[verdict.Check].Take(v.began); ok {
 		p.log.Info("rejected", "source", s.Name, "check", verdict.Check.String(), "peer", v.req.Peer.String(), "left_out", left)
 	}
 	return reply{status: s.statuses.Rejected, outcome: "rejected"}, true
@@ -218,7 +218,7 @@ func (p *Pipeline) identify(v *visit) (reply, bool) {
 	if err != nil {
 		left, ok := 0, v.sub.Record.Verified // of its sender's each one is told: nothing else is left of it
 		if !ok {
-			left, ok = s.lines[verify.CheckNone].take(v.began)
+			left, ok = s.lines[verify.CheckNone].Take(v.began)
 		}
 		if ok {
 			p.log.Info("unidentified", "source", s.Name, "error", err, "left_out", left)
