@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"runtime"
 	"slices"
 
 	"github.com/hooktender/hooktender/admin/api"
@@ -69,6 +70,7 @@ func (s *Server) list(ctx context.Context, q journal.Query) (api.Page[api.Event]
 			return out, err
 		}
 		for i := range page.Records {
+			runtime.Gosched() // as in a stream: deliveries go first
 			e := s.show(&page.Records[i])
 			if len(wanted) == 0 || slices.Contains(wanted, page.Records[i].Reason) {
 				out.Data = append(out.Data, e)

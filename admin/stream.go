@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -58,6 +59,7 @@ func (s *Server) stream(c *call) error {
 		case source != "" && rec.Source != source:
 			return nil
 		}
+		runtime.Gosched() // deliveries go first: a hundred streams that catch up would take their turns of 10 ms each
 		return out.event(id, s.show(rec))
 	})
 	close(done)
