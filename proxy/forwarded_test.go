@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/hooktender/hooktender/event"
@@ -39,6 +40,8 @@ func TestClientBehindProxies(t *testing.T) {
 		{"X-Forwarded-For: fe80::1%eth0\r\n", "fe80::1", false, "h"},
 		{"X-Forwarded-Proto: https\r\n", "10.1.1.1", true, "h"},
 		{"X-Forwarded-Proto: https, http\r\n", "10.1.1.1", false, "h"},
+		{"X-Forwarded-Proto: http, https\r\n", "10.1.1.1", true, "h"},
+		{"X-Forwarded-Port: 443\r\n", "10.1.1.1", false, "h"},
 		{"X-Forwarded-Proto: ftp\r\n", "10.1.1.1", false, "h"},
 		{"X-Forwarded-Host: hooks.example.com\r\n", "10.1.1.1", false, "hooks.example.com"},
 		{"X-Forwarded-Host: a@b\r\n", "10.1.1.1", false, "h"},
@@ -109,6 +112,10 @@ func TestProxyHeader(t *testing.T) {
 		{"PROXY TCP4 203.0.113.9 10.0.0.1 70000 80\r\n", "", false},
 		{"PROXY TCP4 203.0.113.9 10.0.0.1 +1 80\r\n", "", false},
 		{"PROXY TCP5 203.0.113.9 10.0.0.1 1 80\r\n", "", false},
+		{"PROXY TCP6 localhost ::1 4711 80\r\n", "", false},
+		{"PROXY TCP6 2001:db8::1 localhost 4711 80\r\n", "", false},
+		{"PROXY TCP6 fe80::1%eth0 ::1 4711 80\r\n", "", false},
+		{"PROXY UNKNOWN " + strings.Repeat("x", 93) + "\r\n", "", false},
 		{"PROXY \r\n", "", false},
 		{"proxy TCP4 203.0.113.9 10.0.0.1 4711 80\r\n", "", false},
 		{"POST / HTTP/1.1\r\n", "", false},

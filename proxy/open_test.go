@@ -462,4 +462,20 @@ func TestAnnouncedBodiesTakeNoRoom(t *testing.T) {
 		dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 65000\r\n\r\nx")
 	}
 	dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n"+strings.Repeat("x", 60000)).want(200, "POST /a 60000")
+	addr = newServer(t, proxy.ServerConfig{MaxBytes: 20 << 10}, handlerFunc(echo))
+	for _, framing := range []string{"Content-Length: 60000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\nea60\r\n"} { // what does come is counted
+		dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\n"+framing+strings.Repeat("x", 60000)).want(503, "*")
+	}
+}
+
+// A body that has memory of its own may have come with its head, and another request behind it.
+func TestLargeBodyThatCameAtOnce(t *testing.T) {
+	request := func(head, body int) string {
+		return fmt.Sprintf("POST /a HTTP/1.1\r\nHost: h\r\nX: %s\r\nContent-Length: %d\r\n\r\n%s", strings.Repeat("x", head), body, strings.Repeat("x", body))
+	}
+	c := dial(t, newServer(t, proxy.ServerConfig{}, handlerFunc(echo)))
+	next := request(1, 17000) + post
+	c.send(request(15000, 16000)+next[:20]).want(200, "POST /a 16000") // its buffer has grown
+	c.send(next[20:]).want(200, "POST /a 17000")
+	c.want(200, "POST /a 2")
 }

@@ -85,6 +85,25 @@ func FuzzWire(f *testing.F) {
 	})
 }
 
+// Of a chunked body every byte of a line end is looked at, and what stands in its place is not taken for one.
+func TestLineEndsOfChunks(t *testing.T) {
+	const message = "5;a=b\r\nhello\r\n0\r\nC: d\r\n\r\n"
+	for i, c := range []byte(message) {
+		raw := []byte(message)
+		if c == '\r' || c == '\n' {
+			raw[i] = 0x80
+		}
+		k := chunker{max: 5}
+		n, done, f := k.feed(raw)
+		switch sound := raw[i] == c; {
+		case sound && (n != len(message) || !done || f != nil):
+			t.Fatalf("%q: %d %v %v", raw, n, done, f)
+		case !sound && (done || f == nil && c == '\n'): // in place of a CR it may belong to the text before, until the LF comes
+			t.Errorf("%q: done %v, %v", raw, done, f)
+		}
+	}
+}
+
 func BenchmarkHead(b *testing.B) {
 	raw := []byte("POST /webhooks/stripe HTTP/1.1\r\nHost: hooks.example.com\r\nUser-Agent: Stripe/1.0 (+https://stripe.com/docs/webhooks)\r\n" +
 		"Content-Type: application/json; charset=utf-8\r\nAccept: */*; q=0.5, application/xml\r\nCache-Control: no-cache\r\nContent-Length: 1024\r\n" +
