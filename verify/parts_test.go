@@ -237,6 +237,22 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
+// Any of its names will do, and no part of one.
+func TestNamesOfACertificate(t *testing.T) {
+	const name = "spiffe://sender/hooks"
+	uri, err := url.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cert := range []*x509.Certificate{
+		{DNSNames: []string{"x", name}}, {EmailAddresses: []string{"x", name}}, {Subject: pkix.Name{CommonName: name}}, {URIs: []*url.URL{{}, uri}},
+	} {
+		if !named(cert, name) || named(cert, name[:len(name)-1]) || named(cert, name+"x") {
+			t.Errorf("%+v", cert)
+		}
+	}
+}
+
 // A key that cannot be had now leaves open whether one of several ways is good, and a way that is good needs it not.
 func TestAKeyThatCannotBeHadLeavesAnyOpen(t *testing.T) {
 	published := Spec{Scheme: "public_key", Algorithm: "ed25519", Encoding: "base64", Header: "X-Signature", Signed: "{body}", Key: "key_id", KeyFrom: "header:X-Key-Id", JWKS: "https://a.example/jwks"}

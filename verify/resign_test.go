@@ -21,6 +21,20 @@ func token(claims string) string {
 	return msg + "." + b64(mac.Sum(nil))
 }
 
+// A token has three parts in base64url, without padding; there is one way to write it.
+func TestTokensAreCompact(t *testing.T) {
+	v := mustCompile(t, Spec{Scheme: "jwt", Header: "X-Token", Algorithms: []string{"HS512"}, Binds: "origin"}, "secret")
+	good := token(`{"jti":"1"}`)
+	for text, want := range map[string]Check{
+		good: CheckNone, good + "=": CheckMalformed, good + "==": CheckMalformed, strings.Replace(good, ".", "=.", 1): CheckMalformed, "!" + good: CheckMalformed,
+		good + ".": CheckMalformed, good[:strings.LastIndexByte(good, '.')]: CheckMalformed,
+	} {
+		if got := v.Verify(&event.Request{Method: "POST", Target: []byte("/"), Head: event.Head("X-Token: " + text + "\r\n")}, benchTime); got.Check != want {
+			t.Errorf("%s: %s, want %s", text, got.Check, want)
+		}
+	}
+}
+
 // A token's times move by its age, and nothing else that it says; one that is still good by its own word is left alone.
 func TestTokensAreSignedAgain(t *testing.T) {
 	at := benchTime.Unix()

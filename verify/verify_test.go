@@ -129,6 +129,7 @@ func TestVerdicts(t *testing.T) {
 		{"33 signatures", head(strings.Repeat("v1="+strings.Repeat("0", 64)+",", 32) + string(sig)), 0, CheckTooLarge},
 		{"over 16 KiB", head(string(sig) + ",x=" + strings.Repeat("x", MaxHeader)), 0, CheckTooLarge},
 		{"no timestamp", head(string(sig[len("t=1760000000,"):])), 0, CheckMissing},
+		{"two timestamps", head("t=1760000000," + string(sig)), 0, CheckDuplicate},
 		{"a leading zero", head("t=01760000000" + string(sig[len("t=1760000000"):])), 0, CheckMalformed},
 		{"17 digits", head("t=17600000000000000" + string(sig[len("t=1760000000"):])), 0, CheckMalformed},
 		{"16 digits", head("t=9999999999999999" + string(sig[len("t=1760000000"):])), 0, CheckMismatch},
