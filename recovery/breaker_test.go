@@ -118,3 +118,18 @@ func TestNobodyWaitsForASlotWhileTheBreakerIsOpen(t *testing.T) {
 		}
 	}
 }
+
+// An outage is over once as many attempts have gone well as may be in flight: then there is a slot for what nobody queues for.
+func TestTheRampEndsAtMaxInFlight(t *testing.T) {
+	u := &upstream{r: &Recovery{}, cfg: forward.Config{MaxInFlight: 2}, breaker: breaker{ramp: 1}}
+	for range 2 {
+		if _, ok := u.spare(); ok {
+			t.Fatalf("a spare slot at ramp %d", u.breaker.ramp)
+		}
+		s, _ := u.try(start)
+		s.done(event.OutcomeDelivered, 200, start)
+	}
+	if _, ok := u.spare(); !ok {
+		t.Errorf("no spare slot at ramp %d", u.breaker.ramp)
+	}
+}

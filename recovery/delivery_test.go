@@ -213,7 +213,7 @@ func TestOutageCountsWhateverEndsIt(t *testing.T) {
 func TestPushAfterTheClockWasSet(t *testing.T) {
 	for _, shift := range []time.Duration{0, time.Hour, -time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Ordering.Policy = "serial" })
 			b.stop()
 			b.shift = shift
 			b.start()
@@ -225,10 +225,13 @@ func TestPushAfterTheClockWasSet(t *testing.T) {
 				return hooktest.Answer{Status: 503, Header: map[string][]string{"Retry-After": {"200"}}}
 			})
 			b.send("evt_1", "", "")
+			b.send("in a lane", "r", "")
 			b.r.Push()
 			synctest.Wait()
-			if got := b.find("evt_1"); got.State != event.Delivered {
-				t.Errorf("the clock set by %s: %s/%s", shift, got.State, got.Reason)
+			for _, id := range []string{"evt_1", "in a lane"} {
+				if got := b.find(id); got.State != event.Delivered {
+					t.Errorf("the clock set by %s: %s is %s/%s", shift, id, got.State, got.Reason)
+				}
 			}
 		})
 	}

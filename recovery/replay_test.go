@@ -3,6 +3,7 @@ package recovery_test
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,6 +152,36 @@ func TestAVersionThatWasDeliveredIsNotReplayedWhereTiesAreRejected(t *testing.T)
 		}
 		if res, err := b.r.ReplayOne(t.Context(), rec.ID, "", "ops", false, ""); err != nil || res.Why != recovery.SkipSuperseded {
 			t.Errorf("%+v, %v", res, err)
+		}
+	})
+}
+
+// Of dry runs the newest hundred are remembered; of those before them nothing is left, also in the journal.
+func TestOldDryRunsLeaveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedOn(t, (*bed).openModel, func(*recovery.SourceConfig, *forward.Config) {})
+		var ids []string
+		for range 101 {
+			v, err := b.r.StartReplay(t.Context(), recovery.ReplaySpec{IDs: []string{"unknown"}, DryRun: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, v.ID)
+			time.Sleep(time.Second)
+		}
+		if _, err := b.r.Replay(t.Context(), ids[0]); err != recovery.ErrUnknownReplay {
+			t.Errorf("the first: %v", err)
+		}
+		if v, err := b.r.Replay(t.Context(), ids[1]); err != nil || len(v.Skips) != 1 {
+			t.Errorf("the second: %+v, %v", v, err)
+		}
+		kept := map[bool]int{}
+		stored, err := b.engine.MetaList(t.Context(), "replay")
+		for _, e := range stored {
+			kept[strings.Contains(e.Key, ids[0])]++
+		}
+		if err != nil || kept[true] > 0 || kept[false] == 0 {
+			t.Errorf("%d entries of the first, %d of others, %v", kept[true], kept[false], err)
 		}
 	})
 }
