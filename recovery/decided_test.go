@@ -2,6 +2,7 @@ package recovery_test
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -145,4 +146,48 @@ func TestStaleAsSoonAsTheNewerOneIsDelivered(t *testing.T) {
 			t.Errorf("its sender was told %v, and the consumer saw %s; want %v and 2", h.Outcome, b.arrivals(), recovery.Stale)
 		}
 	})
+}
+
+// rotten is a journal that cannot read the payload of one event.
+type rotten struct {
+	journal.Journal
+	id  string
+	err error
+}
+
+func (j *rotten) Get(ctx context.Context, id event.ID, withPayload bool) (event.Record, *event.Payload, error) {
+	rec, p, err := j.Journal.Get(ctx, id, withPayload)
+	if withPayload && err == nil && rec.EventID == j.id {
+		return rec, nil, fmt.Errorf("read %s: %w", id, j.err)
+	}
+	return rec, p, err
+}
+
+// A pending event whose payload is damaged or gone fails, and keeps nobody waiting: neither what is behind it in its lane, nor its upstream.
+func TestAnEventThatCannotBeReadFails(t *testing.T) {
+	for _, resource := range []string{"", "r"} {
+		for err, want := range map[error]event.Reason{journal.ErrCorrupt: event.Corrupt, journal.ErrNoPayload: event.Expired} {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+					model, work := b.openModel(observe)
+					return &rotten{model, "first", err}, work
+				}, func(s *recovery.SourceConfig, u *forward.Config) {
+					s.Delivery.Mode, s.Ordering.Policy, u.MaxInFlight = "store", "serial", 1
+				})
+				b.up()
+				b.pause(true)
+				b.send("first", resource, "")
+				b.send("second", resource, "")
+				b.pause(false)
+				time.Sleep(time.Minute)
+				first, second := b.find("first"), b.find("second")
+				if first.State != event.Failed || first.Reason != want || first.Attempts != 0 || first.LastErrText == "" {
+					t.Errorf("%q, %v: %s/%s after %d attempts, %q", resource, err, first.State, first.Reason, first.Attempts, first.LastErrText)
+				}
+				if second.State != event.Delivered || len(b.consumer.Seen()) != 1 {
+					t.Errorf("%q, %v: the one behind it is %s/%s", resource, err, second.State, second.Reason)
+				}
+			})
+		}
+	}
 }
