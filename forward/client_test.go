@@ -95,6 +95,11 @@ func TestTLS(t *testing.T) {
 	if conns.Load() > 2 {
 		t.Errorf("%d connections", conns.Load())
 	}
+	srv.CloseClientConnections()
+	time.Sleep(3 * time.Millisecond)
+	if r := client.Do(t.Context(), call("1", "x")); r.Outcome != event.OutcomeDelivered {
+		t.Errorf("after its upstream has closed the kept connection: %+v", r)
+	}
 	other, err := forward.New("app", forward.Config{URL: srv.URL, Timeout: time.Second, MaxInFlight: 4}, forward.Options{TLS: &tls.Config{}})
 	if err != nil {
 		t.Fatal(err)
