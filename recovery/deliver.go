@@ -384,14 +384,11 @@ func (s *Source) hold(id event.ID) event.Record {
 
 // judge finds the lane, pins it and asks the policy. No lane: a bound is reached.
 func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *ordering.Entry) (*lane, ordering.Decision, error) {
+	if c.Delivery.Mode == "store" && e.Version.Known() {
+		s.awaitLanding(ctx, rec.Resource, e.Version)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.lanes[rec.Resource]; l != nil && c.Delivery.Mode == "store" && e.Version.Known() && l.Flying() != nil && !l.Flying().Version.Less(e.Version) {
-		s.mu.Unlock()
-		s.cursors.Lock() // one that can be seen to be delivered has landed: who came before it is told that it is stale
-		s.cursors.Unlock()
-		s.mu.Lock()
-	}
 	if s.lanes[rec.Resource] == nil && len(s.lanes) >= c.Resources {
 		return nil, 0, nil
 	}
@@ -419,6 +416,26 @@ func (s *Source) judge(ctx context.Context, c *compiled, rec *event.Record, e *o
 	}
 	l.pins++
 	return l, d, nil
+}
+
+// awaitLanding returns when no attempt of a version that is not older than v, and that can be seen to have ended, has yet to land in its lane; or after a second. What
+// comes as soon as a newer version can be seen to be delivered is told that it is stale.
+func (s *Source) awaitLanding(ctx context.Context, resource string, v ordering.Version) {
+	for range 1000 {
+		var flying event.ID
+		s.mu.Lock()
+		if l := s.lanes[resource]; l != nil && l.Flying() != nil && !l.Flying().Version.Less(v) {
+			flying = l.Flying().ID
+		}
+		s.mu.Unlock()
+		if flying.IsZero() {
+			return
+		}
+		if rec, _, err := s.r.journal.Get(ctx, flying, false); err != nil || rec.State == event.Pending {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (s *Source) unpin(l *lane, e *ordering.Entry) {
