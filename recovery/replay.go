@@ -392,7 +392,7 @@ func (r *Recovery) CancelReplay(ctx context.Context, id string) (Replay, error) 
 	}
 	j.mu.Unlock()
 	if cancelled {
-		if err := r.store(context.WithoutCancel(ctx), j); err != nil {
+		if err := r.store(context.WithoutCancel(ctx), j, ""); err != nil {
 			return Replay{}, err
 		}
 	}

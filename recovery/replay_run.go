@@ -408,19 +408,18 @@ func (w *runner) seeOut() {
 // finishJob writes how the job ended; one that the end of the process stopped goes on at the next start.
 func (r *Recovery) finishJob(j *job, err error) {
 	j.mu.Lock()
+	stopped := j.stopped
+	j.mu.Unlock()
+	end := "done"
 	switch {
-	case j.stopped: // CancelReplay has said so
-	case err == nil:
-		j.Replay.State, j.Replay.FinishedAt = "done", time.Now()
+	case stopped || err == nil: // stopped: CancelReplay has said so
 	case errors.Is(err, errJobStopped), errors.Is(err, context.Canceled), errors.Is(err, journal.ErrClosed):
-		j.mu.Unlock()
 		return
 	default:
-		j.Replay.State, j.Replay.FinishedAt = "failed", time.Now()
+		end = "failed"
 		r.log.Error("replay failed", "replay", j.Replay.ID, "error", err)
 	}
-	j.mu.Unlock()
-	if err := r.store(context.Background(), j); err != nil {
+	if err := r.store(context.Background(), j, end); err != nil {
 		r.log.Error("replay not stored", "replay", j.Replay.ID, "error", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -39,14 +40,25 @@ func (r *Recovery) storeNew(ctx context.Context, j *job) error {
 		return err
 	}
 	j.ids = n
-	return r.store(ctx, j)
+	return r.store(ctx, j, "")
 }
 
-// store writes how far a job is. Once it has ended its skips are in the journal only.
-func (r *Recovery) store(ctx context.Context, j *job) error {
+// store writes how far a job is, or that it has come to an end ("" = it has not), which it is seen to have once that is stored: a crash does not take it back. Once it has ended
+// its skips are in the journal only.
+func (r *Recovery) store(ctx context.Context, j *job, end string) error {
 	j.storing.Lock()
 	defer j.storing.Unlock()
 	v := j.view()
+	if end != "" && v.State == "running" {
+		v.State, v.FinishedAt = end, time.Now()
+		defer func() {
+			j.mu.Lock()
+			if !j.stopped {
+				j.Replay.State, j.Replay.FinishedAt = v.State, v.FinishedAt
+			}
+			j.mu.Unlock()
+		}()
+	}
 	ended := v.State != "running"
 	skips := j.skips
 	if ended && len(v.Skips) > 0 {
