@@ -179,7 +179,7 @@ const (
 	itemShift
 )
 
-// appendItem is the value of an r| entry.
+// appendItem is the record of an event in the index, see leaf.
 func appendItem(b []byte, it *item) []byte {
 	var flags byte
 	if it.hasPayload {

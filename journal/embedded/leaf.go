@@ -62,6 +62,16 @@ func (l *leaf) fetch(s *snapshot, i int) error {
 	return err
 }
 
+// record is the encoded record of an event, until the leaf is used for another; nil if the leaf does not have it.
+func (l *leaf) record(s *snapshot, seq event.Seq) ([]byte, error) {
+	i := l.find(seq)
+	if i < 0 {
+		return nil, nil
+	}
+	err := l.fetch(s, i)
+	return l.records[i], err
+}
+
 // decode reads an encoded leaf into memory that the leaf keeps for the next.
 func (l *leaf) decode(number uint64, b []byte) error {
 	l.number, l.n = number, 0
@@ -127,14 +137,11 @@ func (s *snapshot) item(seq event.Seq) (*item, error) {
 	if err := s.readLeaf(l, leafOf(seq)); err != nil {
 		return nil, err
 	}
-	i := l.find(seq)
-	if i < 0 {
-		return nil, nil
-	}
-	if err := l.fetch(s, i); err != nil {
+	record, err := l.record(s, seq)
+	if record == nil || err != nil {
 		return nil, err
 	}
-	return decodeRecordOf(seq, bytes.Clone(l.records[i]))
+	return decodeRecordOf(seq, bytes.Clone(record))
 }
 
 // decodeRecordOf decodes a record of the index, which the item aliases.
@@ -178,29 +185,22 @@ func (r *leafReader) record(seq event.Seq) ([]byte, error) {
 		}
 		r.read = true
 	}
-	i := r.leaf.find(seq)
-	if i < 0 {
-		return nil, nil
-	}
-	err := r.leaf.fetch(r.snap, i)
-	return r.leaf.records[i], err
+	return r.leaf.record(r.snap, seq)
 }
 
-// A leafWriter puts leaves together.
+// A leafWriter is memory for putting leaves together.
 type leafWriter struct {
 	old           leaf
 	plain, record []byte
-	events        [leafEvents]*item
-	large         [leafEvents]bool // the record is, before
 }
 
 // leaf writes a leaf in which items, in order, take the place of what was there. It reads the leaf unless it is new.
 func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
-	l.old.number, l.old.n, l.large = number, 0, [leafEvents]bool{}
-	clear(l.events[:])
+	l.old.number, l.old.n = number, 0
+	var events [leafEvents]*item
 	isNew := len(items) == leafEvents
 	for _, it := range items {
-		l.events[it.id.Seq()%leafEvents] = it
+		events[it.id.Seq()%leafEvents] = it
 		isNew = isNew && !it.was.present
 	}
 	if !isNew && w.err == nil {
@@ -209,22 +209,24 @@ func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
 	if w.err != nil {
 		return
 	}
-	var old [leafEvents][]byte
-	for i := range l.old.n {
-		place := l.old.places[i]
-		old[place], l.large[place] = l.old.records[i], len(l.old.records[i]) == 0
-	}
 	b := l.plain[:0]
-	for place, it := range l.events {
-		record, kept := old[place], old[place] != nil
-		large := l.large[place]
+	for place, it := range events {
+		var record []byte
+		seq := event.Seq(number*leafEvents) + event.Seq(place)
+		i := l.old.find(seq)
+		kept := i >= 0
+		if kept {
+			record = l.old.records[i]
+		}
+		large := kept && len(record) == 0
 		if it != nil {
+			wasLarge := large
 			record, kept, large = nil, !it.removed, false
 			if kept {
 				l.record = appendItem(l.record[:0], it)
 				record, large = l.record, len(l.record) > leafRecord
 			}
-			w.own(event.Seq(number*leafEvents)+event.Seq(place), record, large, l.large[place])
+			w.own(seq, record, large, wasLarge)
 		}
 		switch {
 		case large:
