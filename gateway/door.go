@@ -73,16 +73,7 @@ func fingerprint(c *proxy.TLSConfig) string {
 
 // watchFiles takes a renewed certificate into use. One that cannot be read, or does not go with its key, keeps the old one.
 func (g *Gateway) watchFiles(ctx context.Context) {
-	t := time.NewTicker(fileInterval)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			g.renew()
-		}
-	}
+	every(ctx, fileInterval, g.renew)
 }
 
 func (g *Gateway) renew() {

@@ -344,16 +344,23 @@ const (
 
 // gone lets go of sources and upstreams that no configuration names any more, with their series, until ctx ends.
 func (g *Gateway) gone(ctx context.Context) {
-	t := time.NewTicker(goneInterval)
+	every(ctx, goneInterval, func() {
+		g.reloading.Lock() // the series of a source are made before the source is
+		defer g.reloading.Unlock()
+		g.metrics.Keep(g.recovery.Retire(goneAfter))
+	})
+}
+
+// every calls do each time that d has passed, until ctx ends.
+func every(ctx context.Context, d time.Duration, do func()) {
+	t := time.NewTicker(d)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			g.reloading.Lock() // the series of a source are made before the source is
-			g.metrics.Keep(g.recovery.Retire(goneAfter))
-			g.reloading.Unlock()
+			do()
 		}
 	}
 }
