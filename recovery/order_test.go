@@ -152,17 +152,23 @@ func TestWhatIsHeldWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
 	})
 }
 
+// deadBehindAGap has delivered version 1, and made dead letters of 3 and 4, as 2 did not come.
+func deadBehindAGap(t *testing.T) *bed {
+	b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+		inSequence(s, u)
+		s.Ordering.OnGap = "dead_letter"
+	})
+	b.up()
+	b.version(1)
+	b.version(3)
+	b.version(4)
+	time.Sleep(time.Minute)
+	return b
+}
+
 func TestGapBecomesDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
-			inSequence(s, u)
-			s.Ordering.OnGap = "dead_letter"
-		})
-		b.up()
-		b.version(1)
-		b.version(3)
-		b.version(4)
-		time.Sleep(time.Minute)
+		b := deadBehindAGap(t)
 		if got := b.states(); got["failed/gap"] != 2 || b.resource().State.Version != "1" {
 			t.Fatalf("%v, cursor %s", got, b.resource().State.Version)
 		}
@@ -182,15 +188,7 @@ func TestGapBecomesDeadLetters(t *testing.T) {
 // What is replayed while a version before it is missing waits for it like what comes in, and shows that it is held.
 func TestAReplayBehindAGapIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
-			inSequence(s, u)
-			s.Ordering.OnGap = "dead_letter"
-		})
-		b.up()
-		b.version(1)
-		b.version(3)
-		b.version(4)
-		time.Sleep(time.Minute)
+		b := deadBehindAGap(t)
 		if got := b.states(); got["failed/gap"] != 2 {
 			t.Fatal(got)
 		}

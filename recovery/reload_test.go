@@ -313,15 +313,20 @@ func (i *interrupted) Accept(ctx context.Context, evs []journal.Accept, how jour
 	return i.Journal.Accept(ctx, evs, how)
 }
 
+// newInterruptedBed is a bed whose journal is interrupted.
+func newInterruptedBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config)) (*bed, *interrupted) {
+	store := &interrupted{}
+	return newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+		model, work := b.openModel(observe)
+		store.Journal = model
+		return store, work
+	}, change), store
+}
+
 // Two versions that are both too far ahead and come at once are both quarantined: the one that is still being recorded as such is not on its way to the consumer.
 func TestOneJumpDoesNotCoverForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &interrupted{}
-		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
-			model, work := b.openModel(observe)
-			store.Journal = model
-			return store, work
-		}, func(s *recovery.SourceConfig, _ *forward.Config) {
+		b, store := newInterruptedBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
 			s.Delivery.Mode, s.Ordering.Policy, s.Ordering.MaxJump = "store", "reject_stale", 2
 		})
 		b.up()
@@ -345,12 +350,7 @@ func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
 		for _, after := range []string{"in_sequence", "reject_stale", "window", "serial", "none"} {
 			for _, stored := range []bool{false, true} {
 				synctest.Test(t, func(t *testing.T) {
-					store := &interrupted{}
-					b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
-						model, work := b.openModel(observe)
-						store.Journal = model
-						return store, work
-					}, func(s *recovery.SourceConfig, _ *forward.Config) {
+					b, store := newInterruptedBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
 						s.Delivery.Mode, s.Ordering.Policy = "store", before
 					})
 					b.up()
