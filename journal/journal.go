@@ -113,7 +113,7 @@ type Journal interface {
 	Commit(ctx context.Context, ts []Transition, d Durability) ([]Outcome, error)
 
 	// Note adds to the counters of duplicates and conflicts of an event. It does not wait and does not change Rev; it is
-	// visible to reads at once, Written with the next group, and lost without harm if the event is gone.
+	// visible to reads at once, Written some milliseconds later at most, and lost without harm if the event is gone.
 	Note(id event.ID, duplicates, conflicts uint32)
 
 	// Lookup gives the fate under each key, the zero Fate where there is none or the dedup window (judged against stored

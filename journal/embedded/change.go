@@ -22,6 +22,7 @@ type parts struct {
 	metaKey   string
 	metaValue []byte // nil = delete
 	seqs      []event.Seq
+	counts    []eventCount
 	time      int64
 	marker    bool
 	shift     shifts
@@ -55,6 +56,8 @@ func parseParts(body []byte) (p parts, ok bool) {
 			p.metaValue = data
 		case secSeqs:
 			p.seqs, err = decodeSeqs(data)
+		case secCounts:
+			p.counts, err = decodeCounts(data)
 		case secTime:
 			if len(data) != 8 {
 				return false
@@ -148,6 +151,16 @@ func (f *frame) next(old *item, p *parts, pl place) (*item, bool) {
 		}
 	}
 	return it, true
+}
+
+// plus is the item with higher counters.
+func (it *item) plus(n noteCount) *item {
+	if it == nil || it.removed || it.marker || n == (noteCount{}) {
+		return it
+	}
+	c := it.copy()
+	c.dups, c.conflicts = it.dups+n.duplicates, it.conflicts+n.conflicts
+	return c
 }
 
 // copy is the item to change; it is on no layer yet.

@@ -53,6 +53,7 @@ type Engine struct {
 	nextSeq    event.Seq
 	notes      map[event.ID]noteCount // not taken by the writer yet
 	notesTaken map[event.ID]noteCount // in the writer's present group
+	notesDue   bool                   // notes have waited for as long as they may
 
 	failOnce sync.Once
 	failed   chan struct{}
@@ -69,8 +70,6 @@ type Engine struct {
 	stopped  chan struct{}
 	closeErr error // set before stopped is closed
 }
-
-type noteCount struct{ duplicates, conflicts uint32 }
 
 var _ journal.Journal = (*Engine)(nil)
 

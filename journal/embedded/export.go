@@ -73,6 +73,13 @@ func (x *exporter) note(s *segment, f *frame, p *parts) {
 			delete(x.events, seq)
 		}
 		return
+	case kindCounts:
+		for _, c := range p.counts {
+			if e := x.events[c.seq]; e != nil {
+				e.dups, e.conflicts = e.dups+c.duplicates, e.conflicts+c.conflicts
+			}
+		}
+		return
 	case kindAccept, kindCommit, kindCarry, kindNote:
 	default:
 		return

@@ -19,22 +19,27 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 	w := flusher{ix: ix, writes: newWrites(ix), snap: s, layer: l}
 	ix.arena = ix.arena[:0]
 	// In the order of the keys: a skip list finds the place of the next one near that of the last.
-	items, order := make([]*item, 0, len(l.items)), make([]sortKey, 0, max(len(l.items), len(l.keys)))
+	items, order := make([]touched, 0, len(l.items)+len(l.counts)), make([]sortKey, 0, max(len(l.items)+len(l.counts), len(l.keys)))
 	for seq, it := range l.items {
 		order = append(order, sortKey{uint64(seq), 0, uint64(len(items))})
-		items = append(items, it)
+		items = append(items, touched{seq: seq, item: it})
+	}
+	for seq, n := range l.counts {
+		order = append(order, sortKey{uint64(seq), 0, uint64(len(items))})
+		items = append(items, touched{seq: seq, count: n})
 	}
 	slices.SortFunc(order, compareSortKeys)
 	var (
 		leaf   leafWriter
-		events [leafEvents]*item
+		events [leafEvents]touched
 	)
 	for i := 0; i < len(order); {
 		n, number := 0, leafOf(event.Seq(order[i].hi))
 		for ; i < len(order) && leafOf(event.Seq(order[i].hi)) == number; i++ {
-			it := items[order[i].of]
-			w.item(event.Seq(order[i].hi), it)
-			events[n] = it
+			events[n] = items[order[i].of]
+			if it := events[n].item; it != nil {
+				w.item(events[n].seq, it)
+			}
 			n++
 		}
 		w.leaf(&leaf, number, events[:n])
@@ -79,6 +84,13 @@ func (ix *index) flush(l *layer, s *snapshot, state []byte) error {
 		ix.versions.done(w.version)
 	}
 	return w.err
+}
+
+// touched is an event of which a flush changes the record: it has a new one, or its counters go up.
+type touched struct {
+	seq   event.Seq
+	item  *item // nil: only the counters
+	count noteCount
 }
 
 // A sortKey is a key of the index as two numbers, and what is to be written under it.

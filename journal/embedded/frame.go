@@ -53,13 +53,14 @@ type kind byte
 const (
 	kindAccept  kind = iota + 1 // a new event
 	kindCommit                  // a transition
-	kindNote                    // counters of duplicates and conflicts
+	kindNote                    // the counters of an event, absolute; earlier versions wrote it
 	kindMeta                    // a meta value; without one a deletion
 	kindShrink                  // events whose record is gone while the marker stays
 	kindRemove                  // events that are forgotten
 	kindHorizon                 // events settled up to a time have lost their payload
 	kindCarry                   // an event, whole, carried forward from a segment that is about to go
 	kindCursor                  // a resource's state, carried forward or set by an operator
+	kindCounts                  // what the counters of events go up by
 	kindEnd                     // first unused
 )
 
@@ -133,6 +134,7 @@ const (
 	secTime   // Unix nanoseconds, 8 bytes
 	secMarker // the carried event is only a marker
 	secShift  // shifts of the times received and settled, 8 bytes each; left out when both are 0
+	secCounts // appendCounts
 )
 
 // openSection begins a section whose length is not known yet; closeSection completes it.
@@ -190,4 +192,39 @@ func decodeSeqs(b []byte) ([]event.Seq, error) {
 		seqs = append(seqs, last)
 	}
 	return seqs, d.done()
+}
+
+// noteCount is what the counters of an event go up by.
+type noteCount struct{ duplicates, conflicts uint32 }
+
+func (n noteCount) plus(m noteCount) noteCount {
+	return noteCount{n.duplicates + m.duplicates, n.conflicts + m.conflicts}
+}
+
+// eventCount is that of one event.
+type eventCount struct {
+	seq event.Seq
+	noteCount
+}
+
+// appendCounts encodes counts: for each event the difference of its number to the one before, duplicates, conflicts.
+func appendCounts(b []byte, counts []eventCount) []byte {
+	var last event.Seq
+	for _, c := range counts {
+		b = binary.AppendVarint(b, int64(c.seq-last))
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(c.duplicates)), uint64(c.conflicts))
+		last = c.seq
+	}
+	return b
+}
+
+func decodeCounts(b []byte) ([]eventCount, error) {
+	d := decoder{buf: b}
+	var counts []eventCount
+	var last event.Seq
+	for len(d.buf) > 0 && !d.bad {
+		last += event.Seq(d.varint())
+		counts = append(counts, eventCount{last, noteCount{uint32(d.uvarint()), uint32(d.uvarint())}})
+	}
+	return counts, d.done()
 }

@@ -15,6 +15,7 @@ type layer struct {
 	keys      map[event.Key]event.Seq
 	resources map[event.ResourceKey]resource
 	metas     map[string]meta
+	counts    map[event.Seq]noteCount // to be added to what the index has; of no event that is in items
 	weight    int
 	last      position // of the last frame in it
 }
@@ -49,6 +50,7 @@ func newLayer() *layer {
 		keys:      map[event.Key]event.Seq{},
 		resources: map[event.ResourceKey]resource{},
 		metas:     map[string]meta{},
+		counts:    map[event.Seq]noteCount{},
 	}
 }
 
@@ -57,11 +59,12 @@ func (l *layer) clear() {
 	clear(l.keys)
 	clear(l.resources)
 	clear(l.metas)
+	clear(l.counts)
 	l.weight, l.filling = 0, fillings.Add(1)
 }
 
 func (l *layer) empty() bool {
-	return len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0
+	return len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0 && len(l.counts) == 0
 }
 
 // A stage holds what the writer's present group changes. Groups are small: what is staged is looked for from end to end, and there is a map only where many
@@ -75,7 +78,8 @@ type stage struct {
 	claimed   map[event.Key]event.Seq
 	resources map[event.ResourceKey]resource
 	metas     map[string]meta
-	last      position // of the last frame in it
+	counts    map[event.Seq]noteCount // as in a layer
+	last      position                // of the last frame in it
 }
 
 // claim is a key and the event that takes it.
@@ -88,7 +92,7 @@ type claim struct {
 const smallStage = 64
 
 func newStage() *stage {
-	return &stage{at: map[event.Seq]int{}, claimed: map[event.Key]event.Seq{}, resources: map[event.ResourceKey]resource{}, metas: map[string]meta{}}
+	return &stage{at: map[event.Seq]int{}, claimed: map[event.Key]event.Seq{}, resources: map[event.ResourceKey]resource{}, metas: map[string]meta{}, counts: map[event.Seq]noteCount{}}
 }
 
 func (s *stage) clear() {
@@ -99,6 +103,7 @@ func (s *stage) clear() {
 	clear(s.claimed)
 	clear(s.resources)
 	clear(s.metas)
+	clear(s.counts)
 }
 
 // item is the staged item of an event; nil if there is none.
@@ -143,6 +148,9 @@ func (s *stage) put(it, old *item) {
 
 func (s *stage) add(it, base *item) {
 	s.seqs, s.items, s.bases = append(s.seqs, it.id.Seq()), append(s.items, it), append(s.bases, base)
+	if len(s.counts) > 0 {
+		delete(s.counts, it.id.Seq())
+	}
 	n := len(s.seqs)
 	it.staged = int32(n)
 	switch {
@@ -180,6 +188,13 @@ func (l *layer) merge(s *stage) {
 		it.home, it.staged = l.filling, 0
 		l.items[s.seqs[i]] = it
 		l.weight += it.weight()
+		if len(l.counts) > 0 {
+			delete(l.counts, s.seqs[i])
+		}
+	}
+	for seq, n := range s.counts {
+		l.counts[seq] = l.counts[seq].plus(n)
+		l.weight += 64
 	}
 	for _, c := range s.claims {
 		l.keys[c.key] = c.seq

@@ -194,19 +194,27 @@ type leafWriter struct {
 	plain, record []byte
 }
 
-// leaf writes a leaf in which items, in order, take the place of what was there. It reads the leaf unless it is new.
-func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
+// leaf writes a leaf with what has become of some of its events. It reads the leaf unless it is new.
+func (w *flusher) leaf(l *leafWriter, number uint64, changes []touched) {
 	l.old.number, l.old.n = number, 0
-	var events [leafEvents]*item
-	isNew := len(items) == leafEvents
-	for _, it := range items {
-		events[it.id.Seq()%leafEvents] = it
-		isNew = isNew && !it.was.present
+	isNew := len(changes) == leafEvents
+	for _, c := range changes {
+		isNew = isNew && c.item != nil && !c.item.was.present
 	}
 	if !isNew && w.err == nil {
 		w.err = w.snap.readLeaf(&l.old, number)
 	}
-	if w.err != nil {
+	var events [leafEvents]*item
+	changed := false
+	for _, c := range changes {
+		it := c.item
+		if it == nil && w.err == nil {
+			it, w.err = w.recounted(&l.old, c)
+		}
+		events[c.seq%leafEvents] = it
+		changed = changed || it != nil
+	}
+	if w.err != nil || !changed {
 		return
 	}
 	b := l.plain[:0]
@@ -244,6 +252,19 @@ func (w *flusher) leaf(l *leafWriter, number uint64, items []*item) {
 	case l.old.n > 0:
 		w.remove(w.key)
 	}
+}
+
+// recounted is an event's item with higher counters; nil if it has no record any more.
+func (w *flusher) recounted(old *leaf, c touched) (*item, error) {
+	record, err := old.record(w.snap, c.seq) // a large one stays large
+	if record == nil || err != nil {
+		return nil, err
+	}
+	it, err := decodeRecordOf(c.seq, record)
+	if err != nil || it.marker {
+		return nil, err
+	}
+	return it.plus(c.count), nil
 }
 
 // own writes or removes the entry of a record of its own.

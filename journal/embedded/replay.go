@@ -162,7 +162,7 @@ func (w *writer) replaySegment(s *segment, sc *scanner, end uint64) error {
 			return damaged(s.path, fmt.Sprintf("frame %d at byte %d: %v", f.lsn, at, err))
 		}
 		w.stage.last = position{lsn: f.lsn, segment: s.number, generation: s.generation, offset: int64(sc.at)}
-		if len(w.stage.items)+len(w.stage.metas)+len(w.stage.resources) >= 1024 {
+		if len(w.stage.items)+len(w.stage.metas)+len(w.stage.resources)+len(w.stage.counts) >= 1024 {
 			if err := w.replayed(); err != nil {
 				return err
 			}

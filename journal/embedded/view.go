@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"time"
+
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
@@ -52,12 +54,14 @@ func (e *Engine) layers(fn func(*layer) bool) bool {
 	return fn(e.active) || e.frozen != nil && fn(e.frozen)
 }
 
-// overlayItem is an event's item if the overlay has it, and the generation of the index beneath.
-func (e *Engine) overlayItem(seq event.Seq) (it *item, gen uint64) {
+// overlayItem is an event's item if the overlay has it, else what it adds to the counters, and the generation of the index beneath.
+func (e *Engine) overlayItem(seq event.Seq) (it *item, n noteCount, gen uint64) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil })
-	return it, e.gen.Load()
+	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
+		n = e.counted(seq)
+	}
+	return it, n, e.gen.Load()
 }
 
 // overlayOwner is the event under a key if the overlay knows the key, else 0, and the generation of the index beneath.
@@ -76,13 +80,26 @@ func (e *Engine) item(seq event.Seq) (*item, error) {
 		e.mu.RUnlock()
 		return it, nil
 	}
+	n := e.counted(seq)
 	v, err := e.viewLocked()
 	e.mu.RUnlock()
 	if err != nil {
 		return nil, err
 	}
 	defer v.release()
-	return v.snap.item(seq)
+	it, err = v.snap.item(seq)
+	return it.plus(n), err
+}
+
+// counted is what the overlay adds to the counters of an event that is in the index alone. mu must be held.
+func (e *Engine) counted(seq event.Seq) (n noteCount) {
+	e.layers(func(l *layer) bool {
+		if len(l.counts) > 0 {
+			n = n.plus(l.counts[seq])
+		}
+		return false
+	})
+	return n
 }
 
 // owner is the event under a key; 0 if there is none. Between the two looks a key can only move from the overlay to the index.
@@ -99,13 +116,13 @@ type recentItem struct {
 	gen  uint64
 }
 
-// live is an event's item if it still has a record, nil if not, and the notes that are on their way to the log and hence
-// not in the item yet.
+// live is an event's item if it still has a record, nil if not, and the notes that are not in the item yet.
 func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
 	seq := id.Seq()
 	e.mu.RLock()
 	n = e.noted(id)
 	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
+		n = n.plus(e.counted(seq))
 		var v view
 		v, err = e.viewLocked()
 		e.mu.RUnlock()
@@ -128,8 +145,7 @@ func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
 
 // noted are the notes about an event that are not in its item yet. mu must be held.
 func (e *Engine) noted(id event.ID) noteCount {
-	a, b := e.notes[id], e.notesTaken[id]
-	return noteCount{a.duplicates + b.duplicates, a.conflicts + b.conflicts}
+	return e.notes[id].plus(e.notesTaken[id])
 }
 
 // record decodes an item as readers see it, n being the notes as of when the item was found.
@@ -149,15 +165,26 @@ func (e *Engine) Note(id event.ID, duplicates, conflicts uint32) {
 		return
 	}
 	e.mu.Lock()
-	n := e.notes[id]
-	n.duplicates += duplicates
-	n.conflicts += conflicts
+	defer e.mu.Unlock()
 	if e.notes == nil {
 		e.notes = map[event.ID]noteCount{}
+		time.AfterFunc(noteDelay, func() {
+			e.mu.Lock()
+			e.notesDue = len(e.notes) > 0
+			e.mu.Unlock()
+			e.queue.nudge()
+		})
 	}
-	e.notes[id] = n
-	e.mu.Unlock()
-	e.queue.nudge()
+	e.notes[id] = e.notes[id].plus(noteCount{duplicates, conflicts})
+}
+
+// noteDelay is how long notes wait for each other: a storm of duplicates is written in pieces, and nobody waits for it.
+const noteDelay = 5 * time.Millisecond
+
+func (e *Engine) notesAreDue() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.notesDue
 }
 
 func (e *Engine) hasNotes() bool {
@@ -173,6 +200,6 @@ func (e *Engine) takeNotes() map[event.ID]noteCount {
 	if len(e.notes) == 0 {
 		return nil
 	}
-	e.notesTaken, e.notes = e.notes, nil
+	e.notesTaken, e.notes, e.notesDue = e.notes, nil, false
 	return e.notesTaken
 }

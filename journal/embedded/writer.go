@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -73,7 +74,7 @@ func (w *writer) loop() {
 			}
 		case !open:
 			return
-		case w.e.queue.resign(w.e.hasNotes):
+		case w.e.queue.resign(w.e.notesAreDue):
 			<-w.e.queue.turn
 		}
 	}
@@ -111,7 +112,7 @@ func (w *writer) once(own *op) (syncs, done bool) {
 var errPanicked = errors.New("a panic while the log was written")
 
 // busy says whether there is something to do that no caller should wait for.
-func (w *writer) busy() bool { return w.e.hasNotes() || w.e.weight() >= w.e.space.overlay() }
+func (w *writer) busy() bool { return w.e.notesAreDue() || w.e.weight() >= w.e.space.overlay() }
 
 // group decides a group and releases its ops; own is the caller's who leads, nil in the writer's goroutine. It says whether the lead of the fsyncs is the
 // caller's now, and whether own has ended.
@@ -138,10 +139,8 @@ func (w *writer) decide(ops []*op, notes map[event.ID]noteCount) error {
 	if len(ops) > 1 {
 		w.alone = 0
 	}
-	for id, n := range notes {
-		if err := w.note(id, n); err != nil {
-			return err
-		}
+	if err := w.note(notes); err != nil {
+		return err
 	}
 	items := int64(len(notes))
 	for _, o := range ops {
@@ -310,13 +309,19 @@ func (w *writer) commit(o *op, c *commitItem) error {
 	return nil
 }
 
-func (w *writer) note(id event.ID, n noteCount) error {
-	old, err := w.item(id.Seq())
-	if err != nil || old == nil || old.removed || old.marker || old.id != id {
-		return err
+// note writes notes, in one frame.
+func (w *writer) note(notes map[event.ID]noteCount) error {
+	if len(notes) == 0 {
+		return nil
 	}
-	f := frame{kind: kindNote, id: id, rev: old.rev, dups: old.dups + n.duplicates, conflicts: old.conflicts + n.conflicts}
-	return w.emit(&f, &parts{}, old)
+	p := parts{counts: make([]eventCount, 0, len(notes))}
+	for id, n := range notes {
+		p.counts = append(p.counts, eventCount{id.Seq(), n})
+	}
+	slices.SortFunc(p.counts, func(a, b eventCount) int { return cmp.Compare(a.seq, b.seq) })
+	body, at := openSection(nil, secCounts)
+	body = closeSection(appendCounts(body, p.counts), at)
+	return w.emit(&frame{kind: kindCounts, body: body, bodySum: checksum(body)}, &p, nil)
 }
 
 // emit appends a frame to the log and stages what it changes; old is the event's item before, if the frame is about one.
@@ -381,6 +386,10 @@ func (w *writer) apply(f *frame, p *parts, at place, old *item) error {
 		return err
 	case kindShrink, kindRemove:
 		return w.applyForget(f, p)
+	case kindCounts:
+		for _, c := range p.counts {
+			w.applyCount(c)
+		}
 	case kindMeta:
 		w.stage.metas[p.metaKey] = meta{bytes.Clone(p.metaValue), at.segment}
 	case kindCursor:
@@ -392,6 +401,19 @@ func (w *writer) apply(f *frame, p *parts, at place, old *item) error {
 		w.horizon = max(w.horizon, p.time)
 	}
 	return nil
+}
+
+// applyCount stages counts of an event. One that the index alone has is not read for that: whoever reads it adds what the overlay has, and so does the flush.
+func (w *writer) applyCount(c eventCount) {
+	old := w.stage.item(c.seq)
+	if old == nil {
+		old, _, _ = w.e.overlayItem(c.seq)
+	}
+	if old == nil {
+		w.stage.counts[c.seq] = w.stage.counts[c.seq].plus(c.noteCount)
+	} else if it := old.plus(c.noteCount); it != old {
+		w.stage.put(it, old)
+	}
 }
 
 // applyEvent gives the event's item after the frame; nil where nothing is known of the event.
@@ -535,7 +557,7 @@ func (w *writer) item(seq event.Seq) (*item, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the index: %w", err)
 	}
-	return it, nil
+	return it.plus(w.stage.counts[seq]), nil
 }
 
 // owner is the event under a key; indexed is what the caller found in the index as of gen.
@@ -566,12 +588,12 @@ func (w *writer) current(c *commitItem) (*item, error) {
 	if it := w.stage.item(seq); it != nil {
 		return it, nil
 	}
-	it, gen := w.e.overlayItem(seq)
+	it, n, gen := w.e.overlayItem(seq)
 	if it != nil {
 		return it, nil
 	}
 	if c.found != nil && c.found.home == 0 && c.gen == gen {
-		return c.found, nil
+		return c.found.plus(n.plus(w.stage.counts[seq])), nil
 	}
 	return w.item(seq)
 }
