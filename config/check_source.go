@@ -200,13 +200,19 @@ func (d *decoder) checkVerify(c *Config, key string, s *Source) {
 	}
 }
 
-var numbered = regexp.MustCompile(`^number ([0-9]{1,6}) (.*)$`)
+var (
+	numbered = regexp.MustCompile(`^number ([0-9]{1,6}) (.*)$`)
+	oneOf    = regexp.MustCompile(`^"(.*)" is not one of (.*)$`)
+)
 
 // verifyFault puts a fault of verify.Compile where the user can mend it.
 func (d *decoder) verifyFault(key string, s *Source, f fault) {
 	hint := ""
 	if strings.HasPrefix(f.message, "needs the parameter") {
 		hint = "give it under handshake"
+	}
+	if m := oneOf.FindStringSubmatch(f.message); m != nil {
+		hint = didYouMean(m[1], strings.Split(m[2], ", "))
 	}
 	if f.key == "secrets" && len(s.Secrets) == 0 {
 		hint = "for example secrets: [{env: " + strings.ToUpper(strings.ReplaceAll(s.Name, "-", "_")) + "_SECRET}]"

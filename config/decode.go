@@ -231,7 +231,7 @@ func fieldNamed(fields []shape.Field, key string) (shape.Field, bool) {
 	return shape.Field{}, false
 }
 
-// suggestKey is the hint for a key that a block does not have: a key of it with a like name, or the same name one block further in.
+// suggestKey is the hint for a key that a block does not have: a key of it with a like name, or the blocks inside of it that have this one.
 func suggestKey(key string, fields []shape.Field) string {
 	names := make([]string, len(fields))
 	for i, f := range fields {
@@ -240,15 +240,25 @@ func suggestKey(key string, fields []shape.Field) string {
 	if hint := didYouMean(key, names); hint != "" {
 		return hint
 	}
+	if blocks := blocksWith(key, "", fields); len(blocks) > 0 {
+		return fmt.Sprintf("did you mean %q inside of %s?", key, strings.Join(blocks, " or "))
+	}
+	return "the keys here are " + strings.Join(names, ", ")
+}
+
+// blocksWith lists the blocks among fields, and inside of those, that have a key of this name.
+func blocksWith(key, prefix string, fields []shape.Field) (blocks []string) {
 	for _, f := range fields {
 		if f.Type.Kind() != reflect.Struct {
 			continue
 		}
-		if _, ok := fieldNamed(shape.Fields(f.Type), key); ok {
-			return fmt.Sprintf("did you mean %q, inside of %q?", f.Name+"."+key, f.Name)
+		inner := shape.Fields(f.Type)
+		if _, ok := fieldNamed(inner, key); ok {
+			blocks = append(blocks, prefix+f.Name)
 		}
+		blocks = append(blocks, blocksWith(key, prefix+f.Name+".", inner)...)
 	}
-	return "the keys here are " + strings.Join(names, ", ")
+	return blocks
 }
 
 // value reads one value of any type.

@@ -86,11 +86,11 @@ func sortProblems(ps []Problem) {
 	})
 }
 
-// closest is the name most like s, if one is like it at all.
+// closest is the name most like s, if one is like it at all: less than half of it may differ ("on" is not like "off").
 func closest(s string, names []string) (string, bool) {
 	best, at := "", max(2, utf8.RuneCountInString(s)/3)+1
 	for _, n := range names {
-		if d := distance(strings.ToLower(s), strings.ToLower(n)); d < at && d < max(utf8.RuneCountInString(n), 2) {
+		if d := distance(strings.ToLower(s), strings.ToLower(n)); d < at && 2*d < max(utf8.RuneCountInString(s), utf8.RuneCountInString(n)) {
 			best, at = n, d
 		}
 	}
