@@ -153,7 +153,7 @@ func (e *emitter) histogram(h *Histogram, labels ...string) {
 	names, values := append(slices.Clip(e.of.labels), "le"), append(slices.Clip(labels), "")
 	count, sum, buckets := h.snapshot()
 	for _, bound := range h.bounds {
-		le := float64(bound) * h.scale
+		le := float64(bound) / h.scale
 		values[len(values)-1] = number(le)
 		e.sample(name+"_bucket", float64(buckets[le]), names, values)
 	}

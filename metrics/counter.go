@@ -52,7 +52,7 @@ type histShard struct {
 }
 
 // Histogram sorts values into fixed buckets. Made by a Set; all methods are safe for concurrent use and never block. A nil Histogram
-// takes nothing. Values are integers (nanoseconds, or a count); scale turns them into the unit that is shown.
+// takes nothing. Values are integers (nanoseconds, or a count); scale is how many of them make the unit that is shown.
 type Histogram struct {
 	bounds []int64 // upper bounds, inclusive, ascending; at most maxBuckets-1
 	scale  float64
@@ -90,9 +90,9 @@ func (h *Histogram) snapshot() (count uint64, sum float64, buckets map[float64]u
 	buckets = make(map[float64]uint64, len(h.bounds))
 	for j, b := range h.bounds {
 		count += counts[j]
-		buckets[float64(b)*h.scale] = count
+		buckets[float64(b)/h.scale] = count
 	}
-	return count + counts[len(h.bounds)], float64(total) * h.scale, buckets
+	return count + counts[len(h.bounds)], float64(total) / h.scale, buckets
 }
 
 // Buckets, in nanoseconds: what a request or an attempt takes, what a check in memory takes, and what a disk takes.

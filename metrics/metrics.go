@@ -134,7 +134,7 @@ var began = time.Now()
 func New() *Set {
 	s := &Set{sources: map[string]*Source{}, upstreams: map[string]*Upstream{}, providers: map[string]*Provider{}, lookups: map[string]counters{},
 		replays: newCounters(ReplayResults), reloads: newCounters(reloadResults), build: thisBuild()}
-	s.Journal = Journal{Sync: newHistogram(syncBounds, 1e-9), GroupSize: newHistogram(groupBounds, 1)}
+	s.Journal = Journal{Sync: newHistogram(syncBounds, 1e9), GroupSize: newHistogram(groupBounds, 1)}
 	for _, t := range lookupTiers {
 		s.lookups[t] = newCounters(lookupResults)
 	}
@@ -147,20 +147,20 @@ func New() *Set {
 // go down.
 func (s *Set) Source(name string) *Source {
 	return lookup(&s.mu, s.sources, name, func() *Source {
-		return &Source{requests: newCounters(Outcomes), Duration: newHistogram(requestBounds, 1e-9)}
+		return &Source{requests: newCounters(Outcomes), Duration: newHistogram(requestBounds, 1e9)}
 	})
 }
 
 // Upstream gives the numbers of an upstream.
 func (s *Set) Upstream(name string) *Upstream {
 	return lookup(&s.mu, s.upstreams, name, func() *Upstream {
-		return &Upstream{attempts: newCounters(AttemptOutcomes), Duration: newHistogram(requestBounds, 1e-9)}
+		return &Upstream{attempts: newCounters(AttemptOutcomes), Duration: newHistogram(requestBounds, 1e9)}
 	})
 }
 
 // Provider gives the numbers of a provider preset.
 func (s *Set) Provider(name string) *Provider {
-	return lookup(&s.mu, s.providers, name, func() *Provider { return &Provider{Verify: newHistogram(verifyBounds, 1e-9)} })
+	return lookup(&s.mu, s.providers, name, func() *Provider { return &Provider{Verify: newHistogram(verifyBounds, 1e9)} })
 }
 
 // Keep drops the series of every source and upstream that is not named. One that comes back begins at 0. Whoever still has its numbers counts unseen.

@@ -234,3 +234,12 @@ func BenchmarkEvent(b *testing.B) {
 		sync.Observe(200 * time.Microsecond)
 	}
 }
+
+func TestBoundsOfBucketsAreWrittenAsDeclared(t *testing.T) {
+	for line := range strings.Lines(string(full().AppendText(nil))) {
+		_, rest, bucket := strings.Cut(line, `le="`)
+		if le, _, _ := strings.Cut(rest, `"`); bucket && len(le) > len("0.00025") { // 30, not 30.000000000000004
+			t.Errorf("a bound with an error of rounding: %s", line)
+		}
+	}
+}
