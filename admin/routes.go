@@ -132,7 +132,7 @@ func (s *Server) find(r *http.Request) (*route, []string, *problem) {
 		}
 	}
 	if allow == nil {
-		return nil, nil, fail(http.StatusNotFound, "no such path; the API is described at /v1/openapi.json")
+		return nil, nil, fail(http.StatusNotFound, api.NoPath+"; the API is described at /v1/openapi.json")
 	}
 	slices.Sort(allow)
 	p := fail(http.StatusMethodNotAllowed, "")

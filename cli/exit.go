@@ -68,7 +68,7 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*client.NotFound](err); ok {
 		return exitNotFound
 	}
-	if p, ok := errors.AsType[*client.Problem](err); ok && p.Status == http.StatusBadRequest {
+	if p, ok := errors.AsType[*client.Problem](err); ok && (p.Status == http.StatusBadRequest || p.Status == http.StatusUnprocessableEntity) {
 		return exitUsage
 	}
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -144,7 +144,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	return nil, refusal(resp)
+	return nil, c.refusal(resp)
 }
 
 // transport says that no answer came, unless it was the caller who gave up.
@@ -160,11 +160,12 @@ func (c *Client) transport(ctx context.Context, err error) error {
 }
 
 // refusal reads a problem; an answer that is none becomes one by its status.
-func refusal(resp *http.Response) error {
+func (c *Client) refusal(resp *http.Response) error {
 	p := &Problem{}
 	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if kind != "application/problem+json" || json.Unmarshal(raw, &p.Problem) != nil {
+	stranger := kind != "application/problem+json" || json.Unmarshal(raw, &p.Problem) != nil
+	if stranger {
 		p.Problem = api.Problem{Title: http.StatusText(resp.StatusCode), Detail: "the answer is not hooktender's: is this its admin port?"}
 	}
 	p.Status = resp.StatusCode
@@ -173,6 +174,9 @@ func refusal(resp *http.Response) error {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
 		return &Unauthorized{p}
 	case http.StatusNotFound:
+		if stranger || strings.HasPrefix(p.Error(), api.NoPath) { // says nothing of what was asked for
+			return &Unreachable{Address: c.base, Err: errors.New(p.Error())}
+		}
 		return &NotFound{p}
 	}
 	return p

@@ -121,6 +121,25 @@ func TestErrorsHaveTypes(t *testing.T) {
 	}
 }
 
+// What answers 404 for every path is no admin port, and knows nothing of an event: its sender must not take that for "never received".
+func TestWhatIsNoGatewayIsSaidToBeNone(t *testing.T) {
+	for kind, body := range map[string]string{
+		"text/html":                "<h1>Not Found</h1>",
+		"application/json":         `{"was_received":"no"}`,
+		"application/problem+json": `{"type":"about:blank","title":"no such path","status":404}`, // the public port
+	} {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = w.Write([]byte(body))
+		}))
+		defer other.Close()
+		if _, err := dial(t, other.URL, "").Event(context.Background(), "", "evt_1", client.Wait{}); !is[*client.Unreachable](err) || is[*client.NotFound](err) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
 func is[T error](err error) bool {
 	_, ok := errors.AsType[T](err)
 	return ok
@@ -136,15 +155,6 @@ func TestWhatAnswersEverythingIsNotReady(t *testing.T) {
 	}
 	if err := dial(t, admintest.Start(t, nil).URL, "").Ready(context.Background()); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestWhatIsNoGatewayIsSaidToBeNone(t *testing.T) {
-	other := httptest.NewServer(http.NotFoundHandler())
-	defer other.Close()
-	_, err := dial(t, other.URL, "").Sources(context.Background())
-	if missing, ok := errors.AsType[*client.NotFound](err); !ok || missing.Problem.WasReceived != "" {
-		t.Errorf("%v", err)
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 	"github.com/hooktender/hooktender/admin/api"
 )
 
-// Unreachable says that no answer came: nothing listens there, or the connection broke. A mutation may have happened all the same.
+// Unreachable says that no answer came: nothing listens there, the connection broke, or what is there knows no such path (404) and so is no
+// admin port. A mutation may have happened all the same.
 type Unreachable struct {
 	Address string
 	Err     error
@@ -42,7 +43,7 @@ func (e *Unauthorized) Error() string { return e.Problem.Error() }
 // Unwrap gives the *Problem.
 func (e *Unauthorized) Unwrap() error { return e.Problem }
 
-// NotFound says that there is no such thing (404). Of an event, its Problem also says since when the log would know of it. It unwraps to
+// NotFound says that an admin port knows no such thing (404). Of an event, its Problem also says since when the log would know of it. It unwraps to
 // its *Problem.
 type NotFound struct{ Problem *Problem }
 

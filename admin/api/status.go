@@ -100,6 +100,9 @@ const (
 // Scopes lists all of them.
 var Scopes = []string{ScopeEventsRead, ScopePayloadsRead, ScopeReplayWrite, ScopeReplayForce, ScopeAdmin}
 
+// NoPath begins what a 404 says of a path that is not there, on both ports: nobody was asked for an event or a source.
+const NoPath = "no such path"
+
 // Problem is the body of every error (RFC 9457).
 type Problem struct {
 	Type   string `json:"type"`
