@@ -191,3 +191,32 @@ func TestAnEventThatCannotBeReadFails(t *testing.T) {
 		}
 	}
 }
+
+// What was delivered stays so where a forced replay leaves it undecided and the next one is refused. It became a dead letter, which its sender could have delivered
+// once more.
+func TestWhatWasDeliveredStaysSoAfterAnUndecidedForcedReplay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.OnUnknown = "hold" })
+		b.up()
+		b.consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+			return []hooktest.Answer{{}, {Break: true}, {Status: 422}}[min(nth, 3)-1]
+		})
+		b.send("evt_1", "", "")
+		for _, want := range []event.Reason{event.WaitingForDecision, event.NoReason} {
+			if res, err := b.r.ReplayOne(t.Context(), b.find("evt_1").ID, "", "ops", true, "yes"); err != nil || !res.Started {
+				t.Fatalf("%+v, %v", res, err)
+			}
+			time.Sleep(time.Second)
+			if rec := b.find("evt_1"); rec.Reason != want {
+				t.Fatalf("%s/%s, want reason %q", rec.State, rec.Reason, want)
+			}
+		}
+		rec := b.find("evt_1")
+		if rec.State != event.Delivered || b.r.SafeToRetry(&rec).Verdict != "no_need" {
+			t.Errorf("%s/%s, %+v", rec.State, rec.Reason, b.r.SafeToRetry(&rec))
+		}
+		if h := b.send("evt_1", "", ""); h.Outcome != recovery.Duplicate || len(b.consumer.Seen()) != 3 {
+			t.Errorf("its sender is told %s, the consumer saw it %d times", h.Outcome, len(b.consumer.Seen()))
+		}
+	})
+}

@@ -134,7 +134,10 @@ func (r *Recovery) replay(ctx context.Context, id event.ID, replay string, force
 func (s *Source) again(rec *event.Record, replay string, force bool) {
 	waited := rec.State == event.Pending
 	prior, why, settled := event.State(0), event.NoReason, rec.Resolution
-	if !waited && !rec.DeadLetter() && rec.Reason != event.Returned {
+	switch {
+	case waited: // what it was before the forced replay that left it undecided, if one did
+		prior, why = rec.PriorState, rec.PriorReason
+	case !rec.DeadLetter() && rec.Reason != event.Returned:
 		prior, why = rec.State, rec.Reason
 	}
 	s.reopen(rec)
