@@ -52,7 +52,7 @@ func (j *journalFlags) export() *cobra.Command {
 	cmd := &cobra.Command{Use: "export", Short: "Write every event that can be read as NDJSON, also of a damaged journal", Args: cobra.NoArgs,
 		Long: "Write every event that can be read, one JSON object a line with its attempts and payload, in the order received; also of a damaged journal and\n" +
 			"beside a running gateway. It changes nothing. Values of headers that carry credentials are left out unless --secrets is given.\nExits 74, after everything is written, if something is damaged."}
-	cmd.Flags().StringVar(&to, "to", "", "`file` to write (default: stdout); it must not exist")
+	cmd.Flags().StringVar(&to, "to", "", "`file` to write (default, and -: stdout); it must not exist")
 	cmd.Flags().BoolVar(&secrets, "secrets", false, "write the values of Authorization, Cookie and the like, too")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o, err := j.options()
@@ -64,7 +64,7 @@ func (j *journalFlags) export() *cobra.Command {
 			hide = func(string) bool { return false }
 		}
 		out, file := j.stdout, (*os.File)(nil)
-		if to != "" {
+		if to != "" && to != "-" {
 			if file, err = os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 				return err
 			}
