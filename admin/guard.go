@@ -39,10 +39,10 @@ func unspecified(host string) bool {
 
 // hostAllowed says whether the Host header names this port: localhost, a loopback address, a name of Options.AllowedHosts, or the address
 // that the connection was made to. A listener that other hosts can reach may stand behind an address translation, so there any address
-// literal will do: a literal cannot be rebound.
+// literal will do: a literal cannot be rebound. HTTP/1.0 knows requests without a Host (HAProxy's checks are such); no browser makes them.
 func (s *Server) hostAllowed(r *http.Request) bool {
 	host := hostname(r.Host)
-	if s.hosts[host] {
+	if s.hosts[host] || r.Host == "" && !r.ProtoAtLeast(1, 1) {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)

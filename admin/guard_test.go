@@ -3,6 +3,7 @@ package admin_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -145,6 +146,29 @@ func TestHostsAndOrigins(t *testing.T) {
 	} {
 		p.want(c.status, "GET", "/v1/whoami", "", c.header...)
 		p.want(c.status, "GET", "/readyz", "", c.header...)
+	}
+}
+
+// HAProxy's checks are HTTP/1.0 without a Host, which no browser sends: they were told 403.
+func TestAProbeWithoutAHostIsAnswered(t *testing.T) {
+	host := strings.TrimPrefix(start(t, nil).URL, "http://")
+	for head, want := range map[string]string{
+		"GET /readyz HTTP/1.0\r\n\r\n":                       "HTTP/1.0 200",
+		"GET /readyz HTTP/1.0\r\nHost: evil.example\r\n\r\n": "HTTP/1.0 403",
+		"GET /readyz HTTP/1.1\r\nHost:\r\n\r\n":              "HTTP/1.1 403",
+	} {
+		c, err := net.Dial("tcp", host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		status := make([]byte, len(want))
+		if _, err = c.Write([]byte(head)); err == nil {
+			_, err = io.ReadFull(c, status)
+		}
+		if err != nil || string(status) != want {
+			t.Errorf("%q: %s, %v; want %s", head, status, err, want)
+		}
 	}
 }
 
