@@ -50,6 +50,11 @@ func (r *Recovery) runJob(j *job) {
 			err = w.wait()
 		}
 	}
+	if err == nil && !j.open {
+		j.mu.Lock()
+		j.Replay.Total = w.seen // some may have been delivered or settled since they were counted
+		j.mu.Unlock()
+	}
 	r.finishJob(j, err)
 	if j.wasCancelled() {
 		w.seeOut()

@@ -338,6 +338,29 @@ func TestAReplaysTotalHoldsWhatFailedMeanwhile(t *testing.T) {
 	})
 }
 
+// What has ended otherwise before a replay of what failed came across it is none of it: the total said that one was neither sent nor skipped.
+func TestAReplaysTotalLeavesOutWhatWasSettledMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(*recovery.SourceConfig, *forward.Config) {})
+		refused(b, 3)
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{} })
+		v := b.replayFailed(1e-3)
+		time.Sleep(time.Minute)
+		rec, err := b.r.Find(t.Context(), "s", "evt_2")
+		if err == nil {
+			_, err = b.r.Resolve(t.Context(), rec.ID, "ops", "by hand")
+		}
+		if err != nil || v.Total != 3 {
+			t.Fatalf("%+v, %v", v, err)
+		}
+		b.kill()
+		time.Sleep(2 * time.Hour)
+		if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "done" || v.Sent != 2 || v.Skipped != 0 || v.Total != 2 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
+
 // What another replay has made of an event just before is not how this one ended.
 func TestAReplayCountsItsOwnEndOfAnEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
