@@ -78,14 +78,33 @@ func (it *item) counted() stateReason {
 	return stateReason{it.state, it.reason}
 }
 
-// frame counts an event that was counted as from before.
-func (s *sourceCount) frame(from stateReason, it *item) {
+// frame counts an event that was counted as from before, and may have been delivered now.
+func (s *sourceCount) frame(from stateReason, it *item, delivered bool) {
 	s.move(from, it.counted(), 1)
 	seq := it.id.Seq()
 	s.last = max(s.last, seq)
-	if it.delivered() && from.state != it.state {
+	if delivered {
 		s.lastDelivered = seq
 	}
+}
+
+// deliveredNow says whether an event that was old has been delivered with the change to it; one whose forced replay has failed falls back to when it was.
+func (it *item) deliveredNow(old *item) bool {
+	if !it.delivered() || old.counted().state == it.state {
+		return false
+	}
+	if old == nil || old.marker {
+		return true
+	}
+	if v, ok := viewBody(old.body); !ok || len(v.replayID) == 0 {
+		return true
+	}
+	was, err := decodeRecord(old.body)
+	if err != nil || was.DeliveredAt.IsZero() {
+		return true
+	}
+	now, err := decodeRecord(it.body)
+	return err != nil || !now.DeliveredAt.Equal(was.DeliveredAt)
 }
 
 func (it *item) delivered() bool {

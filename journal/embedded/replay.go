@@ -248,7 +248,7 @@ func (c counters) again(it *item, newest map[string]int64) error {
 	s.move(stateReason{}, stateReason{it.state, it.reason}, 1)
 	s.last = max(s.last, r.Seq)
 	if it.delivered() {
-		at := max(nanos(r.DeliveredAt), it.settled)
+		at := nanos(r.DeliveredAt) // it ends later where a forced replay has failed
 		if at >= newest[r.Source] {
 			newest[r.Source], s.lastDelivered = at, r.Seq
 		}

@@ -479,3 +479,21 @@ func TestSalvageComputesTheKeyAnew(t *testing.T) {
 		}
 	}
 }
+
+// TestRecountFindsTheLastDelivery: an event whose forced replay has failed was delivered when it was, and not when that ended.
+func TestRecountFindsTheLastDelivery(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	for _, last := range []event.Seq{1, 2} {
+		c, newest := counters{}, map[string]int64{}
+		for _, seq := range []event.Seq{1, 2} {
+			r := event.Record{Source: "s", State: event.Delivered, DeliveredAt: at, SettledAt: at.Add(time.Hour)}
+			if seq == last {
+				r.DeliveredAt, r.SettledAt = at.Add(time.Minute), at.Add(time.Minute)
+			}
+			must(t, c.again(&item{id: event.MakeID(at, seq, 0), front: frontOf(&r), body: appendRecord(nil, &r)}, newest))
+		}
+		if got := c.of("s").lastDelivered; got != last {
+			t.Errorf("%d, want %d", got, last)
+		}
+	}
+}

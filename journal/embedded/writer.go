@@ -48,6 +48,8 @@ type counted struct {
 	source string // if of is not there yet
 	from   stateReason
 	item   *item
+
+	delivered bool
 }
 
 type forgotten struct {
@@ -439,7 +441,7 @@ func (w *writer) applyEvent(f *frame, p *parts, at place, old *item) (*item, err
 		if it.marker {
 			source = groupOf(old).source
 		}
-		w.count(from, it, source)
+		w.count(counted{from: from, item: it, delivered: it.deliveredNow(old)}, source)
 	}
 	w.nextSeq = max(w.nextSeq, f.id.Seq()+1)
 	return it, nil
@@ -462,12 +464,11 @@ func (w *writer) claim(it *item, carried bool) (err error) {
 }
 
 // count notes what a frame does to the counters. Nobody else changes them, so they can be read here without the lock.
-func (w *writer) count(from stateReason, it *item, source string) {
+func (w *writer) count(c counted, source string) {
 	if w.counter == nil || w.source != source {
 		w.source, w.counter = source, w.e.counts[source]
 	}
-	c := counted{from: from, item: it, of: w.counter}
-	if c.of == nil {
+	if c.of = w.counter; c.of == nil {
 		c.source = source
 	}
 	w.counted = append(w.counted, c)
@@ -533,7 +534,7 @@ func (w *writer) publishStage(last position) (weight int, first bool) {
 		if c.of == nil {
 			c.of = e.counts.of(c.source)
 		}
-		c.of.frame(c.from, c.item)
+		c.of.frame(c.from, c.item, c.delivered)
 	}
 	for _, f := range w.forgot {
 		e.counts.forget(f.source, f.state, f.n)

@@ -254,7 +254,25 @@ func checkpointAndHoles(t *testing.T, f Factory) {
 	}
 	check(j, 20, 0, 0, 0, rs[8].Seq)
 	check(x.Crash(), 20, 0, 0, 0, rs[8].Seq)
+	j = x.Reopen()
+	check(j, 20, 0, 0, 0, rs[8].Seq)
+
+	replay := func(r event.Record, end event.State, at time.Time) {
+		t.Helper()
+		r.ReplayID, r.PriorState = "rp_1", r.State
+		r = settle(t, j, r, event.Pending, event.Queued, now)
+		r.DeliveredAt, r.PriorState = at, 0
+		r.State, r.Reason, r.SettledAt = end, 0, now.Add(time.Minute)
+		commit(t, j, journal.Transition{Record: r})
+	}
+	replay(rs[0], event.Delivered, rs[0].DeliveredAt) // a forced replay that fails: it was delivered when it was
+	check(j, 20, 0, 0, 0, rs[8].Seq)
 	check(x.Reopen(), 20, 0, 0, 0, rs[8].Seq)
+	j = x.Crash()
+	check(j, 20, 0, 0, 0, rs[8].Seq)
+	replay(rs[3], event.Replayed, now.Add(time.Minute))
+	check(j, 20, 0, 0, 0, rs[3].Seq)
+	check(x.Crash(), 20, 0, 0, 0, rs[3].Seq)
 }
 
 func countsFollow(t *testing.T, f Factory) {

@@ -284,7 +284,7 @@ func (m *Model) Accept(ctx context.Context, evs []journal.Accept, d journal.Dura
 			if cursor != nil {
 				st.resources[cursor.ResourceKey] = *cursor
 			}
-			st.delivered(rec, 0)
+			st.delivered(rec, &event.Record{})
 		})
 		m.tell(0, 0, rec)
 		out[i].Accepted, out[i].Key = true, -1
@@ -302,9 +302,10 @@ func (m *Model) duplicateOf(keys []event.Key) int {
 	return slices.IndexFunc(keys, func(k event.Key) bool { return m.known(k) != nil })
 }
 
-// delivered notes the last delivery of a source.
-func (st *state) delivered(rec *event.Record, old event.State) {
-	if (rec.State == event.Delivered || rec.State == event.Replayed) && rec.State != old {
+// delivered notes the last delivery of a source. One whose forced replay has failed is no delivery, it falls back.
+func (st *state) delivered(rec, old *event.Record) {
+	back := old.ReplayID != "" && !old.DeliveredAt.IsZero() && old.DeliveredAt.Equal(rec.DeliveredAt)
+	if (rec.State == event.Delivered || rec.State == event.Replayed) && rec.State != old.State && !back {
 		st.last[rec.Source] = rec
 	}
 }
@@ -324,7 +325,7 @@ func (st *state) put(rec *event.Record, payload *event.Payload, at *event.Attemp
 	if x == nil {
 		return
 	}
-	st.delivered(rec, x.rec.State)
+	st.delivered(rec, x.rec)
 	st.rev = max(st.rev, rec.Rev)
 	x.rec = rec
 	if payload != nil {
