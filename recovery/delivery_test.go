@@ -529,23 +529,28 @@ func (b *bed) kill() {
 	b.start()
 }
 
-// Where nobody knows what became of an attempt, it matters which consumer may have had it: not the one that the restart brought.
+// Where nobody knows what became of an attempt, it matters which consumer may have had it: not the one that the restart brought, nor one that a reload had brought since the attempt began.
 func TestAnAttemptThatAKillCutsOffNamesItsUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = "store" })
 		b.up()
 		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 5 * time.Second} })
-		b.send("evt", "", "")
+		b.send("first", "", "")
 		time.Sleep(time.Second)
 		before := b.name
-		b.name, b.source.Delivery.Upstream = "another", "another"
+		b.name, b.source.Delivery.Upstream = "second", "second"
+		b.reload(map[string]forward.Config{before: b.upstream, b.name: b.upstream}, b.source)
+		b.send("second", "", "")
+		time.Sleep(time.Second)
+		b.name, b.source.Delivery.Upstream = "third", "third"
 		b.kill()
 		b.consumer.Plan(nil)
 		time.Sleep(time.Minute)
-		rec := b.find("evt")
-		attempts, err := b.engine.Attempts(t.Context(), rec.ID)
-		if err != nil || len(attempts) != 2 || attempts[0].Upstream != before || attempts[1].Upstream != "another" {
-			t.Errorf("%+v (%v), not of %s and another", attempts, err, before)
+		for id, had := range map[string]string{"first": before, "second": "second"} {
+			attempts, err := b.engine.Attempts(t.Context(), b.find(id).ID)
+			if err != nil || len(attempts) != 2 || attempts[0].Upstream != had || attempts[1].Upstream != "third" {
+				t.Errorf("%s: %+v (%v), not of %s and third", id, attempts, err, had)
+			}
 		}
 	})
 }

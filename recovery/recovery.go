@@ -262,6 +262,7 @@ func (r *Recovery) applySource(sc SourceConfig) error {
 	case old == nil && !r.loaded:
 		s.attach()
 	case old != nil && old.up != up:
+		s.moved = time.Now()
 		old.up.detach(s)
 		s.attach()
 	}

@@ -28,7 +28,8 @@ type Source struct {
 	users   atomic.Int64 // calls under way that may make something pending; below 0: it is let go, and nothing may
 	idle    time.Time    // since when Retire has found it unwanted; zero = it is wanted
 
-	told had // in the journal; of Load and Apply
+	told  had       // in the journal; of Load and Apply
+	moved time.Time // when a reload gave it another upstream; of Apply
 
 	pausing sync.Mutex     // held from what the journal says of paused to what paused says
 	cursors sync.RWMutex   // held for reading while an attempt ends: its cursor is computed, committed, and it lands; for writing while an operator sets one or decides
@@ -362,7 +363,7 @@ func entry(p *ordering.Policy, rec *event.Record, now time.Time) *ordering.Entry
 // cutOff is the transition for an attempt that a crash cut off: its outcome is unknown.
 func (s *Source) cutOff(rec event.Record) journal.Transition {
 	at := event.Attempt{N: rec.Attempts, Trigger: rec.LastTrigger, StartedAt: rec.LastAttemptAt, Outcome: event.OutcomeUnknown,
-		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.told.Upstream} // which it had then
+		ErrKind: forward.KindCrash, ErrText: "the gateway ended while the attempt was under way", Upstream: s.told.at(rec.LastAttemptAt)} // which it had then
 	if at.Upstream == "" {
 		at.Upstream = s.cfg.Load().up.name
 	}

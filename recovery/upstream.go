@@ -314,16 +314,30 @@ func (u *upstream) recall(ctx context.Context) error {
 type had struct {
 	Upstream string        `json:"upstream"`
 	Away     time.Duration `json:"away"` // see compiled
+	Before   string        `json:"before,omitempty"`
+	Until    time.Time     `json:"until,omitzero"` // attempts that began before that went to Before
+}
+
+// at names the upstream of an attempt that began at a time.
+func (h *had) at(began time.Time) string {
+	if began.Before(h.Until) {
+		return h.Before
+	}
+	return h.Upstream
 }
 
 // remember writes to the journal which upstream the source has, if that is not what it says.
 func (s *Source) remember(ctx context.Context) {
 	c := s.cfg.Load()
-	now := had{c.up.name, c.away}
+	now := s.told
+	now.Upstream, now.Away = c.up.name, c.away
 	if now == s.told {
 		return
 	}
 	if s.told.Upstream != "" && s.told.Upstream != now.Upstream {
+		if now.Before, now.Until = s.told.Upstream, s.moved; now.Until.IsZero() {
+			now.Until = time.Now()
+		}
 		c.up.remember() // away is counted from what that has been away, which may be nowhere but in memory yet
 	}
 	raw, err := json.Marshal(now)
