@@ -24,6 +24,7 @@ const (
 
 	mutationTimeout = 5 * time.Minute
 	stopTimeout     = 5 * time.Second
+	freshTimeout    = time.Second // for the first request of a connection, when the port ends
 	maxHeader       = 16 << 10
 	maxBody         = 4 << 20 // of a mutation
 )
@@ -101,6 +102,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes: maxHeader,
 		ErrorLog:       slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
+	var fresh sync.Map // connections without a request so far: Shutdown would wait for one for 5 s
+	srv.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			fresh.Store(c, nil)
+		} else {
+			fresh.Delete(c)
+		}
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -109,6 +118,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.stopOnce.Do(func() { close(s.stopping) })
+	fresh.Range(func(c, _ any) bool {
+		_ = c.(net.Conn).SetReadDeadline(now().Add(freshTimeout))
+		return true
+	})
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if err := srv.Shutdown(grace); err != nil {
