@@ -98,3 +98,79 @@ func TestNextToLeadHasGone(t *testing.T) {
 		}
 	}
 }
+
+// A group was written, and an fsync has failed by the time that its callers are answered: nobody is told of a success after that, not even who did not ask for the disk.
+func TestNoSuccessOnceAnFsyncHasFailed(t *testing.T) {
+	for _, d := range []journal.Durability{journal.Written, journal.Synced} {
+		var e *Engine
+		var armed atomic.Bool
+		e = start(t, Options{Sync: true, Observer: func(event.State, event.Reason, *event.Record) {
+			if armed.Load() {
+				_ = e.fail(errors.New("input/output error"))
+			}
+		}})
+		accept(t, e, journal.Synced, sample(1))
+		armed.Store(true)
+		if v, err := e.Accept(t.Context(), []journal.Accept{sample(2)}, d); !errors.Is(err, journal.ErrFailed) {
+			t.Errorf("durability %d: %+v, %v", d, v, err)
+		}
+	}
+}
+
+// TestWhatIsBeingWrittenOutIsWaitedFor: the index is behind while the disk has not confirmed what goes into it, whoever asked for nothing newer.
+func TestWhatIsBeingWrittenOutIsWaitedFor(t *testing.T) {
+	g := &gate{}
+	e := start(t, Options{Sync: true, syncFile: g.sync})
+	release := g.hold()
+	defer release()
+	accept(t, e, journal.Written, sample(1))
+	e.applier.kickNow()
+	for frozen := false; !frozen; time.Sleep(time.Millisecond) {
+		e.mu.RLock()
+		frozen = e.frozen != nil
+		e.mu.RUnlock()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+	defer cancel()
+	if err := e.settle(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, journal.ErrFull) {
+		t.Fatalf("whoever waits for it: %v", err)
+	}
+	release()
+	must(t, e.settle(t.Context()))
+	if it, err := e.snap.item(1); it == nil || err != nil {
+		t.Errorf("the index has not: %v", err)
+	}
+}
+
+// TestARefusedTransitionIsAsDurableAsWhatRefusesIt: its answer shows what another has written, which a power cut must not take.
+func TestARefusedTransitionIsAsDurableAsWhatRefusesIt(t *testing.T) {
+	g := &gate{}
+	e := start(t, Options{Sync: true, syncFile: g.sync})
+	old := accept(t, e, journal.Synced, sample(1)).Record
+	release := g.hold()
+	defer release()
+	now := deliver(t, e, journal.Written, old)
+	refused := make(chan journal.Outcome, 1)
+	go func() {
+		out, err := e.Commit(t.Context(), []journal.Transition{{Record: old}}, journal.Synced)
+		if err != nil {
+			t.Error(err)
+			out = make([]journal.Outcome, 1)
+		}
+		refused <- out[0]
+	}()
+	for waits := false; !waits; time.Sleep(time.Millisecond) {
+		select {
+		case out := <-refused:
+			t.Fatalf("answered before the disk had it: %+v", out)
+		default:
+		}
+		e.syncs.mu.Lock()
+		waits = len(e.syncs.waiting) > 0
+		e.syncs.mu.Unlock()
+	}
+	release()
+	if out := <-refused; out.Applied || out.Record.Rev != now.Rev {
+		t.Errorf("%+v", out)
+	}
+}
