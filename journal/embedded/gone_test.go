@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
 )
@@ -51,4 +53,112 @@ func TestAListStepsOverWhatIsGoneOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// attemptEntries counts the attempts that are entries of the index.
+func attemptEntries(t *testing.T, e *Engine) (n int) {
+	t.Helper()
+	must(t, e.settle(t.Context()))
+	v, err := e.view()
+	must(t, err)
+	defer v.release()
+	must(t, v.snap.eachKey([]byte{prefixAttempt}, func([]byte) bool { n++; return true }))
+	return n
+}
+
+// TestAttemptsGoWithTheirRecord: before its marker, or with all that is left of the event.
+func TestAttemptsGoWithTheirRecord(t *testing.T) {
+	for what, dedup := range map[string]time.Duration{"marker stays": 4 * time.Hour, "nothing stays": time.Hour} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			e := start(t, Options{Dir: dir, InBubble: true, Log: quiet, Retention: journal.Retention{Payload: time.Hour, Record: time.Hour, Dedup: dedup, DeadLetter: time.Hour}})
+			r := accept(t, e, journal.Written, sample(1)).Record
+			for n := 1; n <= 3; n++ {
+				if r.Attempts = n; n == 3 {
+					r.State, r.Reason, r.SettledAt = event.Delivered, event.NoReason, time.Now()
+				}
+				out, err := e.Commit(t.Context(), []journal.Transition{{Record: r, Attempt: &event.Attempt{N: n, Status: 500}}}, journal.Written)
+				must(t, err)
+				r = out[0].Record
+			}
+			if n := attemptEntries(t, e); n != 2 {
+				t.Fatalf("%s: %d attempts before the last", what, n)
+			}
+			time.Sleep(2 * time.Hour)
+			if _, err := e.Sweep(t.Context(), time.Now(), 100); err != nil {
+				t.Fatal(err)
+			}
+			if n := attemptEntries(t, e); n != 0 {
+				t.Errorf("%s: %d attempts are left", what, n)
+			}
+			if v := accept(t, e, journal.Written, sample(1)); v.Accepted == (dedup > time.Hour) {
+				t.Errorf("%s: accepted %t", what, v.Accepted)
+			}
+		})
+	}
+}
+
+// hours let records go, and dead letters expire, while their markers stay.
+var hours = journal.Retention{Payload: time.Hour, Record: time.Hour, Dedup: 4 * time.Hour, DeadLetter: time.Hour}
+
+// TestWhoWatchesSeesADeadLetterExpire: as it is read from then on.
+func TestWhoWatchesSeesADeadLetterExpire(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var seen event.Record
+		e := start(t, Options{Dir: dir, InBubble: true, Log: quiet, Retention: hours, Observer: func(_ event.State, _ event.Reason, r *event.Record) { seen = *r }})
+		r := accept(t, e, journal.Written, sample(1)).Record
+		r.State, r.Reason, r.SettledAt = event.Failed, event.Exhausted, time.Now()
+		if _, err := e.Commit(t.Context(), []journal.Transition{{Record: r}}, journal.Written); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		if _, err := e.Sweep(t.Context(), time.Now(), 100); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := e.Get(t.Context(), r.ID, false)
+		if d := cmp.Diff(got, seen); err != nil || got.Reason != event.Expired || d != "" {
+			t.Errorf("%v (-read +seen):\n%s", err, d)
+		}
+	})
+}
+
+// TestASweepLeavesWhatHasJustChanged: an event whose time had come was replayed between the look at it and the frame that would have taken it away.
+func TestASweepLeavesWhatHasJustChanged(t *testing.T) {
+	for what, ended := range map[string]event.Record{
+		"a record": {State: event.Delivered}, "a dead letter": {State: event.Failed, Reason: event.Exhausted},
+	} {
+		dir := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			e := start(t, Options{Dir: dir, InBubble: true, Log: quiet, Retention: hours})
+			commit := func(r event.Record) event.Record {
+				out, err := e.Commit(t.Context(), []journal.Transition{{Record: r}}, journal.Written)
+				must(t, err)
+				return out[0].Record
+			}
+			var rs [2]event.Record
+			for i := range rs {
+				r := accept(t, e, journal.Written, sample(i)).Record
+				r.State, r.Reason, r.SettledAt = ended.State, ended.Reason, time.Now()
+				rs[i] = commit(r)
+			}
+			time.Sleep(2 * time.Hour)
+			must(t, e.settle(t.Context()))
+			found, err := e.findDue(t.Context(), time.Now().UnixNano(), 100)
+			must(t, err)
+			r := rs[0]
+			r.State, r.Reason = event.Pending, event.Retrying
+			r = commit(r)
+			must(t, e.call(t.Context(), journal.Written, found.write))
+			if got, _, err := e.Get(t.Context(), r.ID, false); err != nil || got.Rev != r.Rev || got.State != event.Pending {
+				t.Errorf("%s: %+v, %v", what, got, err)
+			}
+			if got, _, err := e.Get(t.Context(), rs[1].ID, false); err == nil && got.Rev == rs[1].Rev {
+				t.Errorf("%s whose time had come is still there", what)
+			}
+			if !found.missed {
+				t.Errorf("%s: the next walk would begin behind what was left", what)
+			}
+		})
+	}
 }
