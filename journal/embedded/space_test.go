@@ -157,6 +157,89 @@ func testBallastBecomesTheLog(t *testing.T, full error) {
 	}
 }
 
+// No space, no ballast: the log waits until there is some, and nobody is told of an error.
+func TestLogWaitsForSpace(t *testing.T) {
+	var said bytes.Buffer
+	e := start(t, Options{Sync: true, SegmentSize: 16 << 10, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	e.wal.asked = true
+	e.wal.prepared <- &prepared{err: unix.ENOSPC}
+	for i := range 20 {
+		accept(t, e, journal.Synced, sample(i))
+	}
+	if got := len(everything(t, e)); got != 20 || e.space.refusing() {
+		t.Errorf("%d events of 20, refusing %t", got, e.space.refusing())
+	}
+	must(t, e.Close())
+	for _, line := range []string{"the log has no room for another segment and waits for space", "there is space again: the log goes on"} {
+		if n := strings.Count(said.String(), line); n != 1 {
+			t.Errorf("%q is said %d times:\n%s", line, n, said.String())
+		}
+	}
+}
+
+// The index waits for space until the overlay is full: then whoever writes waits, new events are refused at once, a list says why it gave up, and all goes on with the space.
+func TestFullOverlayWaits(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(1 << 30)
+	o := Options{MinFree: 8 << 20, free: func(string) (uint64, error) { return 1 << 30, nil }, reserveFree: func(string) (uint64, error) { return free.Load(), nil }}
+	e := start(t, o)
+	free.Store(0)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	value, puts := make([]byte, maxMeta), make(chan int, 1)
+	const all = 200
+	go func() {
+		n := 0
+		for n < all && e.MetaPut(ctx, "key", value, journal.Written) == nil {
+			n++
+		}
+		puts <- n
+	}()
+	for !e.space.overfull.Load() && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := e.Accept(ctx, []journal.Accept{sample(1)}, journal.Written); !errors.Is(err, journal.ErrFull) {
+		t.Errorf("a new event: %v", err)
+	}
+	brief, giveUp := context.WithTimeout(ctx, time.Millisecond)
+	defer giveUp()
+	if err := e.settleFor(brief, e.published()); !errors.Is(err, journal.ErrFull) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("whoever waits for the index: %v", err)
+	}
+	select {
+	case n := <-puts:
+		t.Fatalf("%d of %d values were written", n, all)
+	default:
+	}
+	free.Store(1 << 30)
+	if n := <-puts; n != all {
+		t.Fatalf("%d of %d values were written", n, all)
+	}
+	if !accept(t, e, journal.Written, sample(1)).Accepted || e.space.refusing() {
+		t.Error("there is space again, and new events are refused")
+	}
+}
+
+// What a nearly full volume needs to open the index is taken from the ballast, and no more than that.
+func TestBallastIsGivenUpToOpen(t *testing.T) {
+	o := Options{Dir: t.TempDir(), Log: quiet}
+	dir := filepath.Join(o.Dir, nameBallast)
+	must(t, os.Mkdir(dir, 0o700))
+	for _, name := range []string{"1", "2", "3"} {
+		must(t, os.WriteFile(filepath.Join(dir, name+ballastSuffix), make([]byte, minSegment), 0o600))
+	}
+	o.reserveFree = func(string) (uint64, error) { return 1000 - 100*uint64(len(ballastIn(o.Dir))), nil }
+	for _, x := range []struct {
+		need uint64
+		left int
+	}{{700, 3}, {701, 2}, {900, 1}, {5000, 0}, {5000, 0}} {
+		s := newSpace(&o)
+		if s.begin(x.need); len(s.ballast) != x.left || len(ballastIn(o.Dir)) != x.left {
+			t.Errorf("with %d bytes needed the ballast has %d files, knows of %d", x.need, len(ballastIn(o.Dir)), len(s.ballast))
+		}
+	}
+}
+
 // A crash as a ballast file was made left an empty one, which counted for ever as one that is whole: on a full volume the log could not go on in it, and the process ended.
 func TestEmptyBallastIsNone(t *testing.T) {
 	o := Options{Dir: t.TempDir(), Log: quiet}
