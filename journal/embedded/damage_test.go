@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -163,6 +164,9 @@ func TestTornTailIsCutAtAnyByte(t *testing.T) {
 	}
 	o.Dir = dir // the last of them, opened for good
 	e = start(t, o)
+	if !allZero(mustRead(t, file)[kept:]) {
+		t.Error("something of the torn frame is left: it could be taken for one when the log has come so far again")
+	}
 	if _, _, err := e.Get(context.Background(), last.ID, false); !errors.Is(err, journal.ErrNotFound) {
 		t.Fatal(err)
 	}
@@ -171,6 +175,50 @@ func TestTornTailIsCutAtAnyByte(t *testing.T) {
 	}
 	if n := len(everything(t, e)); n != 4 {
 		t.Fatalf("%d events", n)
+	}
+}
+
+// TestTornOrDamaged: what is bad at the end was torn if nobody can have been told of it, and damaged where the ledger or a later frame says that it was on the disk.
+func TestTornOrDamaged(t *testing.T) {
+	s := &segment{path: "log", segmentHead: segmentHead{generation: 7, firstLSN: 5}}
+	body := []byte("body")
+	for _, x := range []struct {
+		what    string
+		bad     int // of the frames 5, 6 and 7
+		known   uint64
+		synced  uint64 // as the frames say
+		damaged bool
+		lsn     uint64
+	}{
+		{what: "whole", bad: -1, known: 7, synced: 6, lsn: 7},
+		{what: "whole, and the ledger says more", bad: -1, known: 8, damaged: true},
+		{what: "the ledger does not say it", bad: 6, known: 5, synced: 5, lsn: 5},
+		{what: "the ledger says it", bad: 6, known: 6, synced: 5, damaged: true},
+		{what: "the next frame says it", bad: 6, known: 5, synced: 6, damaged: true},
+		{what: "the last", bad: 7, known: 6, synced: 6, lsn: 6},
+		{what: "the first", bad: 5, known: 4, synced: 4, lsn: 4},
+		{what: "the first, and the next says it", bad: 5, known: 4, synced: 5, damaged: true},
+	} {
+		data := make([]byte, segmentHeadSize)
+		ends := map[uint64]int64{4: segmentHeadSize}
+		for lsn := uint64(5); lsn <= 7; lsn++ {
+			f := frame{kind: kindNote, lsn: lsn, synced: min(x.synced, lsn-1), body: body, bodySum: checksum(body)}
+			data = append(f.appendHead(data, generationSum(7)), body...)
+			if ends[lsn] = int64(len(data)); int(lsn) == x.bad {
+				data[len(data)-1] ^= 1
+			}
+		}
+		found := &tail{}
+		err := found.checkLast(s, append(data, make([]byte, 100)...), ledgerState{synced: x.known})
+		if x.damaged {
+			if !errors.Is(err, journal.ErrDamaged) {
+				t.Errorf("%s: %v", x.what, err)
+			}
+			continue
+		}
+		if err != nil || found.lsn != x.lsn || found.end != ends[x.lsn] || found.torn != (x.bad > 0) || found.open != ends[min(x.known, x.lsn)] {
+			t.Errorf("%s: %+v, %v", x.what, found, err)
+		}
 	}
 }
 
@@ -351,6 +399,117 @@ func TestIndexIsRebuiltFromTheLog(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestIndexFitsTheLog: an index is gone on with only where it says how far it is, and that is a place in this log; an empty one only where the log is, too.
+func TestIndexFitsTheLog(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
+	e := start(t, o)
+	first := *e.wal.active()
+	fits := func(what string, want bool, segs []*segment, end int64, lsn uint64) {
+		t.Helper()
+		at, err := e.loadPosition(&tail{segs: segs, end: end, lsn: lsn})
+		if want != (err == nil) || err != nil && !errors.Is(err, errIndex) {
+			t.Errorf("%s: %+v, %v", what, at, err)
+		}
+	}
+	empty := []*segment{&first}
+	fits("an empty index of an empty log", true, empty, segmentHeadSize, 0)
+	fits("an empty index of a log", false, empty, 1000, 3)
+	later := first
+	later.firstLSN = 4
+	fits("an empty index of a log whose beginning is gone", false, []*segment{&later}, segmentHeadSize, 0)
+
+	for i := range 3 {
+		accept(t, e, journal.Written, sample(i))
+	}
+	must(t, e.settle(t.Context()))
+	at := e.active.last
+	is := func(change func(*segment)) []*segment {
+		s := first
+		change(&s)
+		return []*segment{&s}
+	}
+	same := func(*segment) {}
+	next := func(segs []*segment) []*segment {
+		return append(segs, &segment{number: at.segment + 1, segmentHead: segmentHead{firstLSN: at.lsn + 1}})
+	}
+	fits("of this log", true, is(same), at.offset, at.lsn)
+	fits("behind the log", true, is(same), at.offset+100, at.lsn+1)
+	fits("a frame ahead of the log", false, is(same), at.offset, at.lsn-1)
+	fits("ahead of the log's end", false, is(same), at.offset-1, at.lsn)
+	fits("of a segment that is not the last", true, next(is(same)), segmentHeadSize, at.lsn)
+	fits("of another generation", false, is(func(s *segment) { s.generation++ }), at.offset, at.lsn)
+	fits("of a segment that is gone", false, is(func(s *segment) { s.number++ }), at.offset, at.lsn)
+	fits("up to where the segment begins", true, is(func(s *segment) { s.firstLSN = at.lsn + 1 }), at.offset, at.lsn)
+	fits("of before the segment", false, is(func(s *segment) { s.firstLSN = at.lsn + 2 }), at.offset, at.lsn+2)
+
+	w := newWrites(e.index)
+	w.remove([]byte{prefixPosition})
+	must(t, w.finish())
+	e.index.versions.done(w.version)
+	fits("an index that does not say how far it is", false, empty, segmentHeadSize, 0)
+}
+
+// TestReplayOfMoreThanALayer: a start writes what it replays to the index, again and again; what comes later in the log may change what is there already.
+func TestReplayOfMoreThanALayer(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(1 << 40)
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet, SegmentSize: 1 << 20, MinFree: 256 << 20, reserveFree: func(string) (uint64, error) { return free.Load(), nil }}
+	e := start(t, o)
+	must(t, e.MetaPut(t.Context(), "key", nil, journal.Written), e.settle(t.Context())) // else nothing says how far the index is, and it is rebuilt
+	free.Store(0)                                                                       // the index is not written any more
+	const events, delivered = 1200, 20
+	var rs []event.Record
+	for from := 0; from < events; from += 100 {
+		batch := make([]journal.Accept, 100)
+		for i := range batch {
+			batch[i] = sample(from + i)
+			batch[i].Payload, batch[i].Record.LastErrText = nil, strings.Repeat("x", 4096)
+		}
+		vs, err := e.Accept(t.Context(), batch, journal.Written)
+		must(t, err)
+		for _, v := range vs {
+			rs = append(rs, v.Record)
+		}
+	}
+	for i := range delivered {
+		deliver(t, e, journal.Written, rs[i])
+	}
+	want, err := e.Counts(t.Context())
+	must(t, err)
+	dir := copyDir(t, o.Dir)
+	for _, rebuilt := range []bool{false, true} {
+		o := o
+		o.Dir, o.reserveFree = dir, nil
+		if rebuilt {
+			must(t, os.RemoveAll(filepath.Join(dir, nameIndex)))
+		} else {
+			o.Dir = copyDir(t, dir)
+		}
+		e := start(t, o)
+		if exists(filepath.Join(o.Dir, nameIndex+".old")) != rebuilt {
+			t.Errorf("rebuilt %t", !rebuilt)
+		}
+		if at, err := e.snap.get([]byte{prefixPosition}); at == nil || err != nil {
+			t.Errorf("rebuilt %t: the index does not say how far it is: %v", rebuilt, err)
+		}
+		got, err := e.Counts(t.Context())
+		must(t, err)
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("rebuilt %t (-want +got):\n%s", rebuilt, d)
+		}
+		n := 0
+		must(t, e.Pending(t.Context(), func(page []event.Record) error { n += len(page); return nil }))
+		if n != events-delivered {
+			t.Errorf("rebuilt %t: %d are pending of %d", rebuilt, n, events-delivered)
+		}
+		for _, i := range []int{0, delivered - 1, delivered, events - 1} {
+			if v := accept(t, e, journal.Written, sample(i)); v.Accepted || v.Record.ID != rs[i].ID || (v.Record.State == event.Delivered) != (i < delivered) {
+				t.Errorf("rebuilt %t: event %d: %+v", rebuilt, i, v)
+			}
+		}
 	}
 }
 
@@ -676,6 +835,36 @@ func TestFailedSyncIsFinal(t *testing.T) {
 	}
 }
 
+// A write that fails is final as an fsync is: what the page cache has of it is unknown.
+func TestFailedWriteIsFinal(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e := start(t, o)
+	r := accept(t, e, journal.Synced, sample(1)).Record
+	f, err := os.Open(segmentFiles(t, o.Dir)[0]) // only to be read
+	must(t, err)
+	e.wal.syncing.Lock()
+	e.wal.file, f = f, e.wal.file
+	e.wal.syncing.Unlock()
+	defer f.Close()
+	for i := range 3 {
+		if v, err := e.Accept(t.Context(), []journal.Accept{sample(2)}, journal.Written); !errors.Is(err, journal.ErrFailed) {
+			t.Fatalf("call %d: %+v, %v", i+1, v, err)
+		}
+	}
+	select {
+	case <-e.Failed():
+	default:
+		t.Error("the journal does not say that it failed")
+	}
+	if err := e.Close(); !errors.Is(err, journal.ErrFailed) {
+		t.Error(err)
+	}
+	e = start(t, o)
+	if all := everything(t, e); len(all) != 1 || all[0].ID != r.ID {
+		t.Errorf("%+v", all)
+	}
+}
+
 func TestDamagedPayloadIsNeverGivenOut(t *testing.T) {
 	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true}
 	e := start(t, o)
@@ -798,6 +987,31 @@ func TestOldSegmentsGo(t *testing.T) {
 	}
 	if got, _ := e.Checkpoint(ctx, "stripe"); !cmp.Equal(cp, got) {
 		t.Fatal(cmp.Diff(cp, got))
+	}
+}
+
+// A crash between the ledger's entry and the file's removal leaves a segment that is no part of the log any more: it goes at the next start.
+func TestASegmentThatWasWrittenOffGoes(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 16 << 10, Log: quiet, Now: func() time.Time { return now }}
+	o.Retention.Payload = time.Hour
+	e, _ := write(t, o, 40, journal.Written)
+	path := segmentFiles(t, o.Dir)[0]
+	written, later := mustRead(t, path), time.Now().Add(2*time.Hour) // as of when sample says that they came
+	for first, _ := e.wal.oldest(); first.path == path; first, _ = e.wal.oldest() {
+		if _, err := e.Sweep(t.Context(), later, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := everything(t, e)
+	must(t, e.Close())
+	must(t, os.WriteFile(path, written, 0o600))
+	e = start(t, o)
+	if d := cmp.Diff(want, everything(t, e)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if exists(path) {
+		t.Error("the file is still there")
 	}
 }
 
