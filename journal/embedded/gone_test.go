@@ -1,6 +1,8 @@
 package embedded
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,14 +57,14 @@ func TestAListStepsOverWhatIsGoneOnce(t *testing.T) {
 	})
 }
 
-// attemptEntries counts the attempts that are entries of the index.
-func attemptEntries(t *testing.T, e *Engine) (n int) {
+// indexEntries counts the entries of a kind.
+func indexEntries(t *testing.T, e *Engine, prefix byte) (n int) {
 	t.Helper()
 	must(t, e.settle(t.Context()))
 	v, err := e.view()
 	must(t, err)
 	defer v.release()
-	must(t, v.snap.eachKey([]byte{prefixAttempt}, func([]byte) bool { n++; return true }))
+	must(t, v.snap.eachKey([]byte{prefix}, func([]byte) bool { n++; return true }))
 	return n
 }
 
@@ -75,21 +77,25 @@ func TestAttemptsGoWithTheirRecord(t *testing.T) {
 			r := accept(t, e, journal.Written, sample(1)).Record
 			for n := 1; n <= 3; n++ {
 				if r.Attempts = n; n == 3 {
-					r.State, r.Reason, r.SettledAt = event.Delivered, event.NoReason, time.Now()
+					r.State, r.Reason, r.SettledAt = event.Rejected, event.Stale, time.Now()
 				}
 				out, err := e.Commit(t.Context(), []journal.Transition{{Record: r, Attempt: &event.Attempt{N: n, Status: 500}}}, journal.Written)
 				must(t, err)
 				r = out[0].Record
 			}
-			if n := attemptEntries(t, e); n != 2 {
-				t.Fatalf("%s: %d attempts before the last", what, n)
+			if a, s := indexEntries(t, e, prefixAttempt), indexEntries(t, e, prefixState); a != 2 || s != 1 {
+				t.Fatalf("%s: %d attempts before the last, in %d lists", what, a, s)
 			}
 			time.Sleep(2 * time.Hour)
 			if _, err := e.Sweep(t.Context(), time.Now(), 100); err != nil {
 				t.Fatal(err)
 			}
-			if n := attemptEntries(t, e); n != 0 {
-				t.Errorf("%s: %d attempts are left", what, n)
+			if a, s := indexEntries(t, e, prefixAttempt), indexEntries(t, e, prefixState); a != 0 || s != 0 {
+				t.Errorf("%s: %d attempts are left, it is in %d lists", what, a, s)
+			}
+			r.State = event.Pending // replayed by who has read it before
+			if out, err := e.Commit(t.Context(), []journal.Transition{{Record: r}}, journal.Written); err != nil || out[0].Applied {
+				t.Errorf("%s: it came back: %+v, %v", what, out, err)
 			}
 			if v := accept(t, e, journal.Written, sample(1)); v.Accepted == (dedup > time.Hour) {
 				t.Errorf("%s: accepted %t", what, v.Accepted)
@@ -160,5 +166,51 @@ func TestASweepLeavesWhatHasJustChanged(t *testing.T) {
 				t.Errorf("%s: the next walk would begin behind what was left", what)
 			}
 		})
+	}
+}
+
+// TestWhatIsGoneIsRememberedByTheLog: events are forgotten, their segments gone, and the index lost. The log does not say that it covers them, and their numbers are not given out again.
+func TestWhatIsGoneIsRememberedByTheLog(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 8 << 10, Log: quiet, Retention: hours}
+	e := start(t, o)
+	now, last := time.Now(), event.Record{}
+	for i := range 10 {
+		a := sample(i)
+		a.Record.ReceivedAt = now.Add(-5 * time.Hour)
+		a.Record.State, a.Record.Reason, a.Record.SettledAt = event.Rejected, event.Stale, a.Record.ReceivedAt
+		last = accept(t, e, journal.Written, a).Record
+	}
+	accepted := e.published()
+	rebuilt := func() *Engine {
+		t.Helper()
+		covers := e.covers.Load()
+		if n := len(everything(t, e)); n != 0 || covers <= nanos(last.ReceivedAt) {
+			t.Fatalf("%d events are left, it covers what came since %s", n, fromNanos(covers))
+		}
+		o := o
+		o.Dir = copyDir(t, o.Dir)
+		must(t, os.RemoveAll(filepath.Join(o.Dir, nameIndex)))
+		e := start(t, o)
+		if got := e.covers.Load(); got != covers {
+			t.Errorf("it covers what came since %s, and rebuilt since %s", fromNanos(covers), fromNanos(got))
+		}
+		return e
+	}
+	sweep := func() {
+		if _, err := e.Sweep(t.Context(), now, 100); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	rebuilt()
+	for range 20 {
+		now = now.Add(2 * time.Hour)
+		sweep()
+	}
+	if first, _ := e.wal.oldest(); first == nil || first.firstLSN <= accepted {
+		t.Fatalf("the oldest segment: %+v", first)
+	}
+	if v := accept(t, rebuilt(), journal.Written, sample(1)); v.Record.Seq != last.Seq+1 {
+		t.Errorf("after event %d comes %d", last.Seq, v.Record.Seq)
 	}
 }
