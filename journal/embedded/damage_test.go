@@ -990,28 +990,41 @@ func TestOldSegmentsGo(t *testing.T) {
 	}
 }
 
-// A crash between the ledger's entry and the file's removal leaves a segment that is no part of the log any more: it goes at the next start.
+// What is left of the oldest segment is written again, and then it goes. A crash between the ledger's entry and the file's removal leaves a segment that is no part of the log
+// any more: that goes at the next start.
 func TestASegmentThatWasWrittenOffGoes(t *testing.T) {
-	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 16 << 10, Log: quiet, Now: func() time.Time { return now }}
-	o.Retention.Payload = time.Hour
-	e, _ := write(t, o, 40, journal.Written)
-	path := segmentFiles(t, o.Dir)[0]
-	written, later := mustRead(t, path), time.Now().Add(2*time.Hour) // as of when sample says that they came
-	for first, _ := e.wal.oldest(); first.path == path; first, _ = e.wal.oldest() {
-		if _, err := e.Sweep(t.Context(), later, 100); err != nil {
-			t.Fatal(err)
+	for name, keys := range map[string][][]byte{"plain": nil, "encrypted": {make([]byte, 32)}} {
+		o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, SegmentSize: 16 << 10, Log: quiet, Keys: keys}
+		o.Retention.Payload = time.Hour
+		e, rs := write(t, o, 40, journal.Written)
+		path := segmentFiles(t, o.Dir)[0]
+		written, later := mustRead(t, path), time.Now().Add(2*time.Hour)
+		if _, p, err := e.Get(t.Context(), rs[0].ID, true); p == nil || err != nil { // it is kept open
+			t.Fatal(p, err)
 		}
-	}
-	want := everything(t, e)
-	must(t, e.Close())
-	must(t, os.WriteFile(path, written, 0o600))
-	e = start(t, o)
-	if d := cmp.Diff(want, everything(t, e)); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
-	}
-	if exists(path) {
-		t.Error("the file is still there")
+		for first, _ := e.wal.oldest(); first.path == path; first, _ = e.wal.oldest() {
+			if _, err := e.Sweep(t.Context(), later, 100); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		for i := range e.wal.kept {
+			if k := e.wal.kept[i].Load(); k != nil && k.Name() == path {
+				t.Errorf("%s: the file is still open: its space is not free", name)
+			}
+		}
+		want := everything(t, e)
+		must(t, e.Close())
+		must(t, os.WriteFile(path, written, 0o600))
+		e = start(t, o)
+		if d := cmp.Diff(want, everything(t, e)); d != "" || len(want) != len(rs) {
+			t.Errorf("%s: %d events (-want +got):\n%s", name, len(want), d)
+		}
+		if _, p, err := e.Get(t.Context(), rs[0].ID, true); p == nil || err != nil || len(p.Body) != 1024 {
+			t.Errorf("%s: what waits has lost its bytes: %v", name, err)
+		}
+		if exists(path) {
+			t.Errorf("%s: the file is still there", name)
+		}
 	}
 }
 
