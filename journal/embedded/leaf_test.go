@@ -165,3 +165,31 @@ func TestIndexOfAnotherVersionIsRebuilt(t *testing.T) {
 		t.Errorf("it was not rebuilt: %v", err)
 	}
 }
+
+// TestAnEventIsListedAsItIsNow: it has changed after the index had it. What it was before is not left in a list, and lists find it by what it has become.
+func TestAnEventIsListedAsItIsNow(t *testing.T) {
+	e := start(t, Options{})
+	commit := func(r event.Record) event.Record {
+		out, err := e.Commit(t.Context(), []journal.Transition{{Record: r}}, journal.Written)
+		if err != nil || !out[0].Applied {
+			t.Fatal(out, err)
+		}
+		return out[0].Record
+	}
+	r := accept(t, e, journal.Written, sample(1)).Record
+	must(t, e.settle(t.Context()))
+	for _, x := range []struct {
+		state  event.State
+		reason event.Reason
+		listed int
+	}{{event.Failed, event.Exhausted, 1}, {event.Pending, event.Retrying, 1}, {event.Delivered, event.NoReason, 0}, {event.Pending, event.Delivering, 1}, {event.Delivered, event.NoReason, 0}} {
+		r.State, r.Reason, r.ReplayID = x.state, x.reason, "of "+x.state.String()
+		r = commit(commit(r)) // twice in one flush
+		if n := indexEntries(t, e, prefixState); n != x.listed {
+			t.Errorf("%s: %d entries of states", x.state, n)
+		}
+		if p, err := e.List(t.Context(), journal.Query{ReplayID: r.ReplayID}); err != nil || len(p.Records) != 1 || p.Records[0].Rev != r.Rev {
+			t.Errorf("%s: by its replay %+v is found, %v", x.state, p.Records, err)
+		}
+	}
+}
