@@ -22,15 +22,18 @@ type space struct {
 	dir     string
 	minFree uint64
 	reserve uint64
-	segment uint64 // largest size of a ballast file
-	free    func(dir string) (uint64, error)
+	segment uint64                           // largest size of a ballast file
+	free    func(dir string) (uint64, error) // what the index and the log find
+	events  func(dir string) (uint64, error) // what new events find
 	log     interface {
 		Warn(string, ...any)
 		Info(string, ...any)
 	}
 
-	mu      sync.Mutex
-	ballast []string // its files
+	mu       sync.Mutex
+	ballast  []string // its files
+	fullTold bool     // the log's last word of whether new events are refused
+	fullAt   time.Time
 
 	resident *resident
 
@@ -77,7 +80,7 @@ func Filesystem(dir string) (name string, free uint64, err error) {
 }
 
 func newSpace(o *Options) *space {
-	return &space{dir: o.Dir, minFree: o.MinFree, reserve: reserveOf(o), segment: uint64(o.SegmentSize), resident: newResident(o), free: o.reserveFree, log: o.Log}
+	return &space{dir: o.Dir, minFree: o.MinFree, reserve: reserveOf(o), segment: uint64(o.SegmentSize), resident: newResident(o), free: o.reserveFree, events: o.free, log: o.Log}
 }
 
 // reserveOf is what the index must find free before it is written: a memory table that begins, one that becomes a table, and
@@ -212,13 +215,32 @@ func (s *space) takeBallast() string {
 	return path
 }
 
-// guard sets the ballast up, and again when there is plenty of space, until stop is closed.
+// tell logs whether new events are refused, when that changes: they may be refused where none comes, because whoever sends them looks at the readiness first.
+func (s *space) tell(free uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full := free < s.minFree
+	switch {
+	case full == s.fullTold:
+	case !full:
+		s.fullTold = false
+		s.log.Info("there is space again: new events are taken", "free_bytes", free)
+	case s.fullAt.IsZero() || time.Since(s.fullAt) >= fullAgain: // where free space is about MinFree it goes to and fro all the time
+		s.fullTold, s.fullAt = true, time.Now()
+		s.log.Warn("free space is below journal.min_free: new events are refused until there is more", "free_bytes", free, "min_free_bytes", s.minFree)
+	}
+}
+
+// guard tells of space, sets the ballast up, and again when there is plenty, until stop is closed.
 func (s *space) guard(stop <-chan struct{}) {
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
 	for n := 0; ; n++ {
 		s.resident.trim()
 		if n%refillEvery == 0 {
+			if free, err := s.events(s.dir); err == nil { // unknown: new events will tell
+				s.tell(free)
+			}
 			if err := s.refill(); err != nil {
 				s.log.Warn("the ballast cannot be set up", "error", err)
 			}

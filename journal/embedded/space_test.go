@@ -259,6 +259,28 @@ func TestEmptyBallastIsNone(t *testing.T) {
 	}
 }
 
+// A gateway that starts without space, or loses it while nobody sends anything, says so all the same: the log ended with "ready", and where readiness
+// keeps senders away no event came to be refused.
+func TestTheLogSaysWithoutAnyEventThatNewOnesAreRefused(t *testing.T) {
+	var free atomic.Uint64
+	said := make(chan string, 8)
+	look := func(string) (uint64, error) { return free.Load(), nil }
+	enough := func(string) (uint64, error) { return 1 << 30, nil }
+	start(t, Options{MinFree: 64 << 20, free: look, reserveFree: enough, Log: slog.New(slog.NewTextHandler(lines(said), nil))})
+	for _, text := range []string{"below journal.min_free", "space again: new events"} {
+		for line := range said {
+			if strings.Contains(line, text) {
+				break
+			}
+		}
+		free.Store(1 << 30)
+	}
+}
+
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) { l <- string(b); return len(b), nil }
+
 // Free space that goes to and fro about MinFree is told once, not each time: as tables of the index come and go it can do so many times a second.
 func TestSpaceAboutMinFreeIsToldSeldom(t *testing.T) {
 	var looks atomic.Uint64

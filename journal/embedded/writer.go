@@ -38,8 +38,6 @@ type writer struct {
 	freeAt      time.Time
 	freeWritten int64
 	freeNear    bool
-	fullTold    bool // the log's last word of it
-	fullAt      time.Time
 }
 
 // counted, forgotten and observed wait for the publication of the group.
@@ -621,13 +619,5 @@ func (w *writer) checkFree() {
 	}
 	w.full, w.freeNear = free < w.e.opts.MinFree, free < w.e.opts.MinFree+freeNear
 	w.e.full.Store(w.full)
-	switch {
-	case w.full == w.fullTold:
-	case !w.full:
-		w.fullTold = false
-		w.e.opts.Log.Info("there is space again: new events are taken", "free_bytes", free)
-	case w.fullAt.IsZero() || now.Sub(w.fullAt) >= fullAgain: // where free space is about MinFree it goes to and fro all the time
-		w.fullTold, w.fullAt = true, now
-		w.e.opts.Log.Warn("free space is below journal.min_free: new events are refused until there is more", "free_bytes", free, "min_free_bytes", w.e.opts.MinFree)
-	}
+	w.e.space.tell(free)
 }
