@@ -96,10 +96,19 @@ func (e *env) serve(ctx context.Context, acceptLoss bool, log *slog.Logger) erro
 	stop()
 	if errors.Is(err, gateway.ErrJournal) {
 		log.Error("the journal failed: nothing can be promised any more", "error", err)
-		return &exitError{code: exitJournal, err: err}
+		return failure(err)
 	}
 	work.Wait()
 	return err
+}
+
+// failure says where to read what to do about a journal that failed while the gateway ran.
+func failure(err error) error {
+	section := "the-disk-fails"
+	if errors.Is(err, journal.ErrDamaged) {
+		section = "the-journal-is-damaged"
+	}
+	return fail(exitJournal, "%w\n  nothing was acknowledged after that; see %s%s", err, operations, section)
 }
 
 // startError says what refuses the start, and where to read what to do.
