@@ -5,12 +5,14 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 go build -tags nethttpomithttp2 -trimpath -ldflags "-s -w" -o /out/hooktender . \
- && mkdir -p /out/data && chown 65532:65532 /out/data && chmod 0700 /out/data
+ && mkdir -p /out/data /out/tmp && chown 65532:65532 /out/data /out/tmp && chmod 0700 /out/data
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=build /out/hooktender /hooktender
 COPY --from=build --chown=65532:65532 /out/data /data
+# For the demo: docker run --rm hooktender demo
+COPY --from=build --chown=65532:65532 /out/tmp /tmp
 # Everything but /data may be read-only: docker run --read-only
 USER 65532:65532
 VOLUME /data
