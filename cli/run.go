@@ -35,6 +35,7 @@ func runCommand(e *env) *cobra.Command {
 		if err := l.UnmarshalText([]byte(level)); err != nil {
 			return usage("--log-level must be debug, info, warn or error, not %q", level)
 		}
+		e.stderr = logTo(e.stderr, e.now)
 		return e.serve(cmd.Context(), acceptLoss, slog.New(slog.NewJSONHandler(e.stderr, &slog.HandlerOptions{Level: l})))
 	}
 	return cmd

@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A logWriter writes the log to a pipe, socket or terminal, which whoever reads it may leave full: a line waits for at most patience then, and once one has waited in vain lines are
+// left out until there is room. Senders and deliveries, which write a line each, would wait with it for good. One goroutine at a time.
+type logWriter struct {
+	to       *os.File
+	poll     [1]unix.PollFd // asks for room in it
+	patience time.Duration
+	now      func() time.Time
+
+	leftOut int  // lines, since the last one that was written
+	cut     bool // the last one written has no end
+}
+
+// atOnce is what a pipe takes without waiting once it says that it takes anything: a page.
+const atOnce = 4096
+
+// logTo is w, or a logWriter to it where w is no regular file.
+func logTo(w io.Writer, now func() time.Time) io.Writer {
+	f, ok := w.(*os.File)
+	if !ok {
+		return w
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode().IsRegular() {
+		return w
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return w
+	}
+	l := &logWriter{to: f, patience: time.Second, now: now}
+	if err := raw.Control(func(fd uintptr) { l.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT} }); err != nil { // not Fd, which changes how a file is written to
+		return w
+	}
+	return l
+}
+
+// Write implements io.Writer; b is a line.
+func (l *logWriter) Write(b []byte) (int, error) {
+	patience := l.patience
+	if l.leftOut > 0 {
+		patience = 0
+	}
+	if !l.room(patience) {
+		l.leftOut++
+		return len(b), nil
+	}
+	if l.leftOut > 0 {
+		end := ""
+		if l.cut {
+			end = "\n"
+		}
+		_, _ = fmt.Fprintf(l.to, "%s{\"time\":%q,\"level\":\"WARN\",\"msg\":\"lines of the log are left out: nobody read it\",\"left_out\":%d}\n", end, l.now().Format(time.RFC3339Nano), l.leftOut)
+		l.leftOut, l.cut = 0, false
+		if !l.room(l.patience) {
+			l.leftOut = 1
+			return len(b), nil
+		}
+	}
+	for rest := b; len(rest) > 0; {
+		n := min(len(rest), atOnce)
+		if len(rest) < len(b) && !l.room(l.patience) {
+			l.leftOut, l.cut = 1, true
+			break
+		}
+		if _, err := l.to.Write(rest[:n]); err != nil {
+			return 0, err
+		}
+		rest = rest[n:]
+	}
+	return len(b), nil
+}
+
+// room waits for room. What cannot be asked has it: the error of the write says more.
+func (l *logWriter) room(patience time.Duration) bool {
+	for end := l.now().Add(patience); ; patience = max(0, end.Sub(l.now())) {
+		if n, err := unix.Poll(l.poll[:], int(patience.Milliseconds())); err != unix.EINTR {
+			return n > 0 || err != nil
+		}
+	}
+}
