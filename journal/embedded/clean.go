@@ -3,7 +3,6 @@ package embedded
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -63,9 +62,6 @@ func (e *Engine) drop(ctx context.Context, s *segment) error {
 	}
 	if err := e.awaitSynced(e.published()); err != nil {
 		return err
-	}
-	if err := e.index.sync(); err != nil {
-		return e.fail(fmt.Errorf("write the index: %w", err))
 	}
 	e.syncs.ledger.Lock()
 	defer e.syncs.ledger.Unlock()

@@ -1059,30 +1059,25 @@ func (d *forgetfulDisk) cut(t testing.TB, dir string, rnd *rand.Rand) string {
 	defer d.mu.Unlock()
 	to := copyDir(t, dir)
 	for _, file := range segmentFiles(t, to) {
-		name := filepath.Base(file)
-		if _, ok := d.synced[name]; !ok {
-			name = "next"
+		now := mustRead(t, file)
+		old, ok := d.synced[filepath.Base(file)]
+		if !ok {
+			old = d.synced["next"]
 		}
-		d.tear(t, file, name, rnd)
-	}
-	return to
-}
-
-// tear gives a file the content that it may have after a power cut; name is what it was called when it was synced.
-func (d *forgetfulDisk) tear(t testing.TB, file, name string, rnd *rand.Rand) {
-	now, old := mustRead(t, file), d.synced[name]
-	for at := 0; at < len(now); at += 512 {
-		end := min(at+512, len(now))
-		if rnd.IntN(2) == 0 {
-			clear(now[at:end])
-			if at < len(old) {
-				copy(now[at:end], old[at:min(end, len(old))])
+		for at := 0; at < len(now); at += 512 {
+			end := min(at+512, len(now))
+			if rnd.IntN(2) == 0 {
+				clear(now[at:end])
+				if at < len(old) {
+					copy(now[at:end], old[at:min(end, len(old))])
+				}
 			}
 		}
+		if err := os.WriteFile(file, now, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(file, now, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	return to
 }
 
 func TestPowerCutLosesNothingThatWasSynced(t *testing.T) {

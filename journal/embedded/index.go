@@ -4,11 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math"
 	"os"
-	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -46,10 +44,8 @@ type index struct {
 	versions versions
 
 	memtable  int64
-	allocated string   // the newest write-ahead file that has its blocks
-	bare      bool     // one that has none may be there
-	mems      []string // the write-ahead files after the last flush
-	fdatasync func(*os.File) error
+	allocated string // the newest write-ahead file that has its blocks
+	bare      bool   // one that has none may be there
 
 	lowBlock atomic.Uint64 // no event is left in the blocks below
 	swept    uint64        // the blocks below are deleted
@@ -87,6 +83,7 @@ func indexOptions(dir string, o *Options) badger.Options {
 		WithValueLogFileSize(64 << 20).
 		WithValueThreshold(1 << 20).
 		WithDetectConflicts(false).
+		WithSyncWrites(true).
 		WithMetricsEnabled(false).
 		WithChecksumVerificationMode(options.OnBlockRead). // openIndex has read the tables
 		WithLogger(badgerLog{log: o.Log, fault: o.indexFault})
@@ -189,7 +186,7 @@ func openIndex(dir string, o *Options) (ix *index, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", errIndex, err), d.Close())
 	}
-	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true, filter: filter, fdatasync: o.syncIndex}
+	ix = &index{db: db, dir: d, audit: audit, memtable: opts.MemTableSize, bare: true, filter: filter}
 	if filter != nil {
 		ix.addRecent(filter, newest.Load())
 	} else {
@@ -247,39 +244,6 @@ func diskFault(err error) error {
 		}
 	}
 	return nil
-}
-
-// sync returns when all that was flushed is on disk.
-func (ix *index) sync() error { return ix.syncFiles(memFiles(ix.dir.Name())) }
-
-// syncNew is sync if a write-ahead file has begun since the last call. The one before becomes a table, and compactions drop what no snapshot sees any more: so
-// the flush that has gone into both must be on disk before snapshots see it, else a power cut may leave an older position, and not the versions of then. And no file can
-// lack what a later one follows.
-func (ix *index) syncNew() error {
-	mems := memFiles(ix.dir.Name())
-	isNew := slices.ContainsFunc(mems, func(path string) bool { return !slices.Contains(ix.mems, path) })
-	ix.mems = mems
-	if !isNew {
-		return nil
-	}
-	return ix.syncFiles(mems)
-}
-
-// syncFiles syncs write-ahead files, which Badger writes through mappings; one that has become a table meanwhile is on disk.
-func (ix *index) syncFiles(mems []string) error {
-	for _, path := range mems {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(ix.fdatasync(f), f.Close()); err != nil {
-			return err
-		}
-	}
-	return ix.dir.Sync() // Badger does not make the names of its new files durable
 }
 
 func (ix *index) close() error {

@@ -53,10 +53,9 @@ type Options struct {
 	tableBuilt func()      // is called by a compaction that has built a table, which waits for it
 
 	// Hooks of this package's tests.
-	boot      func() bootTime                            // in place of the machine's boot clock; Now may jump then
-	syncFile  func(*os.File) error                       // in place of fdatasync of the log
-	syncIndex func(*os.File) error                       // in place of fdatasync of the index's write-ahead files
-	free      func(dir string) (bytes uint64, err error) // in place of statfs, for MinFree
+	boot     func() bootTime                            // in place of the machine's boot clock; Now may jump then
+	syncFile func(*os.File) error                       // in place of fdatasync of the log
+	free     func(dir string) (bytes uint64, err error) // in place of statfs, for MinFree
 	// reserveFree is free for the reserve of the index, so that a test of MinFree alone does not stop the index.
 	reserveFree func(dir string) (bytes uint64, err error)
 }
@@ -122,9 +121,6 @@ func (o Options) withDefaults() (Options, error) {
 		if !o.Sync { // its time would wait for the disk
 			o.syncFile = func(*os.File) error { return nil }
 		}
-	}
-	if o.syncIndex == nil {
-		o.syncIndex = fdatasync
 	}
 	statfs := func(dir string) (uint64, error) {
 		_, n, err := Filesystem(dir)

@@ -61,12 +61,8 @@ func (v *versions) done(version uint64) {
 	v.last = version
 }
 
-// undo takes back what a crash left of a flush. Without a position entry there is no flush to go back to: loadPosition says what becomes of that. What is there then is on
-// disk, as it must be before a snapshot begins (see syncNew): a kill has left what it had written, which a power cut might still take.
+// undo takes back what a crash left of a flush. Without a position entry there is no flush to go back to: loadPosition says what becomes of that.
 func (ix *index) undo() error {
-	if err := ix.sync(); err != nil {
-		return err
-	}
 	newest := ix.db.MaxVersion()
 	ix.versions.done(newest)
 	now := ix.db.NewTransactionAt(math.MaxUint64, false)
@@ -109,7 +105,7 @@ func (ix *index) undo() error {
 		return fmt.Errorf("%w: %w", errIndex, err)
 	}
 	w.set([]byte{prefixPosition}, position)
-	if err := errors.Join(w.finish(), ix.sync()); err != nil {
+	if err := errors.Join(w.finish(), ix.dir.Sync()); err != nil {
 		return err
 	}
 	ix.versions.done(w.version)
@@ -162,7 +158,7 @@ func (ix *index) checkWrites(newest uint64) error {
 	return nil
 }
 
-// writes are entries on their way to Badger, in order: those of a chunk are in its write-ahead file before the next is sent, and in one memory table.
+// writes are entries on their way to Badger, in order: those of a chunk are on disk before the next is sent, and in one memory table.
 type writes struct {
 	db      *badger.DB
 	version uint64 // of the last chunk
@@ -218,7 +214,7 @@ func (w *writes) put(key, value, meta []byte) {
 	}
 }
 
-// finish returns when Badger has all.
+// finish returns when all is on disk.
 func (w *writes) finish() error {
 	if w.chunk != nil {
 		w.put([]byte{prefixWrite}, binary.AppendUvarint(nil, w.follows), nil)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -70,94 +69,6 @@ func TestCutFlushIsTakenBack(t *testing.T) {
 		if d := cmp.Diff(want, entries(t, ix)); d != "" {
 			t.Fatal(round, d)
 		}
-	}
-	must(t, ix.close())
-}
-
-// TestPowerCutTakesWhatTheIndexHasNotSynced: of what was written to the memory tables' files since their last fsync a power cut leaves any sectors. The index is then as it was after one of the
-// flushes, and none of what it was then has been dropped by a compaction meanwhile; in the middle of a flush it may also say that a part is missing.
-func TestPowerCutTakesWhatTheIndexHasNotSynced(t *testing.T) {
-	disk := &forgetfulDisk{synced: map[string][]byte{}}
-	o, err := Options{Dir: memDir(t), InBubble: true, Log: quiet, syncIndex: disk.sync}.withDefaults() // nothing is compacted unless it is asked for
-	must(t, err)
-	ix, err := openIndex(o.Dir, &o)
-	must(t, err)
-	rnd := rand.New(rand.NewPCG(3, 4))
-	want, back := map[byte]map[string]string{}, 0
-	settled := func() { // a copy while a table is being made is not what a disk has at one time
-		for began := time.Now(); len(memFiles(o.Dir)) > 1 && time.Since(began) < time.Minute; time.Sleep(5 * time.Millisecond) {
-		}
-	}
-	cut := func(flushes byte, between bool) {
-		t.Helper()
-		settled()
-		c := o
-		c.Dir, c.syncIndex = copyDir(t, o.Dir), fdatasync
-		for _, path := range memFiles(c.Dir) {
-			disk.tear(t, path, filepath.Base(path), rnd)
-		}
-		x, err := openIndex(c.Dir, &c)
-		if between && errors.Is(err, errIndex) {
-			return
-		}
-		must(t, err)
-		got := entries(t, x)
-		at := got[string(prefixPosition)]
-		if at == "" {
-			t.Fatalf("after flush %d: it does not say how far it is", flushes)
-		}
-		if between && at[0] == flushes { // all of it is there
-			must(t, x.close())
-			return
-		}
-		back += int(flushes - at[0])
-		if d := cmp.Diff(want[at[0]], got); d != "" {
-			t.Fatalf("after flush %d, as of flush %d: %s", flushes, at[0], d)
-		}
-		must(t, x.close())
-	}
-	for range 5 { // so that the tables are in two levels, and whatever comes is compacted
-		w := newWrites(ix)
-		for i := range 80 {
-			w.set(fmt.Appendf(nil, "s%d", i), make([]byte, 100<<10))
-		}
-		must(t, w.finish())
-		ix.versions.done(w.version)
-	}
-	settled()
-	must(t, ix.db.Flatten(1))
-	for n := byte(1); n <= 8; n++ {
-		w := newWrites(ix)
-		for range 1 + rnd.IntN(900) {
-			if k := fmt.Appendf(nil, "r%03d", rnd.IntN(300)); rnd.IntN(4) == 0 {
-				w.remove(k)
-			} else {
-				w.set(k, binary.BigEndian.AppendUint64(make([]byte, rnd.IntN(16000)), rnd.Uint64()))
-			}
-		}
-		w.set([]byte{prefixPosition}, []byte{n})
-		must(t, w.finish())
-		if n%3 == 0 {
-			cut(n, true)
-		}
-		must(t, ix.syncNew())
-		ix.versions.done(w.version)
-		ix.snapshot().release() // what older snapshots saw may go
-		want[n] = entries(t, ix)
-		if n%2 == 0 {
-			settled()
-			must(t, ix.db.Flatten(1))
-			cut(n, false)
-		}
-	}
-	if back == 0 {
-		t.Error("no cut took a flush: this is not the case to test")
-	}
-	must(t, ix.sync())
-	back = 0
-	cut(8, false)
-	if back != 0 {
-		t.Error("a cut took what was synced")
 	}
 	must(t, ix.close())
 }
