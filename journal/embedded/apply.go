@@ -42,15 +42,20 @@ func signal(c chan struct{}) {
 func (e *Engine) applyLoop(stop <-chan struct{}) {
 	a := &e.applier
 	var due <-chan time.Time
-	a.arm() // for what the replay at open left
+	var armed time.Time // when due was set for the first time
+	a.arm()             // for what the replay at open left
 	for {
 		select {
 		case <-a.armed:
 			if due == nil {
-				due = time.After(flushInterval)
+				due, armed = time.After(flushInterval), time.Now()
 			}
 			continue
 		case <-due:
+			if e.onlyCounts() && time.Since(armed) < countsInterval {
+				due = time.After(flushInterval)
+				continue
+			}
 			if w := e.weight(); e.space.low() && w < flushWeight && !a.awaited() {
 				e.space.roomForIndex(e.index, w) // says so if not
 				due = time.After(flushInterval)
@@ -232,6 +237,14 @@ func (e *Engine) settleFor(ctx context.Context, lsn uint64) error {
 	case <-e.stopped:
 		return journal.ErrClosed
 	}
+}
+
+// onlyCounts says whether the active layer has nothing but counts.
+func (e *Engine) onlyCounts() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	l := e.active
+	return len(l.counts) > 0 && len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0
 }
 
 // weight is the overlay's.

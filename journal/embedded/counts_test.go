@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hooktender/hooktender/event"
 	"github.com/hooktender/hooktender/journal"
@@ -155,6 +157,46 @@ func TestAStormOfDuplicatesSharesFrames(t *testing.T) {
 			t.Errorf("event %d has %d duplicates", r.Seq, r.Duplicates)
 		}
 	}
+}
+
+// TestCountsAloneWaitForMore: a storm repeats the same events for a while, and each leaf is written once for many of its duplicates. A change of an event does not wait for that.
+func TestCountsAloneWaitForMore(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		e, err := Open(Options{Dir: dir, InBubble: true, Log: quiet})
+		must(t, err)
+		done := make(chan error, 1)
+		go func() { done <- e.Run(context.Background()) }()
+		r := accept(t, e, journal.Written, sample(1)).Record
+		flushed := func(within time.Duration) bool {
+			t.Helper()
+			for began := time.Now(); time.Since(began) < within; time.Sleep(flushInterval / 5) {
+				if e.published() == e.applied() {
+					return true
+				}
+			}
+			return false
+		}
+		if !flushed(2 * flushInterval) {
+			t.Error("an event is not in the index")
+		}
+		e.Note(r.ID, 1, 0)
+		time.Sleep(2 * noteDelay)
+		if flushed(countsInterval - 2*flushInterval) {
+			t.Error("one duplicate has a flush of its own")
+		}
+		if !flushed(3 * flushInterval) {
+			t.Error("counts wait for ever")
+		}
+		e.Note(r.ID, 1, 0)
+		time.Sleep(2 * flushInterval)
+		accept(t, e, journal.Written, sample(2))
+		if !flushed(2 * flushInterval) {
+			t.Error("an event waits with the counts")
+		}
+		must(t, e.Close())
+		must(t, <-done)
+	})
 }
 
 // noise is bytes that do not compress.

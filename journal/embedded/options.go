@@ -69,7 +69,8 @@ const (
 	smallSegment       = 1 << 20 // on a volume that is nearly full
 	minSegment         = 4096
 	flushInterval      = 500 * time.Millisecond // the overlay is written to the index this long after its first entry …
-	flushWeight        = 4 << 20                // … or when it weighs this much;
+	countsInterval     = 5 * time.Second        // … or this long if it only has counts of duplicates, of which more come for the same events; and anyway
+	flushWeight        = 4 << 20                // … when it weighs this much;
 	overlayWeight      = 32 << 20               // the writer waits when it weighs this much, or less where MinFree is small
 	freeInterval       = 100 * time.Millisecond // free space is looked up this often while events come in …
 	freeBytes          = 4 << 20                // … or after this many bytes written,
