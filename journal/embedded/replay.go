@@ -87,8 +87,12 @@ func (e *Engine) loadPosition(t *tail) (position, error) {
 		return position{}, fmt.Errorf("%w: %w", errIndex, err)
 	}
 	if b == nil {
-		if empty, err := snap.empty(); err != nil || !empty || len(t.segs) > 0 && (t.segs[0].firstLSN != 1 || t.lsn > 0) {
+		empty, err := snap.empty()
+		switch {
+		case err != nil || !empty:
 			return position{}, fmt.Errorf("%w: it does not say how far it is", errIndex)
+		case len(t.segs) > 0 && (t.segs[0].firstLSN != 1 || t.lsn > 0):
+			return position{}, fmt.Errorf("%w: it is empty", errIndex)
 		}
 		return startOf(t.segs), nil
 	}
