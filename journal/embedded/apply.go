@@ -141,7 +141,7 @@ func (e *Engine) flush(l *layer, state []byte) error {
 	e.gen.Add(1)
 	e.mu.Unlock()
 	old.release()
-	if len(l.items) <= spareItems {
+	if len(l.items)+len(l.counts) <= spareItems {
 		l.clear()
 		e.mu.Lock()
 		e.spare = l

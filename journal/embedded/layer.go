@@ -175,6 +175,9 @@ func (s *stage) claim(k event.Key, seq event.Seq) {
 	}
 }
 
+// countWeight is what a count weighs: little in the overlay, but the flush writes a leaf for it, whole, and space is looked for by the weight.
+const countWeight = 768
+
 // merge publishes a stage. The index will hold, before l is flushed, what it holds for the item that l has already, or else the published item that
 // the new one was made from.
 func (l *layer) merge(s *stage) {
@@ -192,10 +195,11 @@ func (l *layer) merge(s *stage) {
 			delete(l.counts, s.seqs[i])
 		}
 	}
+	before := len(l.counts)
 	for seq, n := range s.counts {
 		l.counts[seq] = l.counts[seq].plus(n)
-		l.weight += 64
 	}
+	l.weight += (len(l.counts) - before) * countWeight
 	for _, c := range s.claims {
 		l.keys[c.key] = c.seq
 		l.weight += 64
