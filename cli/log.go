@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,10 +40,26 @@ func logTo(w io.Writer, now func() time.Time) io.Writer {
 		return w
 	}
 	l := &logWriter{to: f, patience: time.Second, now: now}
-	if err := raw.Control(func(fd uintptr) { l.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT} }); err != nil { // not Fd, which changes how a file is written to
+	err = raw.Control(func(fd uintptr) { // not Fd, which changes how a file is written to
+		l.poll[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}
+		if info.Mode()&os.ModeCharDevice == 0 {
+			return
+		}
+		// A terminal says that it has room where it takes a byte, and a write waits for the rest: opened once more, apart from the shell's, it can have a deadline.
+		if own, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0); err == nil {
+			l.to = own
+		}
+	})
+	if err != nil {
 		return w
 	}
 	return l
+}
+
+// put writes what may take as long as patience, where the file knows deadlines.
+func (l *logWriter) put(b []byte) (int, error) {
+	_ = l.to.SetWriteDeadline(time.Now().Add(l.patience))
+	return l.to.Write(b)
 }
 
 // Write implements io.Writer; b is a line.
@@ -60,7 +77,11 @@ func (l *logWriter) Write(b []byte) (int, error) {
 		if l.cut {
 			end = "\n"
 		}
-		_, _ = fmt.Fprintf(l.to, "%s{\"time\":%q,\"level\":\"WARN\",\"msg\":\"lines of the log are left out: nobody read it\",\"left_out\":%d}\n", end, l.now().Format(time.RFC3339Nano), l.leftOut)
+		told := fmt.Appendf(nil, "%s{\"time\":%q,\"level\":\"WARN\",\"msg\":\"lines of the log are left out: nobody read it\",\"left_out\":%d}\n", end, l.now().Format(time.RFC3339Nano), l.leftOut)
+		if n, err := l.put(told); errors.Is(err, os.ErrDeadlineExceeded) {
+			l.leftOut, l.cut = l.leftOut+1, l.cut || n > 0
+			return len(b), nil
+		}
 		l.leftOut, l.cut = 0, false
 		if !l.room(l.patience) {
 			l.leftOut = 1
@@ -73,7 +94,12 @@ func (l *logWriter) Write(b []byte) (int, error) {
 			l.leftOut, l.cut = 1, true
 			break
 		}
-		if _, err := l.to.Write(rest[:n]); err != nil {
+		done, err := l.put(rest[:n])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			l.leftOut, l.cut = 1, done > 0 || len(rest) < len(b)
+			break
+		}
+		if err != nil {
 			return 0, err
 		}
 		rest = rest[n:]
