@@ -79,9 +79,18 @@ func (l *Lane) Early() int {
 // Expect says that an event that was judged is on its way into the journal: those that are judged meanwhile count on it. Its ID may be unknown.
 func (l *Lane) Expect(e *Entry) { l.coming = append(l.coming, e) }
 
-// Expected ends Expect; without one it does nothing: the event has been added, or does not come.
-func (l *Lane) Expected(e *Entry) {
+// Expected ends Expect, and says whether there was one: the event has been added, or does not come.
+func (l *Lane) Expected(e *Entry) bool {
+	n := len(l.coming)
 	l.coming = slices.DeleteFunc(l.coming, func(other *Entry) bool { return other == e })
+	return len(l.coming) < n
+}
+
+// overtakes says whether an event would leave before an older one that came in time and is being stored: that one would be stale. With
+// reject_stale the newer one is all that counts.
+func (l *Lane) overtakes(e *Entry) bool {
+	return !e.Forced && !e.Unknown && l.policy.Policy != "reject_stale" &&
+		slices.ContainsFunc(l.coming, func(other *Entry) bool { return other.Version.Less(e.Version) })
 }
 
 // ahead is what waits, in order, and what is on its way there.
@@ -306,11 +315,14 @@ func (l *Lane) Next(now int64) Step {
 			}
 			continue
 		}
-		if e.Forced || e.Retry || l.policy.ready(next, l.waiting[i:], now) {
+		ready := e.Forced || e.Retry || l.policy.ready(next, l.waiting[i:], now)
+		if ready && !l.overtakes(e) {
 			l.depart(i, next, &s)
 			return s
 		}
-		s.Wake = min(s.Wake, firstRelease(l.waiting[i:]))
+		if !ready {
+			s.Wake = min(s.Wake, firstRelease(l.waiting[i:]))
+		}
 		for k, f := range l.waiting[i+1:] {
 			if f.Forced && f.Due <= now {
 				l.depart(i+1+k, next, &s)

@@ -442,7 +442,9 @@ func (s *Source) unpin(l *lane, e *ordering.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.pins--
-	l.Expected(e)
+	if l.Expected(e) {
+		s.wake(l, 0) // what waited for it
+	}
 	s.settleLane(l)
 }
 
