@@ -49,10 +49,3 @@ func (h *histogram) at(q float64) time.Duration {
 	}
 	return 0
 }
-
-func (h *histogram) merge(o *histogram) {
-	for i, c := range o.counts {
-		h.counts[i] += c
-	}
-	h.n += o.n
-}

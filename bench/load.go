@@ -54,7 +54,6 @@ type sender struct {
 	waiting bool
 	number  uint64
 	repeat  bool
-	last    []uint64 // some of the numbers that were answered
 }
 
 // driver is one run of a load.
@@ -68,7 +67,6 @@ type driver struct {
 	byFD    map[int32]*sender
 	idle    []*sender // at a rate: a queue, the longest idle first
 	busy    int
-	every   float64
 	due     float64 // repeats owed
 	end     time.Time
 	res     result

@@ -126,7 +126,7 @@ type ResourceStatus struct {
 	Pending []event.ID
 }
 
-// Retry verdicts (SPEC §7).
+// SafeToRetry says whether an event can be sent again without harm (SPEC §7).
 type SafeToRetry struct {
 	Verdict string // yes | no_need | wait | unsafe | superseded
 	Reason  string

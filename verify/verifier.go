@@ -137,7 +137,6 @@ type Verifier struct {
 	set     *selector.JSONSet // nil: no JSON is read
 	paths   []string
 	items   *selector.JSONSet
-	docForm string
 	places  map[string]place                              // compiled selectors by field name
 	has     struct{ document, allow, bodyHash, url bool } // what of it every request has to ask for
 	lines   map[string][]lineItem

@@ -86,11 +86,10 @@ var verifier = sync.OnceValue(func() *verify.Verifier {
 
 // world is one run.
 type world struct {
-	seed     uint64
-	set      settings
-	disk     *journaltest.Disk
-	ids      []string
-	finished chan struct{}
+	seed uint64
+	set  settings
+	disk *journaltest.Disk
+	ids  []string
 
 	mu      sync.Mutex
 	rnd     *rand.Rand
