@@ -199,27 +199,29 @@ func TestCountsAloneWaitForMore(t *testing.T) {
 	})
 }
 
-// TestCountsWeighWhatTheirFlushWrites: by its weight a layer is written before it grows too large, and space is looked for; a count alone in its leaf has that written whole.
+// TestCountsWeighWhatTheirFlushWrites: by its weight a layer is written before it grows too large, and space is looked for; the leaf of a count is written whole, once for all that are in it.
 func TestCountsWeighWhatTheirFlushWrites(t *testing.T) {
 	ctx := context.Background()
 	e, rs := write(t, Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}, 128*leafEvents, journal.Written)
 	must(t, e.settle(ctx))
-	weight := 0
-	must(t, e.call(ctx, journal.Written, func(w *writer) error {
-		for range 2 { // the second time they are there
-			for i := 0; i < len(rs); i += leafEvents {
-				w.applyCount(eventCount{rs[i].Seq, noteCount{1, 0}})
+	for _, step := range []int{leafEvents, 1} {
+		weight := 0
+		must(t, e.call(ctx, journal.Written, func(w *writer) error {
+			for range 2 { // the second time they are there
+				for i := 0; i < len(rs); i += step {
+					w.applyCount(eventCount{rs[i].Seq, noteCount{1, 0}})
+				}
+				l := newLayer()
+				l.merge(w.stage)
+				l.merge(w.stage)
+				weight = l.weight
 			}
-			l := newLayer()
-			l.merge(w.stage)
-			l.merge(w.stage)
-			weight = l.weight
+			return nil
+		}))
+		must(t, e.settle(ctx))
+		if n := len(e.index.arena); n > weight || weight > 2*n {
+			t.Errorf("each %d: %d bytes are written for counts that weigh %d", step, n, weight)
 		}
-		return nil
-	}))
-	must(t, e.settle(ctx))
-	if n := len(e.index.arena); n > weight || weight > 2*n {
-		t.Errorf("%d bytes are written for counts that weigh %d", n, weight)
 	}
 }
 

@@ -16,6 +16,7 @@ type layer struct {
 	resources map[event.ResourceKey]resource
 	metas     map[string]meta
 	counts    map[event.Seq]noteCount // to be added to what the index has; of no event that is in items
+	counted   map[uint64]bool         // the leaves of those
 	weight    int
 	last      position // of the last frame in it
 }
@@ -51,6 +52,7 @@ func newLayer() *layer {
 		resources: map[event.ResourceKey]resource{},
 		metas:     map[string]meta{},
 		counts:    map[event.Seq]noteCount{},
+		counted:   map[uint64]bool{},
 	}
 }
 
@@ -60,6 +62,7 @@ func (l *layer) clear() {
 	clear(l.resources)
 	clear(l.metas)
 	clear(l.counts)
+	clear(l.counted)
 	l.weight, l.filling = 0, fillings.Add(1)
 }
 
@@ -175,8 +178,11 @@ func (s *stage) claim(k event.Key, seq event.Seq) {
 	}
 }
 
-// countWeight is what a count weighs: little in the overlay, but the flush writes a leaf for it, whole, and space is looked for by the weight.
-const countWeight = 768
+// countWeight is what a count weighs, and leafWeight what all those of a leaf weigh besides: the flush writes that whole for them, and space is looked for by the weight.
+const (
+	countWeight = 64
+	leafWeight  = 704
+)
 
 // merge publishes a stage. The index will hold, before l is flushed, what it holds for the item that l has already, or else the published item that
 // the new one was made from.
@@ -195,11 +201,12 @@ func (l *layer) merge(s *stage) {
 			delete(l.counts, s.seqs[i])
 		}
 	}
-	before := len(l.counts)
+	counts, counted := len(l.counts), len(l.counted)
 	for seq, n := range s.counts {
 		l.counts[seq] = l.counts[seq].plus(n)
+		l.counted[leafOf(seq)] = true
 	}
-	l.weight += (len(l.counts) - before) * countWeight
+	l.weight += (len(l.counts)-counts)*countWeight + (len(l.counted)-counted)*leafWeight
 	for _, c := range s.claims {
 		l.keys[c.key] = c.seq
 		l.weight += 64
