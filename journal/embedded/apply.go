@@ -243,8 +243,7 @@ func (e *Engine) settleFor(ctx context.Context, lsn uint64) error {
 func (e *Engine) onlyCounts() bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	l := e.active
-	return len(l.counts) > 0 && len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0
+	return len(e.active.counts) > 0 && e.active.unchanged()
 }
 
 // weight is the overlay's.

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +21,7 @@ func TestCountsOfAnEventThatTheIndexAloneHas(t *testing.T) {
 	o := Options{Dir: memDir(t), AllowTmpfs: true, Log: quiet}
 	e, rs := write(t, o, 5*leafEvents, journal.Written)
 	large := rs[3] // its record has an entry of its own
-	out, err := e.Commit(ctx, []journal.Transition{{Record: large, Attempt: &event.Attempt{N: 1, StartedAt: large.LastAttemptAt, Outcome: event.OutcomeDelivered, Status: 200, Excerpt: noise(2 * leafRecord)}}}, journal.Written)
+	out, err := e.Commit(ctx, []journal.Transition{{Record: large, Attempt: &event.Attempt{N: 1, StartedAt: large.LastAttemptAt, Outcome: event.OutcomeDelivered, Status: 200, Excerpt: noise(rand.New(rand.NewPCG(5, 6)), 2*leafRecord)}}}, journal.Written)
 	must(t, err)
 	rs[3] = out[0].Record
 	must(t, e.settle(ctx))
@@ -163,10 +162,7 @@ func TestAStormOfDuplicatesSharesFrames(t *testing.T) {
 func TestCountsAloneWaitForMore(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		e, err := Open(Options{Dir: dir, InBubble: true, Log: quiet})
-		must(t, err)
-		done := make(chan error, 1)
-		go func() { done <- e.Run(context.Background()) }()
+		e := start(t, Options{Dir: dir, InBubble: true})
 		r := accept(t, e, journal.Written, sample(1)).Record
 		flushed := func(within time.Duration) bool {
 			t.Helper()
@@ -194,8 +190,6 @@ func TestCountsAloneWaitForMore(t *testing.T) {
 		if !flushed(2 * flushInterval) {
 			t.Error("an event waits with the counts")
 		}
-		must(t, e.Close())
-		must(t, <-done)
 	})
 }
 
@@ -223,16 +217,4 @@ func TestCountsWeighWhatTheirFlushWrites(t *testing.T) {
 			t.Errorf("each %d: %d bytes are written for counts that weigh %d", step, n, weight)
 		}
 	}
-}
-
-// noise is bytes that do not compress.
-func noise(n int) []byte {
-	rnd := rand.New(rand.NewPCG(5, 6))
-	return slices.Collect(func(yield func(byte) bool) {
-		for range n {
-			if !yield(byte(rnd.Uint32())) {
-				return
-			}
-		}
-	})
 }

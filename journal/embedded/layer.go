@@ -66,8 +66,11 @@ func (l *layer) clear() {
 	l.weight, l.filling = 0, fillings.Add(1)
 }
 
-func (l *layer) empty() bool {
-	return len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0 && len(l.counts) == 0
+func (l *layer) empty() bool { return len(l.counts) == 0 && l.unchanged() }
+
+// unchanged says that there is nothing but counts, if that.
+func (l *layer) unchanged() bool {
+	return len(l.items) == 0 && len(l.resources) == 0 && len(l.metas) == 0
 }
 
 // A stage holds what the writer's present group changes. Groups are small: what is staged is looked for from end to end, and there is a map only where many
@@ -151,9 +154,7 @@ func (s *stage) put(it, old *item) {
 
 func (s *stage) add(it, base *item) {
 	s.seqs, s.items, s.bases = append(s.seqs, it.id.Seq()), append(s.items, it), append(s.bases, base)
-	if len(s.counts) > 0 {
-		delete(s.counts, it.id.Seq())
-	}
+	delete(s.counts, it.id.Seq())
 	n := len(s.seqs)
 	it.staged = int32(n)
 	switch {
@@ -197,9 +198,7 @@ func (l *layer) merge(s *stage) {
 		it.home, it.staged = l.filling, 0
 		l.items[s.seqs[i]] = it
 		l.weight += it.weight()
-		if len(l.counts) > 0 {
-			delete(l.counts, s.seqs[i])
-		}
+		delete(l.counts, s.seqs[i])
 	}
 	counts, counted := len(l.counts), len(l.counted)
 	for seq, n := range s.counts {

@@ -36,11 +36,7 @@ func TestLeavesHoldWhatWasFlushedLast(t *testing.T) {
 				t.Fatal("body")
 			}
 			if rnd.IntN(3) == 0 { // some records are too large for a leaf
-				excerpt := make([]byte, rnd.IntN(2*leafRecord))
-				for i := range excerpt {
-					excerpt[i] = byte(rnd.Uint32())
-				}
-				it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: excerpt}))
+				it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: noise(rnd, rnd.IntN(2*leafRecord))}))
 			}
 			_, it.was.present = want[seq]
 			l.items[seq] = it
@@ -99,6 +95,15 @@ func TestLeavesHoldWhatWasFlushedLast(t *testing.T) {
 	}
 }
 
+// noise is bytes that do not compress.
+func noise(rnd *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rnd.Uint32())
+	}
+	return b
+}
+
 // TestASparseFlushWritesWhatItIsAbout: one of eight events has changed, and the other seven have what an upstream answered: that is not written again.
 func TestASparseFlushWritesWhatItIsAbout(t *testing.T) {
 	o, err := Options{Dir: memDir(t), Log: quiet}.withDefaults()
@@ -115,11 +120,7 @@ func TestASparseFlushWritesWhatItIsAbout(t *testing.T) {
 			if !it.setBody(appendRecord(nil, &a.Record)) {
 				t.Fatal("body")
 			}
-			answer := make([]byte, excerpt)
-			for i := range answer {
-				answer[i] = byte(rnd.Uint32())
-			}
-			it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: answer}))
+			it.addAttempt(appendAttempt(nil, &event.Attempt{N: 1, StartedAt: a.Record.ReceivedAt, Excerpt: noise(rnd, excerpt)}))
 			l.items[seq] = it
 		}
 		s := ix.snapshot()

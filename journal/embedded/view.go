@@ -54,13 +54,22 @@ func (e *Engine) layers(fn func(*layer) bool) bool {
 	return fn(e.active) || e.frozen != nil && fn(e.frozen)
 }
 
-// overlayItem is an event's item if the overlay has it, else what it adds to the counters, and the generation of the index beneath.
+// overlaid is an event's item if the overlay has it, else what it adds to the counters of the one in the index. mu must be held.
+func (e *Engine) overlaid(seq event.Seq) (it *item, n noteCount) {
+	e.layers(func(l *layer) bool {
+		if it = l.items[seq]; it == nil {
+			n = n.plus(l.counts[seq])
+		}
+		return it != nil
+	})
+	return it, n
+}
+
+// overlayItem is overlaid, and the generation of the index beneath.
 func (e *Engine) overlayItem(seq event.Seq) (it *item, n noteCount, gen uint64) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
-		n = e.counted(seq)
-	}
+	it, n = e.overlaid(seq)
 	return it, n, e.gen.Load()
 }
 
@@ -75,12 +84,11 @@ func (e *Engine) overlayOwner(k event.Key) (seq event.Seq, gen uint64) {
 // item is an event's item, removed ones included; nil if there is none.
 func (e *Engine) item(seq event.Seq) (*item, error) {
 	e.mu.RLock()
-	var it *item
-	if e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
+	it, n := e.overlaid(seq)
+	if it != nil {
 		e.mu.RUnlock()
 		return it, nil
 	}
-	n := e.counted(seq)
 	v, err := e.viewLocked()
 	e.mu.RUnlock()
 	if err != nil {
@@ -89,17 +97,6 @@ func (e *Engine) item(seq event.Seq) (*item, error) {
 	defer v.release()
 	it, err = v.snap.item(seq)
 	return it.plus(n), err
-}
-
-// counted is what the overlay adds to the counters of an event that is in the index alone. mu must be held.
-func (e *Engine) counted(seq event.Seq) (n noteCount) {
-	e.layers(func(l *layer) bool {
-		if len(l.counts) > 0 {
-			n = n.plus(l.counts[seq])
-		}
-		return false
-	})
-	return n
 }
 
 // owner is the event under a key; 0 if there is none. Between the two looks a key can only move from the overlay to the index.
@@ -120,9 +117,9 @@ type recentItem struct {
 func (e *Engine) live(id event.ID) (it *item, n noteCount, err error) {
 	seq := id.Seq()
 	e.mu.RLock()
-	n = e.noted(id)
-	if !e.layers(func(l *layer) bool { it = l.items[seq]; return it != nil }) {
-		n = n.plus(e.counted(seq))
+	it, n = e.overlaid(seq)
+	n = n.plus(e.noted(id))
+	if it == nil {
 		var v view
 		v, err = e.viewLocked()
 		e.mu.RUnlock()

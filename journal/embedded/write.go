@@ -139,7 +139,7 @@ func (e *Engine) prepareCommits(o *op, ts []journal.Transition) error {
 func (e *Engine) prefetch(c *commitItem) error {
 	seq := c.outcome.Record.ID.Seq()
 	e.mu.RLock()
-	if e.layers(func(l *layer) bool { c.found = l.items[seq]; return c.found != nil }) {
+	if c.found, _ = e.overlaid(seq); c.found != nil {
 		c.gen = e.gen.Load()
 		e.mu.RUnlock()
 		return nil
