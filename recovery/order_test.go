@@ -734,23 +734,6 @@ func TestAnOrderThatAReloadBringsIsForWhatWaitsToo(t *testing.T) {
 	}
 }
 
-// lateDisk is a journal that takes its time over one event, and may fail it.
-type lateDisk struct {
-	journal.Journal
-	event string
-	err   error
-}
-
-func (d *lateDisk) Accept(ctx context.Context, evs []journal.Accept, how journal.Durability) ([]journal.Verdict, error) {
-	if evs[0].Record.EventID == d.event {
-		time.Sleep(100 * time.Millisecond)
-		if d.err != nil {
-			return nil, d.err
-		}
-	}
-	return d.Journal.Accept(ctx, evs, how)
-}
-
 // A version that came in time and is still being stored is waited for: what is newer went without it, and it was stale after its sender had been told that it was taken.
 func TestNothingOvertakesWhatIsBeingStored(t *testing.T) {
 	for _, c := range []struct {
@@ -766,10 +749,7 @@ func TestNothingOvertakesWhatIsBeingStored(t *testing.T) {
 		{"window", "first_seen", journal.ErrFull, "2"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
-				model, work := b.openModel(observe)
-				return &lateDisk{model, "v1", c.err}, work
-			}, func(s *recovery.SourceConfig, _ *forward.Config) {
+			b, store := newInterruptedBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
 				s.Delivery.Mode, s.Ordering.Policy, s.Ordering.Start, s.Ordering.MaxWait = "store", c.policy, c.start, time.Second
 			})
 			b.up()
@@ -778,20 +758,20 @@ func TestNothingOvertakesWhatIsBeingStored(t *testing.T) {
 					ReceivedAt: time.Now(), BodyBytes: 2, HasPayload: true},
 					Payload: &event.Payload{Method: "POST", Target: []byte("/s"), Head: jsonHead, Body: []byte("{}"), Peer: "127.0.0.1"},
 					Keys:    []event.Key{event.MakeKey(event.KeyEvent, "s", "", "v1")}}
+				store.happens, store.err = func() { time.Sleep(100 * time.Millisecond) }, c.err
 				if _, err := b.r.Source("s").Deliver(context.Background(), sub); err != c.err {
 					t.Error(err)
 				}
 			}
 			if c.start == "1" || c.policy == "window" { // 2 has waited long enough while 1 is stored
-				go func() {
-					time.Sleep(950 * time.Millisecond)
-					older()
-				}()
+				b.version(2)
+				time.Sleep(950 * time.Millisecond)
+				older()
 			} else {
 				go older()
 				synctest.Wait()
+				b.version(2)
 			}
-			b.version(2)
 			time.Sleep(time.Minute)
 			if got := b.arrivals(); got != c.want {
 				t.Errorf("%s from %s, %v: the consumer saw %s, want %s", c.policy, c.start, c.err, got, c.want)

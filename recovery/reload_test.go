@@ -303,12 +303,15 @@ func TestAnOrderThatAReloadBringsIsForWhatWaitsForADecision(t *testing.T) {
 type interrupted struct {
 	journal.Journal
 	happens func()
+	err     error // of that write
 }
 
 func (i *interrupted) Accept(ctx context.Context, evs []journal.Accept, how journal.Durability) ([]journal.Verdict, error) {
 	if do := i.happens; do != nil {
 		i.happens = nil
-		do()
+		if do(); i.err != nil {
+			return nil, i.err
+		}
 	}
 	return i.Journal.Accept(ctx, evs, how)
 }
