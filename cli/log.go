@@ -5,19 +5,22 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A logWriter writes the log to a pipe, socket or terminal, which whoever reads it may leave full: a line waits for at most patience then, and once one has waited in vain lines are
-// left out until there is room. Senders and deliveries, which write a line each, would wait with it for good. One goroutine at a time.
+// left out until there is room. Senders and deliveries, which write a line each, would wait with it for good. Safe for concurrent use: as the process ends with an error, lines of the log
+// may still come beside it.
 type logWriter struct {
 	to       *os.File
 	poll     [1]unix.PollFd // asks for room in it
 	patience time.Duration
 	now      func() time.Time
 
+	mu      sync.Mutex
 	leftOut int  // lines, since the last one that was written
 	cut     bool // the last one written has no end
 }
@@ -62,49 +65,45 @@ func (l *logWriter) put(b []byte) (int, error) {
 	return l.to.Write(b)
 }
 
-// Write implements io.Writer; b is a line.
+// Write implements io.Writer; b is a line. Before it stands how many lines were left out.
 func (l *logWriter) Write(b []byte) (int, error) {
-	patience := l.patience
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text, patience := b, l.patience
 	if l.leftOut > 0 {
-		patience = 0
+		text, patience = append(l.notice(), b...), 0
 	}
-	if !l.room(patience) {
-		l.leftOut++
-		return len(b), nil
-	}
-	if l.leftOut > 0 {
-		end := ""
-		if l.cut {
-			end = "\n"
+	notice := len(text) - len(b)
+	for at := 0; at < len(text); patience = l.patience {
+		n, err := 0, os.ErrDeadlineExceeded
+		if l.room(patience) {
+			n, err = l.put(text[at:min(at+atOnce, len(text))])
 		}
-		told := fmt.Appendf(nil, "%s{\"time\":%q,\"level\":\"WARN\",\"msg\":\"lines of the log are left out: nobody read it\",\"left_out\":%d}\n", end, l.now().Format(time.RFC3339Nano), l.leftOut)
-		if n, err := l.put(told); errors.Is(err, os.ErrDeadlineExceeded) {
-			l.leftOut, l.cut = l.leftOut+1, l.cut || n > 0
-			return len(b), nil
-		}
-		l.leftOut, l.cut = 0, false
-		if !l.room(l.patience) {
-			l.leftOut = 1
-			return len(b), nil
-		}
-	}
-	for rest := b; len(rest) > 0; {
-		n := min(len(rest), atOnce)
-		if len(rest) < len(b) && !l.room(l.patience) {
-			l.leftOut, l.cut = 1, true
-			break
-		}
-		done, err := l.put(rest[:n])
+		at += n
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			l.leftOut, l.cut = 1, done > 0 || len(rest) < len(b)
-			break
+			if at >= notice { // it was told how many before this one
+				l.leftOut = 0
+			}
+			if l.leftOut++; at > 0 {
+				l.cut = at != notice
+			}
+			return len(b), nil
 		}
 		if err != nil {
 			return 0, err
 		}
-		rest = rest[n:]
 	}
+	l.leftOut, l.cut = 0, false
 	return len(b), nil
+}
+
+// notice says how many lines were left out.
+func (l *logWriter) notice() []byte {
+	end := ""
+	if l.cut {
+		end = "\n"
+	}
+	return fmt.Appendf(nil, "%s{\"time\":%q,\"level\":\"WARN\",\"msg\":\"lines of the log are left out: nobody read it\",\"left_out\":%d}\n", end, l.now().Format(time.RFC3339Nano), l.leftOut)
 }
 
 // room waits for room. What cannot be asked has it: the error of the write says more.
