@@ -69,7 +69,7 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "exit 1 where a bar of docs/performance.md is missed; bars against nginx need -peers nginx")
 	flag.StringVar(&o.baseline, "baseline", "", "a file of committed CPU ratios to the plain proxy: exit 1 where one is exceeded by over 15 %")
 	flag.BoolVar(&o.ratios, "ratios", false, "print the CPU ratios as a baseline file says them")
-	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, or fill (a journal in -dir with -pending events)")
+	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, still (for how long the machine stood still), or fill (a journal in -dir with -pending events)")
 	flag.Float64Var(&o.duplicates, "duplicates", 0, "with -role load: the share of requests that repeat an event, 0 to 1")
 	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
@@ -89,6 +89,8 @@ func main() {
 		err = runSink(o.listen)
 	case "proxy":
 		err = runProxy(o.listen, o.upstream)
+	case "still":
+		err = runStill()
 	case "load":
 		err = runLoad(ctx, o)
 	case "fill":

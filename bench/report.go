@@ -75,7 +75,7 @@ func table(w io.Writer, title string, subjects []*subject) error {
 	}
 	fmt.Fprintf(w, "\n%s\n", title)
 	tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(tw, "\trequests/s\tCPU µs\tp50 ms\tp99 ms\tp99.9 ms\tMiB (own)\twritten B\tfsyncs/s\t")
+	fmt.Fprint(tw, "\trequests/s\tCPU µs\tp50 ms\tp99 ms\tp99.9 ms\tMiB (own)\twritten B\tfsyncs/s\tstill %\t")
 	for _, b := range bases {
 		fmt.Fprintf(tw, "CPU × %s\trequests × %[1]s\t", b.name)
 	}
@@ -86,6 +86,11 @@ func table(w io.Writer, title string, subjects []*subject) error {
 			ms(func(x *sample) time.Duration { return x.p50 }), ms(func(x *sample) time.Duration { return x.p99 }), ms(func(x *sample) time.Duration { return x.p999 }),
 			slices.Max(of(s, resident))>>20, slices.Max(of(s, anon))>>20,
 			writtenPerEvent(s), median(of(s, func(x *sample) float64 { return x.syncs })))
+		if still := median(of(s, func(x *sample) float64 { return x.still })); still < 0 {
+			fmt.Fprint(tw, "?\t")
+		} else {
+			fmt.Fprintf(tw, "%.1f\t", still*100)
+		}
 		for _, b := range bases {
 			fmt.Fprintf(tw, "%.2f\t%.2f\t", ratio(s, b, cpu), ratio(s, b, rps))
 		}

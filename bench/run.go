@@ -26,13 +26,15 @@ type sample struct {
 	anon, resident int64   // bytes, the highest seen
 	n, written     float64 // requests; bytes written
 	syncs          float64 // fsyncs a second
+	still          float64 // share of the time in which the machine stood still; negative = not known
 }
 
 // bench is a run.
 type bench struct {
 	*fleet
-	load *load
-	http http.Client
+	load  *load
+	still *stillness
+	http  http.Client
 }
 
 func run(ctx context.Context, o options) error {
@@ -51,7 +53,12 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer f.stop()
-	b := &bench{fleet: f, load: newLoad(uint32(time.Now().Unix())), http: http.Client{Timeout: 10 * time.Second}}
+	still, err := startStillness(f.self)
+	if err != nil {
+		return err
+	}
+	defer still.close()
+	b := &bench{fleet: f, load: newLoad(uint32(time.Now().Unix())), still: still, http: http.Client{Timeout: 10 * time.Second}}
 	fmt.Fprintf(os.Stderr, "%s, %d CPUs (%s); %d rounds of %g s a target\n", runtime.Version(), runtime.NumCPU(), cpuModel(), o.rounds, o.seconds)
 	var faults []error
 	for _, s := range todo {
@@ -120,11 +127,17 @@ func (b *bench) measure(ctx context.Context, subjects []*subject, d time.Duratio
 		}
 		runs[i] = m
 	}
+	stood, err := b.still.seconds()
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range runs {
 		m.begin()
 		wg.Go(func() { m.res, m.err = b.load.run(ctx, m.target, m.work) })
 	}
 	wg.Wait()
+	loaded := time.Since(runs[0].began)
+	standing, err := b.still.seconds()
 	var fresh uint64
 	for i, m := range runs {
 		if m.err != nil {
@@ -142,6 +155,10 @@ func (b *bench) measure(ctx context.Context, subjects []*subject, d time.Duratio
 	for i, m := range runs {
 		if err == nil {
 			samples[i], err = b.figures(m)
+			samples[i].still = (standing - stood) / loaded.Seconds()
+			if standing < 0 {
+				samples[i].still = -1
+			}
 		}
 	}
 	return samples, err
