@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os/signal"
 	"syscall"
 
@@ -13,12 +14,37 @@ import (
 func (e *env) demo(ctx context.Context) error {
 	signal.Ignore(syscall.SIGPIPE) // where nobody reads on (demo | head) its directory is removed all the same
 	defer signal.Reset(syscall.SIGPIPE)
-	err := demo.Run(ctx, e.stdout, e.stderr)
-	switch {
-	case err != nil && ctx.Err() != nil:
+	result, err := demo.Run(ctx, e.stderr)
+	if err != nil && ctx.Err() != nil {
 		return ctx.Err() // whatever failed because of it
-	case err != nil:
+	}
+	if result != nil {
+		if err := e.printValue(result, func(w io.Writer) { e.showDemo(w, result) }); err != nil {
+			return err
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	return nil
+}
+
+func (e *env) showDemo(w io.Writer, r *demo.Result) {
+	t := e.table("SENT", "SOURCE", "EVENT", "ANSWER", "CONSUMER SAW", "BECAME")
+	for _, s := range r.Steps {
+		saw := cell{text: fmt.Sprintf("%d×", s.ConsumerSaw)}
+		if s.Fault != "" {
+			saw = cell{saw.text + "  ✗ " + s.Fault, red}
+		}
+		t.row(s.Sent, s.Source, s.Event, s.Answer, saw, s.State)
+	}
+	t.writeTo(w)
+	switch {
+	case r.Fault != "":
+		fmt.Fprintf(w, "\n✗ %s\n", r.Fault)
+	case !r.Pass:
+		fmt.Fprintln(w, "\n✗ Not everything is as it must be.")
+	default:
+		fmt.Fprintln(w, "\n✓ Every genuine event reached the consumer exactly once, order 7 in order 1, 2, 3; nothing forged, stale or repeated did.")
+	}
 }

@@ -3,11 +3,14 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/hooktender/hooktender/cli/demo"
 )
 
 // Where nobody reads on, as in demo | head, nothing is left behind all the same: the write that failed ended the process, and 20 MB stayed in /tmp.
@@ -50,5 +53,19 @@ func TestAnInterruptedDemoSaysSo(t *testing.T) {
 	code := Run(ctx, []string{"demo"}, nil, io.Discard, stderr)
 	if code != exitFailed || !strings.HasSuffix(stderr.String(), "error: interrupted\n") {
 		t.Errorf("exit code %d, %q", code, stderr.String())
+	}
+}
+
+func TestADemoForPrograms(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	var stdout, stderr bytes.Buffer
+	if code := Run(t.Context(), []string{"demo", "-o", "json"}, nil, &stdout, &stderr); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, &stderr)
+	}
+	var got demo.Result
+	dec := json.NewDecoder(&stdout)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&got); err != nil || dec.More() || !got.Pass || len(got.Steps) < 10 || len(got.Order) != 3 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

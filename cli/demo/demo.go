@@ -13,9 +13,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hooktender/hooktender/config"
@@ -33,20 +33,34 @@ const (
 // ErrCheck says that the demo saw something that hooktender must not do.
 var ErrCheck = errors.New("the check failed")
 
-// step is one thing that a sender does, and what must come of it.
+// Result is what the demo saw.
+type Result struct {
+	Steps []Step   `json:"data"`
+	Order []string `json:"order"` // ids of order 7 as the consumer saw them
+	Fault string   `json:"fault,omitempty"`
+	Pass  bool     `json:"passed"`
+}
+
+// Step is one thing that a sender did, and what came of it.
+type Step struct {
+	Sent        string `json:"sent"`
+	Source      string `json:"source"`
+	Event       string `json:"event"`
+	Answer      string `json:"answer"`
+	ConsumerSaw int    `json:"consumer_saw"` // times
+	State       string `json:"state"`
+	Fault       string `json:"fault,omitempty"`
+}
+
+// step is a Step with what must come of it.
 type step struct {
-	what    string
-	source  string
-	id      string
+	Step
 	request hooktest.Request
 	times   int  // requests at the same moment
 	genuine bool // must reach the consumer exactly once
-	answers string
-	state   string
 }
 
 type demo struct {
-	out      io.Writer // the table
 	progress io.Writer // what is going on
 	dir      string
 	consumer *hooktest.Consumer
@@ -58,24 +72,24 @@ type demo struct {
 	client   *http.Client
 }
 
-// Run plays the demo, tells progress what is going on and writes its table to out. It leaves nothing behind. The error is ErrCheck if the check fails.
-func Run(ctx context.Context, out, progress io.Writer) error {
-	return run(ctx, "", hooktest.NewConsumer(), out, progress)
+// Run plays the demo and tells progress what is going on. It leaves nothing behind. The error is ErrCheck if the check fails; the result is nil if it came to none.
+func Run(ctx context.Context, progress io.Writer) (*Result, error) {
+	return run(ctx, "", hooktest.NewConsumer(), progress)
 }
 
 // run is Run with a consumer of the caller's, in a new directory below tmp.
-func run(ctx context.Context, tmp string, consumer *hooktest.Consumer, out, progress io.Writer) (err error) {
+func run(ctx context.Context, tmp string, consumer *hooktest.Consumer, progress io.Writer) (result *Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	dir, err := os.MkdirTemp(tmp, "hooktender-demo-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	d := &demo{out: out, progress: progress, dir: dir, consumer: consumer, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}}
+	d := &demo{progress: progress, dir: dir, consumer: consumer, client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{}}}
 	defer d.client.CloseIdleConnections()
 	if err := d.start(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		d.consumer.Close()
@@ -103,7 +117,7 @@ func (d *demo) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "A consumer on %s, hooktender in front of it on %s, its journal in %s.\n\n", consumer, d.public, filepath.Join(d.dir, "data"))
+	fmt.Fprintf(d.progress, "A consumer on %s, hooktender in front of it on %s, its journal in %s.\n", consumer, d.public, filepath.Join(d.dir, "data"))
 	return d.launch(ctx)
 }
 
@@ -153,14 +167,16 @@ func (d *demo) launch(ctx context.Context) error {
 }
 
 // play sends everything and checks.
-func (d *demo) play(ctx context.Context) error {
+func (d *demo) play(ctx context.Context) (*Result, error) {
 	now := time.Now()
 	d.section("Everything is up: genuine, repeated and forged requests")
 	for _, s := range d.upSteps(now) {
 		d.send(ctx, s)
 	}
-	if err := d.settle(ctx); err != nil { // an answer that is on its way is lost with the consumer, and its event sent again
-		return err
+	if settled, err := d.settle(ctx); err != nil { // an answer that is on its way is lost with the consumer, and its event sent again
+		return nil, err
+	} else if !settled {
+		return d.verdict()
 	}
 	d.section("The consumer is down, and hooktender restarts meanwhile")
 	d.consumer.Close()
@@ -168,19 +184,19 @@ func (d *demo) play(ctx context.Context) error {
 		d.send(ctx, s)
 	}
 	if err := d.stop(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := d.launch(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	again := &step{what: "the same again, after the restart", source: "stripe", id: "evt_out_1", request: hooktest.Stripe(stripeSecret, hooktest.StripeBody("evt_out_1", "invoice.paid", "in_8"), now), times: 1}
+	again := &step{Step: Step{Sent: "the same again, after the restart", Source: "stripe", Event: "evt_out_1"}, request: hooktest.Stripe(stripeSecret, hooktest.StripeBody("evt_out_1", "invoice.paid", "in_8"), now), times: 1}
 	d.send(ctx, again)
 	if _, err := d.consumer.Listen(""); err != nil {
-		return err
+		return nil, err
 	}
 	d.section("The consumer is back")
-	if err := d.settle(ctx); err != nil {
-		return err
+	if _, err := d.settle(ctx); err != nil {
+		return nil, err
 	}
 	return d.verdict()
 }
@@ -200,20 +216,20 @@ func (d *demo) upSteps(now time.Time) []*step {
 		panic(err) // the secret above is well-formed
 	}
 	return []*step{
-		{what: "Stripe event", source: "stripe", id: "evt_1", request: hooktest.Stripe(stripeSecret, stripe("evt_1"), now), times: 1, genuine: true},
-		{what: "the same again", source: "stripe", id: "evt_1", request: hooktest.Stripe(stripeSecret, stripe("evt_1"), now), times: 1},
-		{what: "Stripe event, 8 requests at once", source: "stripe", id: "evt_2", request: hooktest.Stripe(stripeSecret, stripe("evt_2"), now), times: 8, genuine: true},
-		{what: "signed 10 minutes ago", source: "stripe", id: "evt_old", request: hooktest.Stripe(stripeSecret, stripe("evt_old"), now.Add(-10*time.Minute)), times: 1},
-		{what: "forged: wrong secret", source: "stripe", id: "evt_forged", request: hooktest.Stripe("whsec_of_somebody_else", stripe("evt_forged"), now), times: 1},
-		{what: "forged: body changed", source: "stripe", id: "evt_tampered", request: tampered, times: 1},
-		{what: "GitHub push", source: "github", id: "d-1", request: hooktest.GitHub(githubSecret, "d-1", "push", push), times: 1, genuine: true},
-		{what: "captured, sent under another id", source: "github", id: "d-2", request: hooktest.GitHub(githubSecret, "d-2", "push", push), times: 1},
-		{what: "forged: wrong secret", source: "github", id: "d-3", request: hooktest.GitHub("guess", "d-3", "push", push), times: 1},
-		{what: "Standard Webhooks event, stored first", source: "standard", id: "msg_1", request: standard, times: 1, genuine: true},
-		{what: "order 7, version 1", source: "orders", id: "o-1", request: order("o-1", "1"), times: 1, genuine: true},
-		{what: "order 7, version 3: early", source: "orders", id: "o-3", request: order("o-3", "3"), times: 1, genuine: true},
-		{what: "order 7, version 2: fills the gap", source: "orders", id: "o-2", request: order("o-2", "2"), times: 1, genuine: true},
-		{what: "order 7, version 1 as a new event: stale", source: "orders", id: "o-late", request: order("o-late", "1"), times: 1},
+		{Step: Step{Sent: "Stripe event", Source: "stripe", Event: "evt_1"}, request: hooktest.Stripe(stripeSecret, stripe("evt_1"), now), times: 1, genuine: true},
+		{Step: Step{Sent: "the same again", Source: "stripe", Event: "evt_1"}, request: hooktest.Stripe(stripeSecret, stripe("evt_1"), now), times: 1},
+		{Step: Step{Sent: "Stripe event, 8 requests at once", Source: "stripe", Event: "evt_2"}, request: hooktest.Stripe(stripeSecret, stripe("evt_2"), now), times: 8, genuine: true},
+		{Step: Step{Sent: "signed 10 minutes ago", Source: "stripe", Event: "evt_old"}, request: hooktest.Stripe(stripeSecret, stripe("evt_old"), now.Add(-10*time.Minute)), times: 1},
+		{Step: Step{Sent: "forged: wrong secret", Source: "stripe", Event: "evt_forged"}, request: hooktest.Stripe("whsec_of_somebody_else", stripe("evt_forged"), now), times: 1},
+		{Step: Step{Sent: "forged: body changed", Source: "stripe", Event: "evt_tampered"}, request: tampered, times: 1},
+		{Step: Step{Sent: "GitHub push", Source: "github", Event: "d-1"}, request: hooktest.GitHub(githubSecret, "d-1", "push", push), times: 1, genuine: true},
+		{Step: Step{Sent: "captured, sent under another id", Source: "github", Event: "d-2"}, request: hooktest.GitHub(githubSecret, "d-2", "push", push), times: 1},
+		{Step: Step{Sent: "forged: wrong secret", Source: "github", Event: "d-3"}, request: hooktest.GitHub("guess", "d-3", "push", push), times: 1},
+		{Step: Step{Sent: "Standard Webhooks event, stored first", Source: "standard", Event: "msg_1"}, request: standard, times: 1, genuine: true},
+		{Step: Step{Sent: "order 7, version 1", Source: "orders", Event: "o-1"}, request: order("o-1", "1"), times: 1, genuine: true},
+		{Step: Step{Sent: "order 7, version 3: early", Source: "orders", Event: "o-3"}, request: order("o-3", "3"), times: 1, genuine: true},
+		{Step: Step{Sent: "order 7, version 2: fills the gap", Source: "orders", Event: "o-2"}, request: order("o-2", "2"), times: 1, genuine: true},
+		{Step: Step{Sent: "order 7, version 1 as a new event: stale", Source: "orders", Event: "o-late"}, request: order("o-late", "1"), times: 1},
 	}
 }
 
@@ -221,11 +237,11 @@ func (d *demo) outageSteps(now time.Time) []*step {
 	var out []*step
 	for i := range 3 {
 		id := fmt.Sprintf("evt_out_%d", i+1)
-		out = append(out, &step{what: "Stripe event during the outage", source: "stripe", id: id,
+		out = append(out, &step{Step: Step{Sent: "Stripe event during the outage", Source: "stripe", Event: id},
 			request: hooktest.Stripe(stripeSecret, hooktest.StripeBody(id, "invoice.paid", "in_8"), now), times: 1, genuine: true})
 	}
 	body := []byte(`{"action":"opened","repository":{"full_name":"demo/demo"}}`)
-	return append(out, &step{what: "GitHub event during the outage", source: "github", id: "d-out", request: hooktest.GitHub(githubSecret, "d-out", "issues", body), times: 1, genuine: true})
+	return append(out, &step{Step: Step{Sent: "GitHub event during the outage", Source: "github", Event: "d-out"}, request: hooktest.GitHub(githubSecret, "d-out", "issues", body), times: 1, genuine: true})
 }
 
 // send sends a step's requests at the same moment and notes the answers.
@@ -246,17 +262,17 @@ func (d *demo) send(ctx context.Context, s *step) {
 	}
 	for i, a := range order {
 		if i > 0 {
-			s.answers += ", "
+			s.Answer += ", "
 		}
 		if s.times > 1 {
-			s.answers += fmt.Sprintf("%d × ", counts[a])
+			s.Answer += fmt.Sprintf("%d × ", counts[a])
 		}
-		s.answers += a
+		s.Answer += a
 	}
 }
 
 func (d *demo) post(ctx context.Context, s *step) string {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.public+"/"+s.source, bytes.NewReader(s.request.Body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.public+"/"+s.Source, bytes.NewReader(s.request.Body))
 	if err != nil {
 		return err.Error()
 	}
@@ -270,25 +286,25 @@ func (d *demo) post(ctx context.Context, s *step) string {
 	return fmt.Sprintf("%d %s", resp.StatusCode, resp.Header.Get("Hooktender-Outcome"))
 }
 
-// settle waits until every genuine event has come to its end, and notes what became of each event.
-func (d *demo) settle(ctx context.Context) error {
+// settle waits until every genuine event has come to its end, and notes what became of each event; false: the time is up.
+func (d *demo) settle(ctx context.Context) (bool, error) {
 	for {
 		open := 0
 		for _, s := range d.steps {
 			var err error
-			if s.state, err = d.state(ctx, s); err != nil {
-				return err
+			if s.State, err = d.state(ctx, s); err != nil {
+				return false, err
 			}
-			if s.genuine && (s.state == "no record" || strings.HasPrefix(s.state, "pending")) {
+			if s.genuine && (s.State == "no record" || strings.HasPrefix(s.State, "pending")) {
 				open++
 			}
 		}
 		if open == 0 {
-			return nil
+			return true, nil
 		}
 		select {
 		case <-ctx.Done():
-			return d.verdict()
+			return false, nil
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -296,7 +312,7 @@ func (d *demo) settle(ctx context.Context) error {
 
 // state asks the admin port what became of an event.
 func (d *demo) state(ctx context.Context, s *step) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.admin+"/v1/events/"+url.PathEscape(s.id)+"?source="+s.source, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.admin+"/v1/events/"+url.PathEscape(s.Event)+"?source="+s.Source, nil)
 	if err != nil {
 		return "", err
 	}
@@ -318,52 +334,40 @@ func (d *demo) state(ctx context.Context, s *step) (string, error) {
 	return rec.State, nil
 }
 
-// verdict prints the table and checks it: every genuine event delivered, once, nothing else at all, and each order's versions in order.
-func (d *demo) verdict() error {
-	tw := tabwriter.NewWriter(d.out, 2, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "SENT\tSOURCE\tEVENT\tANSWER\tCONSUMER SAW\tBECAME\t")
-	genuine, faults := map[string]bool{}, 0
+// verdict checks what was seen: every genuine event delivered, once, nothing else at all, and the order's versions in order.
+func (d *demo) verdict() (*Result, error) {
+	r := &Result{Pass: true}
+	genuine := map[string]bool{}
 	for _, s := range d.steps {
-		genuine[s.source+"/"+s.id] = genuine[s.source+"/"+s.id] || s.genuine
+		genuine[s.Source+"/"+s.Event] = genuine[s.Source+"/"+s.Event] || s.genuine
 	}
 	for _, s := range d.steps {
-		seen, want := len(d.consumer.Of(s.source, s.id)), 0
-		if genuine[s.source+"/"+s.id] {
-			want = 1
+		s.ConsumerSaw = len(d.consumer.Of(s.Source, s.Event))
+		switch must := genuine[s.Source+"/"+s.Event]; {
+		case must && s.ConsumerSaw != 1:
+			s.Fault = "must be 1×"
+		case !must && s.ConsumerSaw > 0:
+			s.Fault = "must be 0×"
+		case must && s.State != "delivered":
+			s.Fault = "must be delivered"
 		}
-		mark := ""
-		switch {
-		case seen != want:
-			mark, faults = fmt.Sprintf("  ✗ must be %d×", want), faults+1
-		case want > 0 && s.state != "delivered":
-			mark, faults = "  ✗ must be delivered", faults+1
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d×%s\t%s\t\n", s.what, s.source, s.id, s.answers, seen, mark, s.state)
+		r.Steps, r.Pass = append(r.Steps, s.Step), r.Pass && s.Fault == ""
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+	if r.Order = d.orders(); !slices.Equal(r.Order, []string{"o-1", "o-2", "o-3"}) {
+		r.Fault, r.Pass = "order 7 reached the consumer as "+strings.Join(r.Order, " "), false
 	}
-	if got := d.orders(); got != "o-1 o-2 o-3" {
-		faults++
-		fmt.Fprintf(d.out, "\n✗ order 7 reached the consumer as %s\n", got)
+	if !r.Pass {
+		return r, ErrCheck
 	}
-	if faults > 0 {
-		fmt.Fprintf(d.out, "\n✗ %d faults\n", faults)
-		return ErrCheck
-	}
-	fmt.Fprintln(d.out, "\n✓ Every genuine event reached the consumer exactly once, order 7 in order 1, 2, 3; nothing forged, stale or repeated did.")
-	return nil
+	return r, nil
 }
 
 // orders are the ids of the orders source in the order in which the consumer saw them.
-func (d *demo) orders() string {
-	got := ""
+func (d *demo) orders() []string {
+	got := []string{}
 	for _, s := range d.consumer.Seen() {
 		if s.Header.Get("Hooktender-Source") == "orders" {
-			if got != "" {
-				got += " "
-			}
-			got += s.Header.Get("Hooktender-Event-Id")
+			got = append(got, s.Header.Get("Hooktender-Event-Id"))
 		}
 	}
 	return got
