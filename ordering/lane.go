@@ -557,5 +557,17 @@ func (l *Lane) Adopt(p *Policy) {
 	}
 }
 
-// Gone says that the event in flight is back with its sender: the lane goes on as if it had not come.
+// Gone says that the event in flight is not tried now: the lane goes on as if it had not come.
 func (l *Lane) Gone(e *Entry) { l.land(e) }
+
+// Returned says that the event in flight is back with its sender, who may send it again. What waited for its turn behind the first version seen
+// does not take its place: it waits like what was held.
+func (l *Lane) Returned(e *Entry) {
+	l.land(e)
+	if l.policy.Policy != "in_sequence" || l.expected().Known() || e.Forced {
+		return
+	}
+	for _, w := range l.ahead() {
+		w.Early = w.Early || e.Version.Less(w.Version)
+	}
+}

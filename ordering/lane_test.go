@@ -746,6 +746,64 @@ func TestWhatWasHeldIsNotTheFirst(t *testing.T) {
 	}
 }
 
+// What waits for its turn behind the first version seen, or is being stored, does not take its place either.
+func TestWhatWaitedForItsTurnIsNotTheFirst(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		conf    func(*Config)
+		cursor  string
+		forced  bool
+		goes    string // once 5 is back with its sender
+		retried string // once its sender has sent it again
+	}{
+		{"the first seen", sequence, "", false, "", "5"},
+		{"one after the cursor", sequence, "4", false, "", "5"},
+		{"a forced one", sequence, "", true, "6", ""},
+		{"another policy", stalePolicy, "", false, "6", ""},
+	} {
+		l := NewLane(policy(t, c.conf), event.ResourceState{Version: c.cursor})
+		e5, e6, e7 := at(1, "5"), at(2, "6"), at(3, "7")
+		e5.Forced, e6.Release, e7.Release = c.forced, 100, 101
+		l.Add(e5)
+		l.Next(1)
+		l.Add(e6)
+		l.Expect(e7)
+		l.Returned(e5)
+		l.Expected(e7)
+		l.Add(e7)
+		s := l.Next(2)
+		if got := goes(s); got != c.goes {
+			t.Errorf("%s: %q goes, want %q", c.name, got, c.goes)
+		}
+		if c.goes != "" {
+			continue
+		}
+		if s.Wake != 100 {
+			t.Errorf("%s: wakes at %d", c.name, s.Wake)
+		}
+		if d := l.Judge(e5.Version); d != Pass {
+			t.Errorf("%s: the sender's retry: %s", c.name, d)
+		}
+		l.Add(e5)
+		if got := goes(l.Next(3)); got != c.retried {
+			t.Errorf("%s: %q goes after the retry", c.name, got)
+		}
+		for _, want := range []string{"6", "7"} {
+			l.Delivered(l.Flying())
+			if got := goes(l.Next(4)); got != want {
+				t.Errorf("%s: %q goes, want %s", c.name, got, want)
+			}
+		}
+	}
+}
+
+func goes(s Step) string {
+	if s.Go == nil {
+		return ""
+	}
+	return s.Go.Text
+}
+
 // What an operator resolves while it waits leaves the attempt in flight where it is.
 func TestResolvedWhileAnotherIsInFlight(t *testing.T) {
 	l := NewLane(policy(t, stalePolicy), event.ResourceState{Version: "4"})

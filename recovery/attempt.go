@@ -587,7 +587,10 @@ func (f *flight) land(rec *event.Record) {
 		s.wake(f.lane, 0)
 		s.mu.Unlock()
 	case rec.State == event.Failed && rec.Reason == event.Returned:
-		f.leaveLane()
+		s.mu.Lock()
+		f.lane.Returned(f.entry)
+		s.wake(f.lane, 0)
+		s.mu.Unlock()
 	default:
 		f.releaseLane(!f.delivered())
 	}

@@ -310,8 +310,9 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		_, err := s.r.journal.Commit(ctx, nil, journal.Synced)
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, err
 	}
+	early := e.Early
 	e = entry(l.Policy(), rec, s.r.steady()) // which may be another one than judged it
-	e.Early = d == ordering.Hold
+	e.Early = early
 	if w != nil {
 		e.Owner = w
 	}
@@ -352,6 +353,10 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	}
 	s.mu.Lock()
 	flying := l.Flying() == e
+	var release time.Time
+	if e.Early { // by now: the first version went back to its sender
+		release = time.Unix(0, e.Release)
+	}
 	s.mu.Unlock()
 	if !w.leave() {
 		return *<-w.ch, nil // of an attempt that runs: bounded by the upstream's timeout
@@ -362,18 +367,21 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	if flying || letGo {
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, nil
 	}
-	held := s.hold(rec.ID)
+	held := s.hold(rec.ID, release)
 	if held.ID.IsZero() {
 		held = *rec
 	}
 	return Handled{Outcome: Held, Fate: held.Fate()}, nil
 }
 
-// hold makes a held event of one that is queued, and gives the record; the zero record if that could not be read.
-func (s *Source) hold(id event.ID) event.Record {
+// hold makes a held event of one that is queued, until release if there is one, and gives the record; the zero record if that could not be read.
+func (s *Source) hold(id event.ID, release time.Time) event.Record {
 	held, _ := s.r.change(id, journal.Written, func(now *event.Record) (bool, *event.ResourceState) {
 		waits := now.State == event.Pending && now.Reason == event.Queued
 		now.Reason = event.Held
+		if !release.IsZero() {
+			now.NextAt = release
+		}
 		if now.HeldSince.IsZero() { // a replay waits anew
 			now.HeldSince = s.r.steady()
 		}

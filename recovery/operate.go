@@ -166,7 +166,7 @@ func (s *Source) launch(rec *event.Record, waited bool) {
 	})
 	s.mu.Unlock()
 	if early {
-		s.hold(rec.ID)
+		s.hold(rec.ID, time.Time{})
 	}
 }
 

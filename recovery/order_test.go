@@ -153,6 +153,39 @@ func TestWhatIsHeldWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
 	})
 }
 
+// The same of what waits for its turn, as nothing is missing between them: it does not become the first while the sender may send that again.
+func TestWhatWaitsForItsTurnIsNotTheFirstVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Delivery.Mode = "in_sequence", "proxy"
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+			return hooktest.Answer{Status: 503, Delay: time.Second}
+		})
+		first, second := make(chan recovery.Handled, 1), make(chan recovery.Handled, 1)
+		go func() { first <- b.version(5) }()
+		synctest.Wait()
+		go func() { second <- b.version(6) }()
+		if h := <-first; h.Outcome != recovery.Returned {
+			t.Errorf("5: %s", h.Outcome)
+		}
+		b.consumer.Plan(nil)
+		if h := <-second; h.Outcome != recovery.Held {
+			t.Errorf("6, while its sender has 5 back: %s", h.Outcome)
+		}
+		b.restart()
+		time.Sleep(2 * time.Second)
+		if h := b.again("v5"); h.Outcome != recovery.Delivered {
+			t.Errorf("its sender's retry: %s", h.Outcome)
+		}
+		time.Sleep(time.Second)
+		if got := b.arrivals(); got != "5 5 6" {
+			t.Errorf("the consumer saw %s", got)
+		}
+	})
+}
+
 // deadBehindAGap has delivered version 1, and made dead letters of 3 and 4, as 2 did not come.
 func deadBehindAGap(t *testing.T) *bed {
 	b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
