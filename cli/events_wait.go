@@ -19,6 +19,7 @@ const (
 	waitTimeout = 60 * time.Second
 	waitStep    = 30 * time.Second
 	waitGrace   = 5 * time.Second
+	replayStep  = time.Second // in place of waitStep where a decision ends the wait: the API waits on behind one
 )
 
 func eventsWaitCommand(e *env) *cobra.Command {
@@ -31,7 +32,7 @@ func eventsWaitCommand(e *env) *cobra.Command {
 		if until != "terminal" && until != "delivered" {
 			return usage("--until must be terminal or delivered, not %q", until)
 		}
-		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered", false)
+		ev, raw, err := e.wait(cmd.Context(), source, args[0], until == "delivered", "")
 		if raw == nil {
 			return err
 		}
@@ -49,8 +50,9 @@ func eventsWaitCommand(e *env) *cobra.Command {
 }
 
 // wait asks until the event has come to its end or time is up. It gives the record as it is, if there is one, also with an error; else what
-// the API says of one that was not received. A gateway that has answered once, or before the call, may restart meanwhile.
-func (e *env) wait(ctx context.Context, source, id string, delivered, answered bool) (*api.Event, []byte, error) {
+// the API says of one that was not received. A gateway that has answered once may restart meanwhile. With replay, which the gateway has
+// started, the wait also ends where that replay left the event waiting for a decision.
+func (e *env) wait(ctx context.Context, source, id string, delivered bool, replay string) (*api.Event, []byte, error) {
 	c, err := e.client()
 	if err != nil {
 		return nil, nil, err
@@ -60,13 +62,17 @@ func (e *env) wait(ctx context.Context, source, id string, delivered, answered b
 		left, grace = waitTimeout, callTimeout
 	}
 	end := e.now().Add(left)
+	answered, most := replay != "", waitStep
+	if answered {
+		most = replayStep
+	}
 	for {
-		step := min(end.Sub(e.now()), waitStep)
+		step := min(end.Sub(e.now()), most)
 		var raw []byte
 		call, cancel := context.WithTimeout(client.Capture(ctx, &raw), max(step, 0)+grace)
 		ev, err := c.Event(call, source, id, client.Wait{For: max(step, time.Millisecond), Delivered: delivered})
 		cancel()
-		if err == nil && ended(&ev, delivered) {
+		if err == nil && (ended(&ev, delivered) || undecided(&ev, replay)) {
 			return &ev, raw, nil
 		}
 		switch {
@@ -114,4 +120,9 @@ func ended(ev *api.Event, delivered bool) bool {
 		return ev.State == "delivered" || ev.State == "replayed"
 	}
 	return ev.State != "pending"
+}
+
+// undecided says that replay has ended without an outcome.
+func undecided(ev *api.Event, replay string) bool {
+	return replay != "" && string(ev.ReplayID) == replay && ev.Reason == "waiting_for_decision"
 }

@@ -58,6 +58,8 @@ func receive(t *testing.T, g *admintest.Gateway) {
 		g.Receive(t, "stripe", id, admintest.Dead)
 	}
 	g.Receive(t, "stripe", "evt_open", admintest.Undecided)
+	g.Receive(t, "stripe", "evt_open_again", admintest.Undecided)
+	g.Core.Fails["evt_open_again"] = true
 	g.Receive(t, "stripe", "evt_queued", admintest.Queued)
 	g.Receive(t, "stripe", "evt_escape", func(r *event.Record) { r.Type = "a\x1b[31mb" })
 	for _, source := range []string{"stripe", "github"} {

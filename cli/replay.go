@@ -132,7 +132,7 @@ func (e *env) replayOne(ctx context.Context, source, id string, f *replayFlags) 
 			return err
 		}
 	}
-	ev, _, err := e.wait(ctx, source, id, false, true)
+	ev, _, err := e.wait(ctx, source, id, false, res.ReplayID)
 	if err != nil {
 		return err
 	}

@@ -213,7 +213,9 @@ func (c *Core) ReplayOne(ctx context.Context, id event.ID, _, _ string, force bo
 func (c *Core) end(r *event.Record, replay string) {
 	r.ReplayID, r.Attempts, r.LastAttemptAt = replay, r.Attempts+1, time.Now()
 	if c.Fails[r.EventID] {
-		Dead(r)
+		if r.Reason != event.WaitingForDecision { // else its outcome is unknown once more
+			Dead(r)
+		}
 		return
 	}
 	r.State, r.Reason, r.LastStatus, r.LastErrKind, r.LastErrText = event.Replayed, event.NoReason, 200, "", ""
