@@ -166,12 +166,16 @@ func TestASenderDeliversItsSecretOnlyWhenItIsWaitedFor(t *testing.T) {
 		if err := b.Up(); err != nil {
 			t.Fatal(err)
 		}
+		refused := `{"type":"about:blank","title":"signature verification failed","status":401}` + "\n"
 		post := func(path string, want int, head, body string) string {
 			t.Helper()
 			raw := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", path, len(body), head, body)
-			resp, _, err := send(b, []byte(raw))
+			resp, said, err := send(b, []byte(raw))
 			if err != nil || resp.StatusCode != want {
 				t.Fatalf("%s %q: %v %v, want %d", path, head, resp, err, want)
+			}
+			if outcome := resp.Header.Get("Hooktender-Outcome"); want == 401 && (outcome != "rejected" || said != refused) {
+				t.Fatalf("%s %q: outcome %q, body %q: not like every other 401", path, head, outcome, said)
 			}
 			return resp.Header.Get("X-Hook-Secret")
 		}

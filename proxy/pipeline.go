@@ -173,6 +173,9 @@ func (p *Pipeline) handshake(v *visit) (reply, bool) {
 	if !done && !v.src.takes(v.req.Method) {
 		return reply{status: 405, allow: v.src.allow}, true
 	}
+	if done && r.Status == 401 { // a challenge that is not its sender's is refused like an event that is not
+		return reply{status: v.src.statuses.Rejected, outcome: "rejected"}, true
+	}
 	return reply{handshake: r}, done
 }
 
