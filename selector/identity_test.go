@@ -31,6 +31,10 @@ func TestIdentityOfARequest(t *testing.T) {
 		text string
 		err  error
 	}
+	const (
+		multi = "Content-Type: multipart/form-data; boundary=b\r\n"
+		part  = "--b\r\nContent-Disposition: form-data; name=id\r\n\r\n7\r\n"
+	)
 	tests := []struct {
 		name, head, target, body string
 		id                       Texts
@@ -59,9 +63,19 @@ func TestIdentityOfARequest(t *testing.T) {
 		{"query", "", "/h?x=1&id=a%2Bb+c", "", Texts{"query:id"}, want{"a+b c", nil}},
 		{"query twice", "", "/h?id=1&i%64=1", "", Texts{"query:id"}, want{"", ErrAmbiguous}},
 		{"broken percent-encoding", "", "/h?id=%zz", "", Texts{"query:id"}, want{"", ErrMalformed}},
+		{"an escape cut short", "", "/h?id=a%4", "", Texts{"query:id"}, want{"", ErrMalformed}},
+		{"an escape with one digit", "", "/h?id=%4z", "", Texts{"query:id"}, want{"", ErrMalformed}},
+		{"a name that cannot be decoded", "", "/h?%zz=1&id=2", "", Texts{"query:id"}, want{"2", nil}},
 		{"form", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n", "", "id=7&b=2", Texts{"form:id"}, want{"7", nil}},
 		{"form twice", "Content-Type: application/x-www-form-urlencoded\r\n", "", "id=7&id=7", Texts{"form:id"}, want{"", ErrAmbiguous}},
 		{"no form", "Content-Type: application/json\r\n", "", "id=7", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"two lines with the type of a form", "Content-Type: multipart/form-data; boundary=b\r\nContent-Type: text/plain\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"a short type", "Content-Type: x\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"fields", multi, "", "--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n" + part + "--b--", Texts{"form:id"}, want{"7", nil}},
+		{"a field twice", multi, "", part + part + "--b--", Texts{"form:id"}, want{"", ErrAmbiguous}},
+		{"fields cut short", multi, "", part, Texts{"form:id"}, want{"", ErrMalformed}},
+		{"a file for a field", multi, "", strings.Replace(part, "name=id", "name=id; filename=f", 1) + "--b--", Texts{"form:id"}, want{"", ErrMalformed}},
+		{"a field in another encoding", multi, "", strings.Replace(part, "\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1) + "--b--", Texts{"form:id"}, want{"", ErrMalformed}},
 		{"path", "", "", "", Texts{"path:tenant"}, want{"acme", nil}},
 		{"body", "", "", "abc", Texts{"body:sha256"}, want{"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", nil}},
 		{"joined", "", "", `{"a":"x:y","b":7}`, Texts{"json:a", "json:b"}, want{"x%3Ay:7", nil}},
