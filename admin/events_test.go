@@ -133,6 +133,9 @@ func TestListFilters(t *testing.T) {
 	if got := p.want(200, "POST", "/v1/replays", `{"filter":{"until":"0001-01-01T00:00:00Z"},"dry_run":true}`); got.at("total") != 0.0 {
 		t.Errorf("a replay of what came before the year 1: %s", got.body)
 	}
+	if got := p.want(200, "POST", "/v1/replays", `{"filter":{"since":"9999-01-01T00:00:00Z"},"dry_run":true}`); got.at("total") != 0.0 {
+		t.Errorf("a replay of what comes later: %s", got.body)
+	}
 }
 
 func TestBadParameters(t *testing.T) {

@@ -101,6 +101,8 @@ func TestTokensChangeOnReload(t *testing.T) {
 	p := start(t, tokens)
 	p.token = "reader-token-01234567"
 	p.want(200, "GET", "/v1/whoami", "")
+	p.want(200, "GET", "/v1/whoami", "", "Authorization", "bearer "+p.token)
+	p.want(401, "GET", "/v1/whoami", "", "Authorization", "Basic "+p.token)
 	if err := p.Server.SetTokens([]admin.Token{{Name: "new", Hash: admin.HashToken([]byte("new-token-0123456789")), Scopes: []string{api.ScopeAdmin}}}); err != nil {
 		t.Fatal(err)
 	}
