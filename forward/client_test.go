@@ -41,6 +41,7 @@ func TestNotSent(t *testing.T) {
 		"dial takes long":  {"http://h", forward.Options{Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }}, forward.KindDial},
 		"dial just fails":  {"http://h", forward.Options{Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no") }}, forward.KindDial},
 		"speaks up before": {"http://h", forward.Options{Dial: dialEager}, forward.KindMalformed},
+		"hangs up before":  {"http://h", forward.Options{Dial: dialGone}, forward.KindReset},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -65,6 +66,12 @@ func dialEager(context.Context, string, string) (net.Conn, error) {
 	a, b := hooktest.Pipe()
 	_, err := io.WriteString(b, okAnswer("stray"))
 	return a, err
+}
+
+// dialGone connects to an upstream that has closed the connection already.
+func dialGone(context.Context, string, string) (net.Conn, error) {
+	a, b := hooktest.Pipe()
+	return a, b.Close()
 }
 
 func TestTLS(t *testing.T) {
@@ -258,6 +265,34 @@ func TestHandOverWhileWritingTLS(t *testing.T) {
 		})
 	}
 }
+
+// An upstream that answers and never reads is heard once its time is up. What it has not read may be read as the next request: that takes another connection.
+func TestAnswerToAHalfWrittenRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dials := 0
+		dial := func(context.Context, string, string) (net.Conn, error) {
+			a, b := hooktest.Pipe()
+			dials++
+			_, err := io.WriteString(b, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+			return late{a}, err
+		}
+		client, err := forward.New("app", forward.Config{URL: "http://app", Timeout: 16 * time.Second, MaxInFlight: 4}, forward.Options{Dial: dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		for n := 1; n <= 2; n++ {
+			r := client.Do(t.Context(), call("1", strings.Repeat("x", 1<<20)))
+			if r.Outcome != event.OutcomePermanent || r.Status != 413 || r.Duration > 18*time.Second || dials != n {
+				t.Errorf("%d connections: %+v", dials, r)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+// A late connection does not say what waits to be read before it is.
+type late struct{ net.Conn }
 
 func TestHardShutdown(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

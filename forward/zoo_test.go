@@ -153,7 +153,12 @@ func TestOutcomes(t *testing.T) {
 		{"length and chunked", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
 		{"chunked in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
 		{"another coding", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
+		{"two codings", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
 		{"bad chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", unknown, "malformed", 0, ""},
+		{"space behind a chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 ;a\r\nok\r\n0\r\n\r\n", delivered, "", 200, "ok"},
+		{"chunk size and a word", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 x\r\nok\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
+		{"chunk size g", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\ng\r\n0123456789abcdef\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
+		{"no chunk size", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n;a\r\n\r\n", unknown, "malformed", 0, ""},
 		{"chunk longer than said", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nok\r\n0\r\n\r\n", unknown, "malformed", 0, ""},
 		{"bad length", "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", unknown, "malformed", 0, ""},
 		{"folded line", "HTTP/1.1 200 OK\r\nX: 1\r\n 2\r\nContent-Length: 0\r\n\r\n", unknown, "malformed", 0, ""},
@@ -163,6 +168,7 @@ func TestOutcomes(t *testing.T) {
 		{"HTTP/2", "HTTP/2.0 200 OK\r\n\r\n", unknown, "malformed", 0, ""},
 		{"no HTTP at all", "SSH-2.0-OpenSSH_9.9\r\n", unknown, "malformed", 0, ""},
 		{"a head without end", "HTTP/1.1 200 OK\r\nX: " + string(big[:70<<10]), unknown, "malformed", 0, ""},
+		{"more than is made room for at once", "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + string(big[:100_000]), delivered, "", 200, string(big[:100_000])},
 		{"exactly 8 MiB", "HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n" + string(bytes.Repeat(big, 8)), delivered, "", 200, "*"},
 		{"above 8 MiB by length", "HTTP/1.1 200 OK\r\nContent-Length: 8388609\r\n\r\n", unknown, "too_large", 0, ""},
 		{"above 8 MiB chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n800001\r\n", unknown, "too_large", 0, ""},
@@ -254,6 +260,9 @@ func TestBrokenConnections(t *testing.T) {
 				timeout = 700 * time.Millisecond
 			}
 			r := newClient(t, newUpstream(t, c.k), timeout).Do(t.Context(), call("1", string(make([]byte, c.body))))
+			if c.kind != "timeout" && !strings.HasPrefix(c.name, "drips") && r.Duration >= timeout {
+				t.Errorf("it took %s", r.Duration)
+			}
 			kind := r.ErrKind
 			if c.name == "drips for ever" && kind == "timeout" { // "HH" is rubbish, but a line without end need not be read as one
 				kind = "malformed"
