@@ -266,7 +266,7 @@ func (s *Server) route(path []byte) (l Limits) {
 func (s *Server) serve(ctx *fasthttp.RequestCtx) {
 	ctx.SetConnectionClose()
 	c := ctx.Conn().(*conn)
-	for c.fault == nil {
+	for {
 		s.bounded(c)
 		if c.closing || c.next() != nil {
 			return

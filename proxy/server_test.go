@@ -187,7 +187,13 @@ func TestAnswers(t *testing.T) {
 		if resp := c.want(200, "POST /a 2"); resp.Header.Get("Connection") != "keep-alive" {
 			t.Errorf("HTTP/1.0 keep-alive not confirmed: %v", resp.Header)
 		}
+		c.send("POST /a HTTP/1.0\r\nConnection: keep-alive\r\nConnection: x\r\nExpect: x\r\nContent-Length: 2\r\n\r\nhi").want(200, "POST /a 2")
 		c.send("POST /a HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi").want(200, "POST /a 2")
+		c.wantEnd()
+	})
+	t.Run("the client closes", func(t *testing.T) {
+		c := dial(t, addr).send("POST /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\nConnection: x\r\nContent-Length: 2\r\n\r\nhi")
+		c.want(200, "POST /a 2")
 		c.wantEnd()
 	})
 	t.Run("100 Continue only where the body is not there yet", func(t *testing.T) {
@@ -199,6 +205,12 @@ func TestAnswers(t *testing.T) {
 		_, _ = c.br.ReadString('\n')
 		c.send("hi").want(200, "POST /a 2")
 		c.send(head+"hi").want(200, "POST /a 2")
+		c.send("POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 60000\r\n\r\n")
+		if line, _ := c.br.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+			t.Fatalf("got %q", line)
+		}
+		_, _ = c.br.ReadString('\n')
+		c.send(strings.Repeat("x", 60000)).want(200, "POST /a 60000") // once, in however many parts the body comes
 		c.send("POST /a HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2000000\r\n\r\n").want(413, "*")
 	})
 }
@@ -710,11 +722,32 @@ func TestBubble(t *testing.T) {
 		if d := time.Since(begin); d != 5*time.Second {
 			t.Errorf("408 for a slow head after %s", d)
 		}
-		begin = time.Now()
-		c = dial()
-		c.send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nhi").want(408, "*")
-		if d := time.Since(begin); d != 5*time.Second {
-			t.Errorf("408 for a slow body after %s", d)
+		for target, want := range map[string]time.Duration{"/a": 5 * time.Second, "/hasty?x=1": 300 * time.Millisecond} {
+			for _, size := range []string{"3", "60000"} {
+				begin = time.Now()
+				c = dial()
+				c.send("POST "+target+" HTTP/1.1\r\nHost: h\r\nContent-Length: "+size+"\r\n\r\nhi").want(408, "*")
+				if d := time.Since(begin); d != want {
+					t.Errorf("408 for a slow body of %s bytes to %s after %s", size, target, d)
+				}
+			}
+		}
+	})
+}
+
+// A body whose connection ends in the middle of it gives its room back.
+func TestABodyThatIsCutOffTakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, end := bubbled(t, proxy.ServerConfig{MaxBytes: 100 << 10})
+		defer end()
+		for _, n := range []int{50000, 50000, 50000, 60000} {
+			c := dial().send("POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat("x", n))
+			if n == 60000 {
+				c.want(200, "POST /a 60000")
+			}
+			synctest.Wait()
+			_ = c.Close()
+			time.Sleep(time.Minute)
 		}
 	})
 }

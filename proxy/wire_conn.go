@@ -59,7 +59,6 @@ type conn struct {
 	closing  bool // the last answer said "Connection: close"
 	linger   bool // the sender may still be writing
 	broken   bool // nobody listens any more
-	fault    *wireFault
 	limits   Limits
 	reserved int64     // bytes of body counted against the server's bound
 	began    time.Time // first byte of the request under way
@@ -114,7 +113,6 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) next() error {
 	err := c.read()
 	if f, ok := err.(*wireFault); ok {
-		c.fault = f
 		c.refuse(f)
 	}
 	return err
