@@ -281,9 +281,14 @@ func TestRetryAfter(t *testing.T) {
 // An answer that opens the breaker, or fails a probe, cannot put an event off for longer than it may take: it would wait for years, with all that waits behind it, and be no
 // dead letter that could be settled.
 func TestRetryAfterOfAnOpenBreaker(t *testing.T) {
-	for _, policy := range []string{"none", "serial"} {
+	for _, policy := range []string{"none", "serial", "a long delay"} {
 		synctest.Test(t, func(t *testing.T) {
-			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) { s.Ordering.Policy, u.Breaker.Failures = policy, 1 })
+			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+				s.Ordering.Policy, u.Breaker.Failures = policy, 1
+				if policy == "a long delay" {
+					s.Ordering.Policy, s.Delivery.Retry.MaxElapsed, s.Delivery.Retry.Base, s.Delivery.Retry.Jitter = "none", time.Second, 30*time.Second, "none"
+				}
+			})
 			b.up()
 			b.consumer.Plan(func(s *hooktest.Seen, nth int) hooktest.Answer {
 				if s.Header.Get("Hooktender-Event-Id") == "evt_1" && nth == 1 {

@@ -177,7 +177,7 @@ func (s *Source) unlist(rec *event.Record, settled bool) {
 	if l := s.lanes[rec.Resource]; l != nil {
 		if e, ok := l.Remove(rec.ID); ok {
 			switch {
-			case settled && rec.Reason == event.Resolved:
+			case rec.Reason == event.Resolved:
 				l.Delivered(e)
 			case settled:
 				l.Settled(e)

@@ -208,9 +208,14 @@ func TestGapBecomesDeadLetters(t *testing.T) {
 		}
 		b.version(2)
 		for _, id := range []string{"v3", "v4"} {
+			b.pause(true)
 			if _, err := b.r.ReplayOne(context.Background(), b.find(id).ID, "", "ops", false, ""); err != nil {
 				t.Fatal(err)
 			}
+			if rec := b.find(id); rec.Reason != event.Queued {
+				t.Errorf("%s, which is next, is %s/%s", id, rec.State, rec.Reason)
+			}
+			b.pause(false)
 			time.Sleep(time.Second)
 		}
 		if got := b.arrivals(); got != "1 2 3 4" {
@@ -235,6 +240,9 @@ func TestAReplayBehindAGapIsHeld(t *testing.T) {
 		if got := b.states(); got["pending/held"] != 2 {
 			t.Errorf("behind the gap: %v", got)
 		}
+		if _, err := b.r.Resolve(t.Context(), b.find("v3").ID, "ops", "yes"); err != recovery.ErrNotDeadLetter {
+			t.Errorf("what is pending is settled: %v", err)
+		}
 		if r := b.resource(); len(r.Held) != 2 || r.Held[0].ReleaseAt.Sub(began) > 31*time.Second {
 			t.Errorf("held since %s: %+v", began, r.Held)
 		}
@@ -245,6 +253,36 @@ func TestAReplayBehindAGapIsHeld(t *testing.T) {
 		}
 		if got := b.states(); got["replayed"] != 2 {
 			t.Error(got)
+		}
+	})
+}
+
+// What waits behind an attempt whose failure is returned to its sender goes as soon as that is.
+func TestTheNextGoesWhenOneIsReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy = "proxy", "serial"
+		})
+		b.up()
+		b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
+			if s.Header.Get("Hooktender-Event-Id") == "v1" {
+				return hooktest.Answer{Status: 503, Delay: time.Second}
+			}
+			return hooktest.Answer{Status: 422, Delay: time.Second}
+		})
+		began := time.Now()
+		go b.version(1)
+		synctest.Wait()
+		if h := b.version(2); h.Result == nil || time.Since(began) != 2*time.Second {
+			t.Errorf("the second: %s after %s", h.Outcome, time.Since(began))
+		}
+		if _, err := b.r.ReplayOne(t.Context(), b.find("v1").ID, "", "ops", false, ""); err != nil {
+			t.Fatal(err)
+		}
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 422} })
+		time.Sleep(time.Minute)
+		if rec := b.find("v1"); !rec.DeadLetter() {
+			t.Errorf("returned, and its replay refused: %s/%s", rec.State, rec.Reason)
 		}
 	})
 }
@@ -402,7 +440,7 @@ func TestAResourceNamesTheEventOfItsCursor(t *testing.T) {
 		b.up()
 		b.consumer.Plan(func(s *hooktest.Seen, _ int) hooktest.Answer {
 			switch s.Header.Get("Hooktender-Event-Id") {
-			case "v2":
+			case "v2", "w2":
 				return hooktest.Answer{Status: 400}
 			case "v3":
 				return hooktest.Answer{Break: true}
@@ -423,6 +461,10 @@ func TestAResourceNamesTheEventOfItsCursor(t *testing.T) {
 		}
 		if after.EventID != "v1" || after.Version != "1" || !after.UpdatedAt.Equal(before.UpdatedAt) {
 			t.Errorf("cursor %s of %s, moved at %s; it was %s of %s at %s", after.Version, after.EventID, after.UpdatedAt, before.Version, before.EventID, before.UpdatedAt)
+		}
+		b.send("w2", "other", "2")
+		if other, err := b.r.Resource(t.Context(), "s", "other"); err != nil || other.State.Floor != "2" || other.State.UpdatedAt.IsZero() {
+			t.Errorf("where nothing was delivered: %+v, %v", other.State, err)
 		}
 	})
 }
@@ -490,6 +532,9 @@ func TestACursorOfWhatNoEventCanBeOf(t *testing.T) {
 			if (err == nil) != ok || err != nil && !errors.Is(err, recovery.ErrResource) || ok && st.State.Version != "5" {
 				t.Errorf("%.40q: %+v, %v", name, st.State, err)
 			}
+			if _, err := b.r.SetCursor(t.Context(), "s", name, ""); errors.Is(err, recovery.ErrResource) { // one that is there already can be forgotten
+				t.Errorf("%.40q cannot be forgotten", name)
+			}
 		}
 	})
 }
@@ -515,7 +560,7 @@ func TestSetCursorWhileSomethingIsInFlight(t *testing.T) {
 
 // At most once: an attempt of unknown outcome waits for a decision, and its lane with it.
 func TestUnknownOutcomeWaitsForADecision(t *testing.T) {
-	for _, decision := range []string{"replay", "resolve", "discard"} {
+	for _, decision := range []string{"replay", "resolve", "discard", "discard, its source gone"} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
 				inSequence(s, u)
@@ -548,6 +593,11 @@ func TestUnknownOutcomeWaitsForADecision(t *testing.T) {
 				want = "1 2" // it happened: nothing is missing
 				_, err = b.r.Resolve(context.Background(), rec.ID, "ops", "it happened")
 			case "discard":
+				_, err = b.r.Discard(context.Background(), rec.ID, "ops", "not wanted")
+			default:
+				want = "1"
+				b.source = b.another("other")
+				b.restart()
 				_, err = b.r.Discard(context.Background(), rec.ID, "ops", "not wanted")
 			}
 			if err != nil {

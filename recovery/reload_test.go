@@ -256,6 +256,33 @@ func TestWhatIsHeldGoesWhenTheOrderIsTakenAway(t *testing.T) {
 	}
 }
 
+// A reload to another order that still has lanes: what waits there is judged by the new one at once, and its sender is not let go.
+func TestAnotherOrderIsForWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, u *forward.Config) {
+			inSequence(s, u)
+			s.Ordering.MaxWait = 24 * time.Hour
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 2 * time.Second} })
+		b.send("held", "other", "5")
+		go b.version(1)
+		synctest.Wait()
+		told := make(chan recovery.Outcome, 1)
+		go func() { told <- b.version(2).Outcome }()
+		synctest.Wait()
+		b.source.Ordering.Policy = "reject_stale"
+		b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+		if got := <-told; got != recovery.Delivered {
+			t.Errorf("the second sender is told %s", got)
+		}
+		time.Sleep(time.Second)
+		if rec := b.find("held"); rec.State != event.Delivered {
+			t.Errorf("what was held is %s/%s", rec.State, rec.Reason)
+		}
+	})
+}
+
 // What waits for a decision when a reload brings an order takes its place in its lane: nothing of its resource goes before it is decided.
 func TestAnOrderThatAReloadBringsIsForWhatWaitsForADecision(t *testing.T) {
 	for _, how := range []string{"reload", "restart"} {
