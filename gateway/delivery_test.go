@@ -290,12 +290,50 @@ sources:
 		if id := (<-first).Get("Hooktender-Id"); got != "503 duplicate, again after 1" || head.Get("Hooktender-Id") != id || id == "" {
 			t.Errorf("a duplicate of what is under way: %s, %q for %q", got, head.Get("Hooktender-Id"), id)
 		}
+		if got, _ = post("slow"); got != "200 duplicate, again after " {
+			t.Errorf("once the first has ended: %s", got)
+		}
 		b.Consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 500} })
 		post("a")
 		_, told := post("b")
 		got, head = post("b")
 		if id := told.Get("Hooktender-Id"); got != "503 unavailable, again after 7" || head.Get("Hooktender-Id") != id || id == "" {
 			t.Errorf("one that has failed: %s, %q for %q", got, head.Get("Hooktender-Id"), id)
+		}
+	})
+}
+
+// A failed event that its sender sends again becomes what it sends now. One that an operator has settled is not delivered any more.
+func TestWhatFailedIsSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := up(t, sources, env)
+		b.Consumer.Plan(func(_ *hooktest.Seen, nth int) hooktest.Answer {
+			return hooktest.Answer{Status: []int{422, 200}[min(nth, 2)-1]}
+		})
+		post := func(id, kind, resource, version string) string {
+			_, outcome, err := b.Post("/s", hooktest.Custom(secret, hooktest.CustomBody(id, kind, resource, version), time.Now()))
+			if err != nil {
+				t.Error(err)
+			}
+			return outcome
+		}
+		post("a", "old", "r1", "1")
+		time.Sleep(time.Minute)
+		outcome := post("a", "new", "r2", "2")
+		_, body, err := b.Admin("/v1/events/a?source=s")
+		for _, want := range []string{`"type":"new"`, `"resource":"r2"`, `"version":"2"`, fmt.Sprintf(`%x`, sha256.Sum256(hooktest.CustomBody("a", "new", "r2", "2")))} {
+			if outcome != "delivered" || !strings.Contains(string(body), want) {
+				t.Errorf("%s, %v: no %s in %s", outcome, err, want, body)
+			}
+		}
+		for _, how := range []string{"resolve", "discard"} {
+			post(how, "t", "", "")
+			if status, body, err := b.AdminPost("/v1/events/"+how+"/"+how, `{"reason":"by hand"}`); status != 200 || err != nil {
+				t.Errorf("%s: %d %s %v", how, status, body, err)
+			}
+			if outcome := post(how, "t", "", ""); outcome != "duplicate" || len(b.Consumer.Of("s", how)) != 1 {
+				t.Errorf("%s: %s, the consumer saw it %d times", how, outcome, len(b.Consumer.Of("s", how)))
+			}
 		}
 	})
 }
