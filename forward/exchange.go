@@ -228,6 +228,7 @@ func (x *Exchange) writeFailed(err error) error {
 	case x.sent:
 		x.full = true
 		x.link.cutOff = true
+		x.free()
 		return nil
 	case x.link.used:
 		x.link.close()
@@ -240,6 +241,7 @@ func (x *Exchange) writeFailed(err error) error {
 // lastLook gives up writing because the time is up. An upstream that does not read may have answered all the same, and what it said has come long ago.
 func (x *Exchange) lastLook() (by time.Time) {
 	x.full, x.link.cutOff = true, true
+	x.free()
 	x.deadline = x.client.now().Add(x.client.timeout / 16)
 	return x.deadline
 }
