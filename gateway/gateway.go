@@ -291,6 +291,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stopAdmin()
 	work.Wait()
 	err = errors.Join(err, g.engine.Close())
+	if g.engine.Err() != nil {
+		return g.journalFailed()
+	}
 	journalDone.Wait()
 	return err
 }

@@ -1183,6 +1183,22 @@ func TestFaultThatBadgerOnlyLogsIsFinal(t *testing.T) {
 	}
 }
 
+// TestLastTableThatCannotBeWritten: Badger tries for ever to write what it has in memory when it is closed. A directory that is gone does not hold the end up.
+func TestLastTableThatCannotBeWritten(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	e := start(t, o)
+	accept(t, e, journal.Synced, sample(1))
+	if err := e.settle(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(o.Dir, "index")); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); !errors.Is(err, journal.ErrFailed) || !errors.Is(err, syscall.ENOENT) {
+		t.Fatal(err)
+	}
+}
+
 // TestGarbageInATableIsNoPanic: Badger reads its tables in goroutines of its own at open, and a garbled block ended the process there.
 func TestGarbageInATableIsNoPanic(t *testing.T) {
 	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true}

@@ -178,7 +178,19 @@ func (e *Engine) closeFiles() error {
 	if left {
 		e.opts.Log.Warn("the volume is full: the index is left as a kill would leave it")
 	} else if e.index != nil {
-		errs = append(errs, e.index.close())
+		failed := e.failed
+		if e.Err() != nil {
+			failed = nil
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- e.index.close() }()
+		select {
+		case err := <-closed:
+			errs = append(errs, err)
+		case <-failed: // Badger tries again for ever to write its last table
+			left = true
+			errs = append(errs, e.Err())
+		}
 	}
 	if e.wal != nil {
 		errs = append(errs, e.wal.close())

@@ -342,7 +342,11 @@ func (l badgerLog) Errorf(format string, args ...any) {
 }
 
 func (l badgerLog) judge(text string) {
-	if cause := diskFault(errors.New(text)); cause != nil && l.fault != nil {
+	cause := diskFault(errors.New(text))
+	if strings.HasPrefix(text, "error flushing memtable") && strings.Contains(text, unix.ENOENT.Error()) {
+		cause = unix.ENOENT // the directory is gone
+	}
+	if cause != nil && l.fault != nil {
 		l.fault(fmt.Errorf("the index: %w: %s", cause, text))
 	}
 }
