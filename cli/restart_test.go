@@ -100,6 +100,7 @@ func TestAGatewayThatSaysNothingIsNotWaitedFor(t *testing.T) {
 func TestAQuietStreamIsNoFailure(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
 	}))

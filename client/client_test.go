@@ -223,12 +223,25 @@ func TestABrokenStreamSaysWhereItGoesOn(t *testing.T) {
 		"id: 7\n\nid: 8\ndata: {}\n\nid: 9":     "8",
 		"id: 8\ndata: {}\n\n: alive\n\nid: 9\n": "8",
 	} {
-		s := canned(http.StatusOK, sent)
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = w.Write([]byte(sent))
+		}))
 		err := dial(t, s.URL, "").Stream(t.Context(), "", "3", func(client.Change) error { return nil })
 		s.Close()
 		if u, ok := errors.AsType[*client.Unreachable](err); !ok || u.Cursor != want {
 			t.Errorf("%q: %#v, want to go on after %s", sent, err, want)
 		}
+	}
+}
+
+// What answers everything with 200 is no stream that broke: its reader would come back for ever.
+func TestWhatIsNoStreamIsNotTakenForABrokenOne(t *testing.T) {
+	s := canned(http.StatusOK, "ok")
+	defer s.Close()
+	err := dial(t, s.URL, "").Stream(t.Context(), "", "3", func(client.Change) error { return nil })
+	if err == nil || is[*client.Unreachable](err) {
+		t.Errorf("%v", err)
 	}
 }
 

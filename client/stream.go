@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"mime"
 	"net/http"
 
 	"github.com/hooktender/hooktender/admin/api"
@@ -35,6 +37,9 @@ func (c *Client) Stream(ctx context.Context, source, cursor string, do func(Chan
 		return err
 	}
 	defer resp.Body.Close()
+	if t, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); t != "text/event-stream" {
+		return fmt.Errorf("GET /v1/stream: the answer is not what hooktender says: %q is no stream of events", t)
+	}
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxChange)
 	ch, whole := Change{Cursor: cursor}, cursor // whole: of what was read to its end
