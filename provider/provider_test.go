@@ -270,6 +270,7 @@ func TestIdentityOfTheCommonPresets(t *testing.T) {
 		{"svix", "svix-id: msg_1\r\n", `{"type":"a.b"}`, "msg_1", "a.b", ""},
 		{"slack", "", `{"event_id":"Ev1","event":{"type":"message","channel":"C1"}}`, "Ev1", "message", "C1"},
 		{"shopify", "X-Shopify-Webhook-Id: w1\r\nX-Shopify-Topic: orders/create\r\n", `{}`, "w1", "orders/create", ""},
+		{"telegram", "", `{"update_id":8,"edited_channel_post":{"chat":{"id":-1001}}}`, "8", "", "-1001"},
 	}
 	for _, tt := range tests {
 		p, ok := Get(tt.provider)
