@@ -119,71 +119,50 @@ func TestGapFillsAlsoWhenTheLaneIsFull(t *testing.T) {
 	})
 }
 
-// The first version ever seen of a resource goes back to its sender: what is held behind it keeps waiting, also over a restart, for the sender's retry.
-func TestWhatIsHeldWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
-			s.Ordering.Policy, s.Delivery.Mode = "in_sequence", "proxy"
+// The first version ever seen of a resource goes back to its sender: what is held behind it, or waits for its turn as nothing is missing between them, keeps waiting
+// for the sender's retry, also over a restart. It does not become the first.
+func TestTheNextWaitsForTheFirstVersionThatWasReturned(t *testing.T) {
+	for next, c := range map[int]struct {
+		told time.Duration // when its sender is
+		seen string
+	}{
+		7: {0, "5 5 6 7"},
+		6: {10 * time.Second, "5 5 6"}, // the timeout of the upstream
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Ordering.Policy, s.Delivery.Mode = "in_sequence", "proxy"
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
+				return hooktest.Answer{Status: 503, Delay: time.Second}
+			})
+			began := time.Now()
+			first := make(chan recovery.Handled, 1)
+			go func() { first <- b.version(5) }()
+			synctest.Wait()
+			if h := b.version(next); h.Outcome != recovery.Held || time.Since(began) != c.told {
+				t.Errorf("%d behind 5: %s after %s", next, h.Outcome, time.Since(began))
+			}
+			if h := <-first; h.Outcome != recovery.Returned {
+				t.Errorf("5: %s", h.Outcome)
+			}
+			b.consumer.Plan(nil)
+			time.Sleep(2 * time.Second)
+			b.restart()
+			time.Sleep(2 * time.Second)
+			if h := b.again("v5"); h.Outcome != recovery.Delivered {
+				t.Errorf("its sender's retry: %s", h.Outcome)
+			}
+			if next != 6 {
+				b.version(6)
+			}
+			time.Sleep(time.Second)
+			if got := b.arrivals(); got != c.seen {
+				t.Errorf("the consumer saw %s", got)
+			}
 		})
-		b.up()
-		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
-			return hooktest.Answer{Status: 503, Delay: time.Second}
-		})
-		told := make(chan recovery.Handled)
-		go func() { told <- b.version(5) }()
-		synctest.Wait()
-		if h := b.version(7); h.Outcome != recovery.Held {
-			t.Errorf("7 behind 5, which is in flight: %s", h.Outcome)
-		}
-		if h := <-told; h.Outcome != recovery.Returned {
-			t.Errorf("5: %s", h.Outcome)
-		}
-		b.consumer.Plan(nil)
-		time.Sleep(2 * time.Second)
-		b.restart()
-		time.Sleep(2 * time.Second)
-		if h := b.again("v5"); h.Outcome != recovery.Delivered {
-			t.Errorf("its sender's retry: %s", h.Outcome)
-		}
-		b.version(6)
-		time.Sleep(time.Second)
-		if got := b.arrivals(); got != "5 5 6 7" {
-			t.Errorf("the consumer saw %s", got)
-		}
-	})
-}
-
-// The same of what waits for its turn, as nothing is missing between them: it does not become the first while the sender may send that again.
-func TestWhatWaitsForItsTurnIsNotTheFirstVersion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
-			s.Ordering.Policy, s.Delivery.Mode = "in_sequence", "proxy"
-		})
-		b.up()
-		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer {
-			return hooktest.Answer{Status: 503, Delay: time.Second}
-		})
-		first, second := make(chan recovery.Handled, 1), make(chan recovery.Handled, 1)
-		go func() { first <- b.version(5) }()
-		synctest.Wait()
-		go func() { second <- b.version(6) }()
-		if h := <-first; h.Outcome != recovery.Returned {
-			t.Errorf("5: %s", h.Outcome)
-		}
-		b.consumer.Plan(nil)
-		if h := <-second; h.Outcome != recovery.Held {
-			t.Errorf("6, while its sender has 5 back: %s", h.Outcome)
-		}
-		b.restart()
-		time.Sleep(2 * time.Second)
-		if h := b.again("v5"); h.Outcome != recovery.Delivered {
-			t.Errorf("its sender's retry: %s", h.Outcome)
-		}
-		time.Sleep(time.Second)
-		if got := b.arrivals(); got != "5 5 6" {
-			t.Errorf("the consumer saw %s", got)
-		}
-	})
+	}
 }
 
 // deadBehindAGap has delivered version 1, and made dead letters of 3 and 4, as 2 did not come.
