@@ -295,6 +295,7 @@ func (s *Server) handle(c *conn) {
 		if v := recover(); v != nil {
 			s.log.Error("handler panicked", "panic", panicText(v), "stack", string(debug.Stack()))
 			c.reply = Answer{Status: 500, Head: problemHead, Body: problems[500], Close: true}
+			c.loan, c.pooled = nil, nil // somebody may still have what is in them
 		}
 	}()
 	c.reply = Answer{Head: c.buf[len(c.buf):]}

@@ -111,6 +111,7 @@ func (c *conn) refuse(f *wireFault) {
 		a.Head = crowdHead
 	}
 	c.refused(f.status)
+	c.returnBody()
 	c.unreserve() // before the answer leaves: who has read it may send the next at once
 	c.answer(&a)
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,6 +94,41 @@ func (c *client) wantEnd() {
 	c.t.Helper()
 	if b, err := io.ReadAll(c.br); err != nil || len(b) > 0 {
 		c.t.Fatalf("want the end of the connection, got %q, %v", b, err)
+	}
+}
+
+// What a refused request has taken is there for the next one: a stranger cannot make the garbage collector work.
+func TestMemoryOfRefusedRequestsIsUsedAgain(t *testing.T) {
+	addr := newServer(t, proxy.ServerConfig{}, handlerFunc(echo))
+	chunk := "4000\r\n" + strings.Repeat("x", 0x4000) + "\r\n"
+	for _, tt := range []struct {
+		name, request, status string
+		most                  uint64 // bytes a request may take, the client's included
+	}{
+		{"a body without an end", "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat(chunk, 5), "413", 128 << 10},
+		{"a head without an end", "POST /a HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", proxy.MaxHead), "431", 56 << 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			request, answer := []byte(tt.request), make([]byte, 1<<10)
+			var before, after runtime.MemStats
+			const times = 200
+			runtime.ReadMemStats(&before)
+			for range times {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, _ = c.Write(request)
+				if n, _ := c.Read(answer); n < 12 || string(answer[9:12]) != tt.status {
+					t.Fatalf("answered %q, want %s", answer[:n], tt.status)
+				}
+				c.Close()
+			}
+			runtime.ReadMemStats(&after)
+			if took := (after.TotalAlloc - before.TotalAlloc) / times; took > tt.most {
+				t.Errorf("a request takes %d bytes, want at most %d", took, tt.most)
+			}
+		})
 	}
 }
 

@@ -40,7 +40,7 @@ func (k *chunker) feed(b []byte) (n int, done bool, f *wireFault) {
 		if k.state == chunkData {
 			step := int(min(k.left, int64(len(b)-n)))
 			if k.sink != nil {
-				*k.sink = append(*k.sink, b[n:n+step]...)
+				*k.sink = append(grow(*k.sink, step, k.max), b[n:n+step]...)
 			}
 			n += step
 			if k.left -= int64(step); k.left == 0 {

@@ -403,6 +403,15 @@ var bodyBufs = sync.Pool{New: func() any { b := make([]byte, 0, bodyStep); retur
 // keepBody bounds in bytes what bodyBufs keeps of one body.
 const keepBody = 256 << 10
 
+// grow gives body room for n more bytes. Its memory doubles, up to most bytes in all.
+func grow(body []byte, n int, most int64) []byte {
+	if cap(body)-len(body) >= n {
+		return body
+	}
+	room := max(len(body)+n, int(min(int64(2*cap(body)), most)))
+	return append(make([]byte, 0, room), body...)
+}
+
 // returnBody gives the memory of the last request's body back: nobody has it any more.
 func (c *conn) returnBody() {
 	if c.loan != nil && cap(c.body) <= keepBody {
@@ -458,9 +467,7 @@ func (c *conn) readBody() error {
 	if c.head.chunked {
 		return c.readChunks()
 	}
-	if len(c.body) == cap(c.body) {
-		c.body = slices.Grow(c.body, int(min(c.left, max(bodyStep, int64(len(c.body))))))
-	}
+	c.body = grow(c.body, 1, int64(len(c.body))+c.left)
 	room := c.body[len(c.body):cap(c.body)]
 	n, err := c.rw.Read(room[:min(int64(len(room)), c.left)])
 	if n == 0 {
@@ -537,6 +544,8 @@ func (c *conn) Write(p []byte) (int, error) { return len(p), nil }
 // Close ends the connection. After a refusal the sender may still be writing, and it may have written what nobody reads; a plain close
 // would let the kernel reset the connection under the answer; so it lingers, for at most a second and a MiB (RFC 9112 §9.6).
 func (c *conn) Close() error {
+	c.returnBody()
+	c.release()
 	if !c.broken && (c.linger || c.closing && c.unread()) {
 		c.lingering()
 	}
