@@ -60,7 +60,7 @@ func main() {
 	flag.Float64Var(&o.noise, "noise", 0.25, "how far the plain proxy's own rounds may differ (highest/lowest - 1) before no figures are printed")
 	flag.StringVar(&o.scenarios, "scenarios", "saturation,rate", "what to measure: "+strings.Join(scenarioNames(), ", ")+", or all")
 	flag.StringVar(&o.only, "only", "", "comma-separated targets of hooktender: "+strings.Join(modeNames(), ", ")+" (default all)")
-	flag.StringVar(&o.peers, "peers", "", "comma-separated plain proxies to measure beside the built-in one: nginx, haproxy")
+	flag.StringVar(&o.peers, "peers", "", "comma-separated proxies to measure beside the built-in one: nginx, haproxy; skeleton, skeleton-nosync (the least that verifies, deduplicates and logs)")
 	flag.StringVar(&o.stored, "stored", "1000000", "comma-separated numbers of ids that the scenario stored has in the journal")
 	flag.IntVar(&o.pending, "pending", 1_000_000, "events that wait for a consumer in the scenario pending")
 	flag.StringVar(&o.binary, "binary", "", "a built hooktender (default: build it)")
@@ -69,14 +69,14 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "exit 1 where a bar of docs/performance.md is missed; bars against nginx need -peers nginx")
 	flag.StringVar(&o.baseline, "baseline", "", "a file of committed CPU ratios to the plain proxy: exit 1 where one is exceeded by over 15 %")
 	flag.BoolVar(&o.ratios, "ratios", false, "print the CPU ratios as a baseline file says them")
-	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, load, still (for how long the machine stood still), or fill (a journal in -dir with -pending events)")
+	flag.StringVar(&o.role, "role", "", "one part alone, for profiling: sink, proxy, skeleton, skeleton-nosync, load, still (for how long the machine stood still), or fill (a journal in -dir with -pending events)")
 	flag.Float64Var(&o.duplicates, "duplicates", 0, "with -role load: the share of requests that repeat an event, 0 to 1")
 	flag.IntVar(&o.pid, "pid", 0, "with -role load: the process whose CPU time counts")
 	flag.StringVar(&o.listen, "listen", "", "with -role: the address to listen on, or to load")
-	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy: where to forward")
+	flag.StringVar(&o.upstream, "upstream", "", "with -role proxy or skeleton: where to forward")
 	flag.Parse()
 	ctx := context.Background()
-	if o.role != "sink" && o.role != "proxy" { // those two simply end
+	if o.role != "sink" && o.role != "proxy" && !strings.HasPrefix(o.role, "skeleton") { // those simply end
 		var stop context.CancelFunc
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -89,6 +89,8 @@ func main() {
 		err = runSink(o.listen)
 	case "proxy":
 		err = runProxy(o.listen, o.upstream)
+	case "skeleton", "skeleton-nosync":
+		err = runSkeleton(o.listen, o.upstream, o.dir, o.role == "skeleton")
 	case "still":
 		err = runStill()
 	case "load":

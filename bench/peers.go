@@ -13,16 +13,25 @@ import (
 
 // runProxy is the plain proxy: fasthttp in, fasthttp out, nothing between.
 func runProxy(addr, upstream string) error {
-	client := &fasthttp.HostClient{Addr: upstream, MaxConns: 1024, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true}
-	srv := &fasthttp.Server{NoDefaultServerHeader: true, DisablePreParseMultipartForm: true, Handler: func(ctx *fasthttp.RequestCtx) {
-		ctx.Request.Header.Del("Connection")
-		if err := client.Do(&ctx.Request, &ctx.Response); err != nil {
-			ctx.Error("bad gateway", fasthttp.StatusBadGateway)
-			return
-		}
-		ctx.Response.Header.Del("Connection")
-	}}
-	return srv.ListenAndServe(addr)
+	client := newPlainClient(upstream)
+	return newPlainServer(func(ctx *fasthttp.RequestCtx) { forwardPlain(client, ctx) }).ListenAndServe(addr)
+}
+
+func newPlainServer(h fasthttp.RequestHandler) *fasthttp.Server {
+	return &fasthttp.Server{NoDefaultServerHeader: true, DisablePreParseMultipartForm: true, Handler: h}
+}
+
+func newPlainClient(upstream string) *fasthttp.HostClient {
+	return &fasthttp.HostClient{Addr: upstream, MaxConns: 1024, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true}
+}
+
+func forwardPlain(client *fasthttp.HostClient, ctx *fasthttp.RequestCtx) {
+	ctx.Request.Header.Del("Connection")
+	if err := client.Do(&ctx.Request, &ctx.Response); err != nil {
+		ctx.Error("bad gateway", fasthttp.StatusBadGateway)
+		return
+	}
+	ctx.Response.Header.Del("Connection")
 }
 
 // startNginx starts nginx as a plain proxy in one process.

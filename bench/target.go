@@ -52,8 +52,10 @@ func modeNames() []string {
 	return out
 }
 
-// peerStarts are the plain proxies that -peers may name.
-var peerStarts = map[string]func(p *processes, binary, addr, sink string) (*exec.Cmd, error){"nginx": startNginx, "haproxy": startHAProxy}
+// peerStarts are the proxies that -peers may name.
+var peerStarts = map[string]func(p *processes, binary, addr, sink string) (*exec.Cmd, error){
+	"nginx": startNginx, "haproxy": startHAProxy, "skeleton": startSkeleton, "skeleton-nosync": startUnsynced,
+}
 
 // fleet is everything that runs.
 type fleet struct {
@@ -109,9 +111,12 @@ func (f *fleet) startAll() error {
 		if start == nil {
 			return fmt.Errorf("no peer is called %q", name)
 		}
-		binary, err := exec.LookPath(name)
-		if err != nil {
-			return fmt.Errorf("-peers %s: %w", name, err)
+		binary := f.self
+		if !strings.HasPrefix(name, "skeleton") {
+			var err error
+			if binary, err = exec.LookPath(name); err != nil {
+				return fmt.Errorf("-peers %s: %w", name, err)
+			}
 		}
 		if err := f.startPlain(name, binary, start); err != nil {
 			return err
