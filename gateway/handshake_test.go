@@ -314,6 +314,9 @@ func TestSNSIsConfirmedWhereThatIsConfigured(t *testing.T) {
 				if err != nil || resp.StatusCode != tt.status || len(visited) != tt.visits {
 					t.Errorf("%v %v, visited %q", resp, err, visited)
 				}
+				if again, outcome := resp.Header.Get("Retry-After"), resp.Header.Get("Hooktender-Outcome"); tt.fails && (again != "5" || outcome != "unavailable") {
+					t.Errorf("Retry-After %q, outcome %q: not like every other 503", again, outcome)
+				}
 				if err := b.Stop(); err != nil {
 					t.Fatal(err)
 				}

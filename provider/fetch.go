@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -29,9 +30,18 @@ const (
 // ErrNoKey says that a sender's key could not be had. An error that is not final wraps verify.ErrKeyLater, too.
 var ErrNoKey = errors.New("no such key")
 
+// because says why a document could not be had, and is one of the errors that say what follows for a key. Not every document is one.
+type because struct {
+	text string
+	kind error
+}
+
+func (b because) Error() string { return b.text }
+func (b because) Unwrap() error { return b.kind }
+
 var (
-	errNotHTTPS = fmt.Errorf("%w: not https", ErrNoKey)
-	errSize     = fmt.Errorf("%w: empty or too large", ErrNoKey)
+	errNotHTTPS = because{"not https", ErrNoKey}
+	errSize     = because{"an empty or too large answer", ErrNoKey}
 )
 
 // Keys fetches the keys that a sender publishes: certificates by URL, or the keys of one JWK set by their ids. It speaks
@@ -152,11 +162,11 @@ func publicOnly(_, address string, _ syscall.RawConn) error {
 	}
 	ip := ap.Addr().Unmap()
 	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
-		return fmt.Errorf("%w: %s is not a public address", ErrNoKey, ip)
+		return because{ip.String() + " is not a public address", ErrNoKey}
 	}
 	for _, p := range notPublic {
 		if p.Contains(ip) {
-			return fmt.Errorf("%w: %s is not a public address", ErrNoKey, ip)
+			return because{ip.String() + " is not a public address", ErrNoKey}
 		}
 	}
 	return nil
@@ -273,7 +283,7 @@ func (k *Keys) do(req *http.Request) ([]byte, error) {
 		if s >= 500 || s == http.StatusTooManyRequests || s == http.StatusRequestTimeout {
 			answer = verify.ErrKeyLater
 		}
-		return nil, fmt.Errorf("%w: status %d", answer, s)
+		return nil, because{"status " + strconv.Itoa(s), answer}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeyBytes+1))
 	if err != nil {

@@ -274,8 +274,10 @@ func TestVisitWantsA200(t *testing.T) {
 	if err := k.Visit(base + "/?Action=ConfirmSubscription"); err != nil {
 		t.Error(err)
 	}
-	if k.Visit(base+"/elsewhere") == nil || NewKeys().Visit(base+"/") == nil {
-		t.Error("a redirect or a private address was followed")
+	for why, err := range map[string]error{"status 302": k.Visit(base + "/elsewhere"), "is not a public address": NewKeys().Visit(base + "/")} {
+		if err == nil || !strings.HasSuffix(err.Error(), why) || strings.Contains(err.Error(), "key") {
+			t.Errorf("a redirect or a private address: %v, want %s", err, why)
+		}
 	}
 }
 

@@ -176,6 +176,9 @@ func (p *Pipeline) handshake(v *visit) (reply, bool) {
 	if done && r.Status == 401 { // a challenge that is not its sender's is refused like an event that is not
 		return reply{status: v.src.statuses.Rejected, outcome: "rejected"}, true
 	}
+	if done && r.Status == 503 {
+		return unavailable(0), true
+	}
 	return reply{handshake: r}, done
 }
 
