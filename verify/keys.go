@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/url"
 	"regexp"
@@ -63,7 +64,52 @@ func (v *Verifier) compileKeys(opts Options, f *faults) {
 		f.add("public_keys", "the scheme needs at least one")
 	case !remote && jwt && len(opts.PublicKeys) == 0 && v.keys.source == nil:
 		f.add("secrets", "the scheme needs a secret or a public key")
+	case len(v.keys.static) > 0 && (asymmetric || jwt || remote):
+		v.checkKinds(f)
 	}
+}
+
+// checkKinds refuses public keys of which none is of a kind that the algorithms take: no signature would ever fit.
+func (v *Verifier) checkKinds(f *faults) {
+	s := &v.spec
+	algorithms := slices.Concat([]string{s.Algorithm}, s.Algorithms, slices.Sorted(maps.Values(s.AlgorithmChoices)))
+	algorithms = slices.DeleteFunc(algorithms, func(a string) bool { return a == "" || strings.HasPrefix(a, "HS") })
+	for _, key := range v.keys.static {
+		if slices.ContainsFunc(algorithms, func(a string) bool { return takes(a, key) }) {
+			return
+		}
+	}
+	f.add("public_keys", "number 1 is %s, not one for %s", kindOf(v.keys.static[0]), strings.Join(algorithms, ", "))
+}
+
+// takes says whether signatures by that algorithm may fit the key.
+func takes(algorithm string, key crypto.PublicKey) bool {
+	switch k := key.(type) {
+	case ed25519.PublicKey:
+		return algorithm == "ed25519" || algorithm == "EdDSA"
+	case *rsa.PublicKey:
+		return strings.HasPrefix(algorithm, "rsa-") || strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")
+	case *ecdsa.PublicKey:
+		switch algorithm {
+		case "ecdsa-sha1", "ecdsa-sha256":
+			return true
+		case "ecdsa-p256-sha256", "ES256":
+			return k.Curve == elliptic.P256()
+		case "ecdsa-p384-sha384", "ES384":
+			return k.Curve == elliptic.P384()
+		}
+	}
+	return false
+}
+
+func kindOf(key crypto.PublicKey) string {
+	switch k := key.(type) {
+	case *rsa.PublicKey:
+		return "an RSA key"
+	case *ecdsa.PublicKey:
+		return "a key on " + k.Params().Name
+	}
+	return "an Ed25519 key"
 }
 
 // whole compiles a pattern that has to fit all of a text; nil if there is none.

@@ -2,6 +2,13 @@ package verify
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,6 +82,74 @@ func TestCompileRefusesSecretsThatProveNothing(t *testing.T) {
 	}
 	if _, err := Compile(fieldsSpec, nil, Options{}); err == nil {
 		t.Error("no secret at all was accepted")
+	}
+}
+
+// A public key that no signature of the scheme can fit is refused: every genuine request was a 401, and nothing said why.
+func TestCompileRefusesKeysOfAnotherKind(t *testing.T) {
+	text := map[string]string{}
+	for name, make := range map[string]func() (any, error){
+		"rsa": func() (any, error) { k, err := rsa.GenerateKey(rand.Reader, 2048); return &k.PublicKey, err },
+		"p256": func() (any, error) {
+			k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			return &k.PublicKey, err
+		},
+		"p384": func() (any, error) {
+			k, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+			return &k.PublicKey, err
+		},
+		"ed": func() (any, error) { k, _, err := ed25519.GenerateKey(rand.Reader); return k, err },
+	} {
+		key, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[name] = base64.StdEncoding.EncodeToString(der)
+	}
+	signed := func(algorithm string) Spec {
+		return Spec{Scheme: "public_key", Algorithm: algorithm, Encoding: "base64", Header: "S", Key: "spki", Signed: "{body}"}
+	}
+	token := func(algorithms ...string) Spec { return Spec{Scheme: "jwt", Header: "S", Algorithms: algorithms} }
+	chosen := signed("")
+	chosen.AlgorithmFrom, chosen.AlgorithmChoices = "json:v", map[string]string{"1": "rsa-sha1", "2": "rsa-sha256"}
+	for _, tt := range []struct {
+		spec   Spec
+		keys   string
+		secret string
+		want   string
+	}{
+		{signed("ed25519"), "ed", "", ""},
+		{signed("ed25519"), "rsa", "", "number 1 is an RSA key, not one for ed25519"},
+		{signed("ed25519"), "rsa ed", "", ""}, // parts of all and any share them
+		{signed("ecdsa-sha256"), "p384", "", ""},
+		{signed("ecdsa-sha256"), "ed", "", "number 1 is an Ed25519 key, not one for ecdsa-sha256"},
+		{signed("rsa-sha256"), "p256", "", "number 1 is a key on P-256, not one for rsa-sha256"},
+		{chosen, "rsa", "", ""},
+		{chosen, "ed", "", "number 1 is an Ed25519 key, not one for rsa-sha1, rsa-sha256"},
+		{token("ES256"), "p256", "", ""},
+		{token("ES256"), "p384", "", "number 1 is a key on P-384, not one for ES256"},
+		{token("HS256", "RS256", "ES384"), "p384", "", ""},
+		{token("HS256", "RS256"), "ed", "", "number 1 is an Ed25519 key, not one for RS256"},
+		{token("HS256", "RS256"), "ed", "the-secret", ""},
+		{Spec{Scheme: "http_signature", Algorithm: "rsa-pss-sha512"}, "rsa", "", ""},
+		{Spec{Scheme: "http_signature", Algorithm: "ecdsa-p384-sha384"}, "p256", "", "number 1 is a key on P-256, not one for ecdsa-p384-sha384"},
+	} {
+		var opts Options
+		for name := range strings.FieldsSeq(tt.keys) {
+			opts.PublicKeys = append(opts.PublicKeys, text[name])
+		}
+		var secrets []Secret
+		if tt.secret != "" {
+			secrets = []Secret{NewSecret([]byte(tt.secret))}
+		}
+		_, err := Compile(tt.spec, secrets, opts)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %s %v, keys %q: %v, want %q", tt.spec.Scheme, tt.spec.Algorithm, tt.spec.Algorithms, tt.keys, err, tt.want)
+		}
 	}
 }
 
