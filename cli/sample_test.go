@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,5 +141,24 @@ sources:
 			t.Errorf("send %s: exit %d, sent %v %v\n%s", c.args, code, head, query, said.String())
 		}
 		head, query = nil, nil
+	}
+}
+
+// Who signs with a private key is not asked for a public one, which would not help.
+func TestTestEventsOfAsymmetricPresetsCannotBeMade(t *testing.T) {
+	n := 0
+	for _, p := range provider.All() {
+		if p.Verify.Scheme != "public_key" && (p.Verify.Scheme != "jwt" || slices.ContainsFunc(p.Verify.Algorithms, func(a string) bool { return strings.HasPrefix(a, "HS") })) {
+			continue
+		}
+		n++
+		var said bytes.Buffer
+		code := Run(t.Context(), []string{"send", "--provider", p.ID, "--secret", "c2VjcmV0", "--url", "http://127.0.0.1:1/"}, nil, io.Discard, &said)
+		if code != exitUsage || !strings.Contains(said.String(), p.ID+": requests of this scheme cannot be signed here: its sender has a private key") {
+			t.Errorf("%s: exit %d, %s", p.ID, code, said.String())
+		}
+	}
+	if n < 10 {
+		t.Errorf("%d presets", n)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,6 +85,9 @@ func (e *env) signer(s *sending) (*signer, error) {
 	}
 	if p.ID == "custom" {
 		p = customPreset(p)
+	}
+	if v := p.Verify; v.Scheme == "public_key" || v.Scheme == "jwt" && !strings.HasPrefix(v.Algorithms[0], "HS") {
+		return nil, usage("%s: %w: its sender has a private key", p.ID, verify.ErrCannotSign)
 	}
 	if s.url == "" {
 		return nil, usage("--url is needed: where the gateway takes the events of this sender")
