@@ -303,13 +303,13 @@ func (s *Source) deliverInOrder(ctx context.Context, c *compiled, sub *Submissio
 		w = newSender()
 	}
 	s.mu.Lock()
-	l.Expected(e)
 	if !laned(s.cfg.Load().policy, rec) { // a reload has taken the order away meanwhile
 		s.mu.Unlock()
 		s.requeue(rec, nil)
 		_, err := s.r.journal.Commit(ctx, nil, journal.Synced)
 		return Handled{Outcome: Accepted, Fate: rec.Fate()}, err
 	}
+	l.Expected(e)
 	early := e.Early
 	e = entry(l.Policy(), rec, s.r.steady()) // which may be another one than judged it
 	e.Early = early

@@ -407,6 +407,31 @@ func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
 	}
 }
 
+// What waits for an older version that is being stored waits no longer once a reload lets that one pass without an order. It used to wait for ever.
+func TestWhatIsBeingStoredLeavesTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, store := newInterruptedBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy, s.Ordering.MaxWait = "store", "window", time.Second
+		})
+		b.up()
+		store.happens = func() {
+			b.send("newer", "r", "6")
+			time.Sleep(time.Minute)
+			if n := len(b.consumer.Seen()); n > 0 {
+				t.Errorf("%d have passed the older one", n)
+			}
+			b.source.Ordering.Compare = "timestamp"
+			b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+			time.Sleep(time.Minute)
+		}
+		b.send("older", "r", "-5") // no timestamp
+		time.Sleep(time.Minute)
+		if n := b.states()["delivered"]; n != 2 {
+			t.Errorf("%d of 2 are delivered: %v", n, b.states())
+		}
+	})
+}
+
 // elsewhere is a second consumer, with the configuration of an upstream for it.
 func (b *bed) elsewhere() (*hooktest.Consumer, forward.Config) {
 	b.t.Helper()
