@@ -18,7 +18,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: %v, %v", good, s, err)
 		}
 	}
-	for _, bad := range []string{"", "id", "header:", "header:a b", "header: X", "json:", "json:a..b", "json:/~2", "json:a.", "body:md5", "cookie:x", "Header:X"} {
+	for _, bad := range []string{"", "id", "header:", "header:a b", "header: X", "json:", "json:a..b", "json:/~2", "json:/a~", "json:a.", "header:X(Y)", "header:Ä", "body:md5", "cookie:x", "Header:X"} {
 		if _, err := Parse(bad); !errors.Is(err, ErrSyntax) {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -45,6 +45,7 @@ func TestIdentityOfARequest(t *testing.T) {
 		{"negative integer", "", "", `{"id":-5}`, Texts{"json:id"}, want{"-5", nil}},
 		{"the number 1.0", "", "", `{"id":1.0}`, Texts{"json:id"}, want{"", ErrMalformed}},
 		{"an exponent", "", "", `{"id":1e3}`, Texts{"json:id"}, want{"", ErrMalformed}},
+		{"a number of 256 digits", "", "", `{"id":` + strings.Repeat("9", MaxText+1) + `}`, Texts{"json:id"}, want{"", ErrMalformed}},
 		{"a boolean", "", "", `{"id":true}`, Texts{"json:id"}, want{"", ErrMalformed}},
 		{"an object", "", "", `{"id":{}}`, Texts{"json:id"}, want{"", ErrMalformed}},
 		{"null", "", "", `{"id":null}`, Texts{"json:id"}, want{"", ErrAbsent}},
@@ -64,11 +65,15 @@ func TestIdentityOfARequest(t *testing.T) {
 		{"query twice", "", "/h?id=1&i%64=1", "", Texts{"query:id"}, want{"", ErrAmbiguous}},
 		{"broken percent-encoding", "", "/h?id=%zz", "", Texts{"query:id"}, want{"", ErrMalformed}},
 		{"an escape cut short", "", "/h?id=a%4", "", Texts{"query:id"}, want{"", ErrMalformed}},
+		{"an escape with a last digit only", "", "/h?id=a%z4", "", Texts{"query:id"}, want{"", ErrMalformed}},
 		{"an escape with one digit", "", "/h?id=%4z", "", Texts{"query:id"}, want{"", ErrMalformed}},
 		{"a name that cannot be decoded", "", "/h?%zz=1&id=2", "", Texts{"query:id"}, want{"2", nil}},
 		{"form", "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n", "", "id=7&b=2", Texts{"form:id"}, want{"7", nil}},
 		{"form twice", "Content-Type: application/x-www-form-urlencoded\r\n", "", "id=7&id=7", Texts{"form:id"}, want{"", ErrAmbiguous}},
 		{"no form", "Content-Type: application/json\r\n", "", "id=7", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"two lines with the type of an urlencoded form", "Content-Type: application/x-www-form-urlencoded\r\nContent-Type: text/plain\r\n", "", "id=7", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"parts that are no form", "Content-Type: multipart/mixed; boundary=b\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
+		{"a form without a boundary", "Content-Type: multipart/form-data\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
 		{"two lines with the type of a form", "Content-Type: multipart/form-data; boundary=b\r\nContent-Type: text/plain\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
 		{"a short type", "Content-Type: x\r\n", "", part + "--b--", Texts{"form:id"}, want{"", ErrAbsent}},
 		{"fields", multi, "", "--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n" + part + "--b--", Texts{"form:id"}, want{"7", nil}},
@@ -78,6 +83,9 @@ func TestIdentityOfARequest(t *testing.T) {
 		{"a field in another encoding", multi, "", strings.Replace(part, "\r\n\r\n", "\r\nContent-Transfer-Encoding: base64\r\n\r\n", 1) + "--b--", Texts{"form:id"}, want{"", ErrMalformed}},
 		{"path", "", "", "", Texts{"path:tenant"}, want{"acme", nil}},
 		{"body", "", "", "abc", Texts{"body:sha256"}, want{"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", nil}},
+		{"the first of two that are there", "", "", `{"a":"x","b":"y"}`, Texts{"json:a | json:b"}, want{"x", nil}},
+		{"the second where the first is not", "", "", `{"b":"y"}`, Texts{"json:a | json:b"}, want{"y", nil}},
+		{"the first is there, but malformed", "", "", `{"a":"","b":"y"}`, Texts{"json:a | json:b"}, want{"", ErrMalformed}},
 		{"joined", "", "", `{"a":"x:y","b":7}`, Texts{"json:a", "json:b"}, want{"x%3Ay:7", nil}},
 		{"joined and escaped", "", "", `{"a":"50% é","b":"z"}`, Texts{"json:a", "json:b"}, want{"50%25%20%C3%A9:z", nil}},
 		{"joined, one absent", "", "", `{"a":"x"}`, Texts{"json:a", "json:b"}, want{"", ErrAbsent}},
@@ -141,6 +149,7 @@ func TestOptionalFieldsDoNotFailARequest(t *testing.T) {
 func TestParseTime(t *testing.T) {
 	for text, want := range map[string]string{
 		"1760000000": "2025-10-09T08:53:20Z", "1760000000123": "2025-10-09T08:53:20.123Z", "1355517523.000005": "2012-12-14T20:38:43.000005Z",
+		"100000000000": "1973-03-03T09:46:40Z", "100000000000.5": "1973-03-03T09:46:40.0005Z", "9100000000": "2258-05-15T01:46:40Z",
 		"2025-10-09T08:53:20+02:00": "2025-10-09T06:53:20Z", "2025-10-09T08:53:20.5Z": "2025-10-09T08:53:20.5Z",
 		"2016-11-18T10:46:28+0100": "2016-11-18T09:46:28Z", "2020-10-06 15:27:18 UTC": "2020-10-06T15:27:18Z",
 		"0000-01-01T00:00:00Z": "0000-01-01T00:00:00Z", "9999-12-31T23:59:59+01:00": "9999-12-31T22:59:59Z",
@@ -149,10 +158,20 @@ func TestParseTime(t *testing.T) {
 			t.Errorf("%s: %s, want %s", text, got.Format(time.RFC3339Nano), want)
 		}
 	}
-	for _, bad := range []string{"", "x", "1e9", "-1", "1.2.3", strings.Repeat("9", 32), ".", "9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+14:00"} {
+	for _, bad := range []string{"", "x", "1e9", "-1", "+1", "99999999999", "1.2.3", strings.Repeat("9", 32), ".", "9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+14:00"} {
 		if got, ok := ParseTime(bad); ok {
 			t.Errorf("%q is %s", bad, got)
 		}
+	}
+}
+
+func TestPairs(t *testing.T) {
+	var got []string
+	for k, v := range Pairs([]byte("&a=1&&b&c=%20=&")) {
+		got = append(got, string(k)+"="+string(v))
+	}
+	if diff := cmp.Diff([]string{"a=1", "b=", "c=%20="}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

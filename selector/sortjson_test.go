@@ -21,6 +21,7 @@ func TestSortJSON(t *testing.T) {
 		{`"x"`, `"x"`, nil},
 		{`{"a":1,"a":2}`, "", ErrTwice},
 		{`[{"b":{"a":1,"\u0061":2}}]`, "", ErrTwice},
+		{`{"a":1,"a":2,"b":3}`, "", ErrTwice},
 		{`{"a":1,}`, "", ErrJSON},
 		{`[1,]`, "", ErrJSON},
 		{`[1 2]`, "", ErrJSON},
@@ -29,19 +30,21 @@ func TestSortJSON(t *testing.T) {
 		{`{,}`, "", ErrJSON},
 		{`{"":0,"":0}0`, "", ErrJSON},
 		{``, "", ErrJSON},
+		{"[" + strings.Repeat(`{"":0},`, maxMembers+1) + "0]", "", ErrJSON},
 		{strings.Repeat("[", 64) + strings.Repeat("]", 64), strings.Repeat("[", 64) + strings.Repeat("]", 64), nil},
 		{strings.Repeat("[", 65) + strings.Repeat("]", 65), "", ErrJSON},
 		{strings.Repeat(`{"a":`, 60) + `"` + strings.Repeat("x", 1<<20) + `"` + strings.Repeat("}", 60), "", ErrJSON},
 	} {
 		got, err := SortJSON([]byte(tt.doc))
 		if string(got) != tt.want || !errors.Is(err, tt.err) {
-			t.Errorf("%s: %s, %v", tt.doc, got, err)
+			t.Errorf("%.80s: %.80s, %v", tt.doc, got, err)
 		}
 	}
 }
 
 // What is sorted is JSON exactly if Extract says so, means the same, and sorted again stays as it is.
 func FuzzSortJSON(f *testing.F) {
+	addValues(f)
 	for _, s := range []string{`{"b":1,"a":{"d":[1, {"z":0}],"c":"x y"}}`, `{"\u0061":1,"a":2}`, "[ ]", `"x"`, `{"a":tru}`} {
 		f.Add([]byte(s))
 	}
