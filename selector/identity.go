@@ -196,11 +196,11 @@ func (id *Identity) Has(name string) bool {
 type Value struct {
 	one  string
 	many []string // nil for a single selector
-	err  error
+	err  error    // then it has neither
 }
 
 // Present says whether the value is there and well-formed.
-func (v Value) Present() bool { return v.err == nil && (v.one != "" || v.many != nil) }
+func (v Value) Present() bool { return v.one != "" || v.many != nil }
 
 // Err is nil, or a *FieldError that wraps ErrAbsent, ErrMalformed or ErrAmbiguous. A field that is not configured has
 // neither a value nor an error.
@@ -225,8 +225,6 @@ func (v Value) Text() string {
 // AppendParts appends the parts as received, for length-prefixed keys (event.MakeKey); nothing without a value.
 func (v Value) AppendParts(dst []string) []string {
 	switch {
-	case v.err != nil:
-		return dst
 	case v.many != nil:
 		return append(dst, v.many...)
 	case v.one != "":
@@ -267,7 +265,7 @@ func (id *Identity) Extract(req *event.Request, params []Param) (Values, error) 
 		got[i] = id.fields[i].read(i, req, params, js)
 	}
 	v := Values{ID: got[fieldID], Account: got[fieldAccount], Type: got[fieldType], Resource: got[fieldResource], Version: got[fieldVersion]}
-	if at := &got[fieldOccurredAt]; at.err == nil && at.one != "" {
+	if at := &got[fieldOccurredAt]; at.one != "" {
 		if t, ok := ParseTime(at.one); ok {
 			v.OccurredAt = t
 		}
@@ -365,8 +363,8 @@ func jsonText(v JSONValue, fractions bool) (string, error) {
 }
 
 func isInteger(raw []byte) bool {
-	for i, c := range raw {
-		if (c < '0' || c > '9') && (c != '-' || i > 0) {
+	for _, c := range raw { // of a number, whose exponent begins with e
+		if (c < '0' || c > '9') && c != '-' {
 			return false
 		}
 	}

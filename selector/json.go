@@ -30,7 +30,7 @@ const (
 // JSONValue is what a path led to. Its bytes alias the document.
 type JSONValue struct {
 	Kind    JSONKind
-	raw     []byte // a string without its quotes, everything else as written
+	raw     []byte // a string without its quotes, everything else as written; nil if absent or ambiguous
 	escaped bool   // raw holds backslashes
 }
 
@@ -40,7 +40,7 @@ func (v JSONValue) Raw() []byte { return v.raw }
 // Append appends the value's text to dst: a string decoded, everything else as written, nothing for null.
 func (v JSONValue) Append(dst []byte) []byte {
 	switch {
-	case v.Kind == Absent || v.Kind == Null || v.Kind == Ambiguous:
+	case v.Kind == Null:
 		return dst
 	case !v.escaped:
 		return append(dst, v.raw...)
@@ -60,7 +60,7 @@ func (v JSONValue) Append(dst []byte) []byte {
 
 // Bytes is the value's text without copying it where it holds no escapes; it may alias the document.
 func (v JSONValue) Bytes() []byte {
-	if !v.escaped && v.Kind != Null && v.Kind != Ambiguous {
+	if !v.escaped && v.Kind != Null {
 		return v.raw
 	}
 	return v.Append(nil)
@@ -550,8 +550,7 @@ func skipString(doc []byte, at int) (end int, escaped bool) {
 			escaped = true
 			_, n = decodeEscape(doc[at:])
 		case c >= utf8.RuneSelf:
-			var r rune
-			if r, n = utf8.DecodeRune(doc[at:]); r == utf8.RuneError && n == 1 {
+			if _, n = utf8.DecodeRune(doc[at:]); n == 1 { // none of more bytes than one
 				return 0, false
 			}
 		}

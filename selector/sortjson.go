@@ -65,7 +65,7 @@ func (s *jsonSorter) sorted(dst []byte, depth int) ([]byte, bool) {
 }
 
 func (s *jsonSorter) elements(dst []byte, depth int) ([]byte, bool) {
-	for first := true; s.peek() != ']' || !first; first = false {
+	for first := true; s.peek() != ']'; first = false {
 		if !first {
 			if s.peek() != ',' {
 				return dst, false
@@ -78,9 +78,7 @@ func (s *jsonSorter) elements(dst []byte, depth int) ([]byte, bool) {
 		if dst, ok = s.sorted(dst, depth+1); !ok {
 			return dst, false
 		}
-		if s.space(); s.peek() == ']' {
-			break
-		}
+		s.space()
 	}
 	s.at++
 	return append(dst, ']'), true
@@ -88,7 +86,7 @@ func (s *jsonSorter) elements(dst []byte, depth int) ([]byte, bool) {
 
 func (s *jsonSorter) members(dst []byte, depth int) ([]byte, bool) {
 	var all []sortedMember
-	for first := true; s.peek() != '}' || !first; first = false {
+	for first := true; s.peek() != '}'; first = false {
 		if !first {
 			if s.peek() != ',' {
 				return dst, false
@@ -101,9 +99,7 @@ func (s *jsonSorter) members(dst []byte, depth int) ([]byte, bool) {
 			return dst, false
 		}
 		all = append(all, m)
-		if s.space(); s.peek() == '}' {
-			break
-		}
+		s.space()
 	}
 	s.at++
 	sort.Slice(all, func(i, j int) bool { return all[i].name < all[j].name }) // a generic sort weighs more
