@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,19 +163,19 @@ func oracle(doc []byte) (ok bool, depth int, values map[string][]string) {
 // values are what a document may hold, and what it may not.
 var values = []string{
 	"[ 1\t,\r2\n]", "{ \"x\"\t:\r1\n, \"y\" : 2 }", `{"a":1 ,"b":[] ,"c":{}}`, `true`, `false`, `null`, `-0`, `0.50`, `1E+5`, `1e-5`, `12e34`,
-	`"\"\\\/\b\f\n\r\t"`, `"\u00eF\uffff\ud7ff\ue000"`, `"\ud800\udc00\udbff\udfff"`, "\"é€😀\ufffd\x7f\"", `"seven\u0020 and more than eight"`, `""`,
+	`"\"\\\/\b\f\n\r\t"`, `"\u00eF\u00Aa\uffff\ud7ff\ue000"`, `"\ud800\udc00\udbff\udfff"`, "\"é€😀\ufffd\x7f\"", `"seven\u0020 and more than eight"`, `""`,
 
 	"", "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1 22]", "[1}", "[1\f]", "[}", "{", "{]", `{"x`, `{"x"`, `{"x":`, `{"x":1`, `{"x":1,`, `{"x":1,}`, `{"x":1]`, `{,}`, `{"x" 1}`, `{"x"x1}`,
 	`{"x"1:2}`, `{x":1}`, `{"x":}`, `{"x":1 "y":2}`, `{"x":1 , y":2}`, `{"x":1 x"y":2}`, `{"x":1,,"y":2}`, `{1:2}`, `{"\x":1}`,
 	`t`, `tru`, `trux`, `fals`, `falsy`, `nul`, `nulL`, `-`, `+1`, `.5`, `1.`, `1.e5`, `-.5`, `1e`, `1e+`, `1e-x`, `01`, `-01`, `00`, `x`,
-	`"`, `"x`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12`, `"\u12g4"`, `"\u/041"`, `"\u:041"`, `"\u@041"`, "\"\\u`041\"", `"\ud800"`, `"\udfff"`, `"\ud800`, `"\ud800\u0041"`, `"\ud800xudc00"`,
+	`"`, `"x`, `"\`, `"\"`, `"\x"`, `"\u12"`, `"\u12`, `"\u12g4"`, `"\u/041"`, `"\u:041"`, `"\u@041"`, "\"\\u`041\"", `"\ud800"`, `"\udc00"`, `"\udfff"`, `"\ud800`, `"\ud800\u0041"`, `"\ud800xudc00"`,
 	`"\ud800\ndc00"`, `"\ud800\udbff"`, `"\ud800\ue000"`, `"\ud800\udcxx"`, "\"\x00\"", "\"a tab\there\"", "\"\x1f\"", "\"\x80\"", "\"\xc3\"", "\"\xed\xa0\x80\"",
 }
 
-// addValues seeds f with each of values: as a document, as a member that a fuzz test wants, and as others.
+// addValues seeds f with each of values: as a document, as a member that a fuzz test wants, as others, and at the end of one that is cut short.
 func addValues(f *testing.F) {
 	for _, v := range values {
-		for _, doc := range []string{v, " " + v + " ", `{"a":` + v + `}`, `{"x":` + v + ` , "a":{"b":0}}`, `[` + v + `]`, `[0,{"a":[` + v + `]} , 1]`} {
+		for _, doc := range []string{v, " " + v + " ", `{"a":` + v + `}`, `{"x":` + v + ` , "a":{"b":0}}`, `[` + v + `]`, `[0,{"a":[` + v + `]} , 1]`, `{"x":[` + v} {
 			f.Add([]byte(doc))
 		}
 	}
@@ -189,7 +190,7 @@ func FuzzJSONAgainstJSONText(f *testing.F) {
 	set := NewJSONSet(paths...)
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		out := make([]JSONValue, set.Len())
-		err := set.Extract(doc, out)
+		err := set.Extract(slices.Clip(doc), out)
 		ok, depth, values := oracle(doc)
 		if ok = ok && depth <= MaxDepth; ok != (err == nil) {
 			t.Fatalf("%q: %v, but jsontext says valid=%v, depth %d", doc, err, ok, depth)
