@@ -78,6 +78,8 @@ func TestJudge(t *testing.T) {
 		{"in_sequence, what fills the gap", sequence, "4", []string{"6", "7"}, "", "5", Pass},
 		{"in_sequence, equal", sequence, "4", nil, "", "4", Pass},
 		{"in_sequence, equal when ties are rejected", func(c *Config) { sequence(c); c.Ties = "reject" }, "4", nil, "", "4", Stale},
+		{"in_sequence, what fills a gap while something is in flight", sequence, "4", []string{"7"}, "5", "6", Turn},
+		{"in_sequence, max_jump, first of a resource", func(c *Config) { sequence(c); c.MaxJump = 2 }, "", nil, "", "1000", Pass},
 		{"in_sequence, max_jump counts from what is on its way", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6", "7"}, "5", "9", Hold},
 		{"in_sequence, max_jump does not count from behind a gap", func(c *Config) { sequence(c); c.MaxJump = 2 }, "4", []string{"6"}, "", "7", Jump},
 		{"max_jump, versions that queue up in an outage", func(c *Config) { stalePolicy(c); c.MaxJump = 2 }, "4", []string{"6", "8"}, "5", "10", Turn},
@@ -134,6 +136,11 @@ func TestVersions(t *testing.T) {
 		b, err2 := Parse(c.compare, c.b)
 		if err != nil || err2 != nil || !a.Less(b) || b.Less(a) {
 			t.Errorf("%s: %s < %s: %v %v", c.compare, c.a, c.b, err, err2)
+		}
+	}
+	for _, v := range []Version{at(1, "-5").Version, at(1, "-9223372036854775809").Version, {kind: words}} {
+		if none := (Version{}); !none.Less(v) || v.Less(none) {
+			t.Errorf("none is not before %+v", v)
 		}
 	}
 	for _, c := range []struct{ compare, text string }{
@@ -549,7 +556,14 @@ func TestSetCursor(t *testing.T) {
 	if d := l.Judge(at(3, "5").Version); d != Pass || l.Judge(at(4, "8").Version) != Hold {
 		t.Errorf("5 counts as given up: %s", d)
 	}
-	l = NewLane(policy(t, func(c *Config) { c.Policy = "window" }), event.ResourceState{Version: "8"})
+	l = NewLane(policy(t, func(c *Config) { c.Policy = "window" }), event.ResourceState{Version: "7"})
+	e := at(4, "8")
+	e.Release = 1
+	l.Add(e)
+	if l.Next(1); l.Flying() != e {
+		t.Error("8 is not in flight")
+	}
+	l.Delivered(e)
 	l.SetCursor(v, "4")
 	if d := l.Judge(at(5, "6").Version); d != Hold {
 		t.Errorf("6 in a window that was put back to 4: %s", d)
@@ -662,6 +676,27 @@ func TestWhatIsBeingStoredIsOnItsWay(t *testing.T) {
 		t.Errorf("5 in the end: %+v", s)
 	}
 
+	for _, c := range []struct {
+		name   string
+		change func(*Config, *Entry)
+		goes   string
+	}{
+		{"a newer one", func(*Config, *Entry) {}, ""},
+		{"a retry", func(_ *Config, e *Entry) { e.Retry = true }, ""},
+		{"a forced one", func(_ *Config, e *Entry) { e.Forced = true }, "6"},
+		{"one of unknown outcome", func(_ *Config, e *Entry) { e.Retry, e.Unknown = true, true }, "6"},
+		{"the newer one is all that counts", func(c *Config, _ *Entry) { stalePolicy(c) }, "6"},
+	} {
+		e := at(2, "6")
+		e.Release = 1
+		l = NewLane(policy(t, func(conf *Config) { conf.Policy = "window"; c.change(conf, e) }), event.ResourceState{Version: "4"})
+		l.Expect(five)
+		l.Add(e)
+		if s := l.Next(1); goes(s) != c.goes || s.Wake != Never {
+			t.Errorf("%s while 5 is stored: %q goes, wakes at %d", c.name, goes(s), s.Wake)
+		}
+	}
+
 	held := policy(t, func(c *Config) { sequence(c); c.Start = "1" })
 	l = NewLane(held, event.ResourceState{})
 	l.Expect(&Entry{Version: at(0, "3").Version, Text: "3", Early: true})
@@ -769,6 +804,9 @@ func TestWhatWaitedForItsTurnIsNotTheFirst(t *testing.T) {
 		l.Add(e6)
 		l.Expect(e7)
 		l.Returned(e5)
+		if early := l.Early() > 0; early != (c.retried != "" && c.cursor == "") {
+			t.Errorf("%s: what waits is early: %t", c.name, early)
+		}
 		l.Expected(e7)
 		l.Add(e7)
 		s := l.Next(2)
@@ -830,6 +868,7 @@ func TestLostWithAVersionThatIsGivenUp(t *testing.T) {
 	}{
 		{"the next", lost, "4", "5", false, "6 8"},
 		{"the first seen", lost, "", "5", false, "6 8"},
+		{"one like the cursor", lost, "5", "5", false, ""},
 		{"one out of line", lost, "3", "5", true, ""},
 		{"the first, forced", lost, "", "5", true, ""},
 		{"gaps are released", sequence, "4", "5", false, ""},
@@ -898,16 +937,15 @@ func TestForcedReplays(t *testing.T) {
 	l = NewLane(policy(t, func(c *Config) { stalePolicy(c); c.OnFailure, c.MaxJump = "continue", 2 }), event.ResourceState{Version: "5"})
 	f3, late, f4 := at(1, "3"), at(2, "4"), at(3, "4")
 	f3.Forced, f3.Retry, f3.Due, f4.Forced = true, true, 1000, true
-	for _, e := range []*Entry{f3, late, f4} {
-		l.Add(e)
-	}
-	if s := l.Next(1); s.Go != f4 || !slices.Equal(s.Stale, []*Entry{late}) || !slices.Equal(l.Entries(), []*Entry{f3}) {
-		t.Errorf("among forced ones: %+v", s)
-	}
-	l.Gone(f4)
 	e6, f5 := at(6, "6"), at(7, "5")
 	e6.Retry, e6.Unknown, e6.Due, f5.Forced = true, true, 1000, true
-	l.Add(e6)
+	for _, e := range []*Entry{f3, late, f4, e6} {
+		l.Add(e)
+	}
+	if s := l.Next(1); s.Go != f4 || !slices.Equal(s.Stale, []*Entry{late}) || !slices.Equal(l.Entries(), []*Entry{e6, f3}) {
+		t.Errorf("among forced ones, and one of unknown outcome: %+v", s)
+	}
+	l.Gone(f4)
 	l.Add(f5)
 	if s := l.Next(1); s.Go != f5 {
 		t.Errorf("before an unknown outcome is decided: %+v", s)
@@ -925,6 +963,36 @@ func TestForcedReplays(t *testing.T) {
 	}
 	if l.Flying() != far {
 		t.Error("20 is not in flight")
+	}
+}
+
+// A forced one that waits fills no gap, nor does a retry of the version at the cursor; and where a version was given up, one below it opens none.
+func TestWhatIsNoPredecessor(t *testing.T) {
+	l := NewLane(policy(t, sequence), event.ResourceState{Version: "4"})
+	forced := at(1, "5")
+	forced.Forced = true
+	l.Add(forced)
+	if d := l.Judge(at(2, "6").Version); d != Hold {
+		t.Errorf("6 while 5 is forced: %s", d)
+	}
+
+	l = NewLane(policy(t, sequence), event.ResourceState{Version: "3", Floor: "6"})
+	l.flying = at(1, "5")
+	if d := l.Judge(at(2, "7").Version); d != Turn {
+		t.Errorf("7 after 6, which was given up, while 5 is in flight: %s", d)
+	}
+	l.Add(at(3, "8"))
+	if got := l.Missing(10); !slices.Equal(got, []string{"7"}) {
+		t.Errorf("missing after 6: %v", got)
+	}
+
+	l = NewLane(policy(t, func(c *Config) { sequence(c); c.OnFailure = "continue" }), event.ResourceState{Version: "4"})
+	again, six := at(1, "4"), at(2, "6")
+	again.Retry, again.Due, six.Release = true, 100, 50
+	l.Add(again)
+	l.Add(six)
+	if s := l.Next(1); s.Go != nil || s.Wake != 50 {
+		t.Errorf("6 while 4 is retried and 5 is missing: %+v", s)
 	}
 }
 
