@@ -497,10 +497,10 @@ func (l *Lane) After(e *Entry, how End) (version, floor string, changed bool) {
 }
 
 // SetCursor puts the cursor where an operator wants it, up or down ("" = nothing was delivered yet), and forgets the floor.
-func (l *Lane) SetCursor(v Version, text string) {
-	l.cursor, l.text = v, text
+func (l *Lane) SetCursor(text string) {
+	l.cursor, l.text = stored(l.policy, text)
 	l.floor, l.floorAs = Version{}, ""
-	l.left = v
+	l.left = l.cursor
 }
 
 // Missing names the versions between the cursor and the newest that waits which have not come, at most limit entries.

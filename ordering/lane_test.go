@@ -542,17 +542,16 @@ func TestSettledVersionIsNotWaitedFor(t *testing.T) {
 func TestSetCursor(t *testing.T) {
 	p := policy(t, sequence)
 	l := NewLane(p, event.ResourceState{Version: "9223372036854775807"})
-	v, _ := Parse("integer", "4")
-	l.SetCursor(v, "4")
+	l.SetCursor("4")
 	if d := l.Judge(at(1, "5").Version); d != Pass || l.Cursor() != "4" {
 		t.Errorf("5 is judged %s", d)
 	}
-	l.SetCursor(Version{}, "")
+	l.SetCursor("")
 	if d := l.Judge(at(2, "3").Version); d != Pass {
 		t.Errorf("a forgotten cursor: %s", d)
 	}
 	l = NewLane(p, event.ResourceState{Version: "4", Floor: "7"})
-	l.SetCursor(v, "4")
+	l.SetCursor("4")
 	if d := l.Judge(at(3, "5").Version); d != Pass || l.Judge(at(4, "8").Version) != Hold {
 		t.Errorf("5 counts as given up: %s", d)
 	}
@@ -564,7 +563,7 @@ func TestSetCursor(t *testing.T) {
 		t.Error("8 is not in flight")
 	}
 	l.Delivered(e)
-	l.SetCursor(v, "4")
+	l.SetCursor("4")
 	if d := l.Judge(at(5, "6").Version); d != Hold {
 		t.Errorf("6 in a window that was put back to 4: %s", d)
 	}

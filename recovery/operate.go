@@ -226,15 +226,13 @@ func (r *Recovery) SetCursor(ctx context.Context, source, resource, version stri
 	if version != "" && !possible(resource) { // one that is there already can be forgotten
 		return ResourceStatus{}, ErrResource
 	}
-	var v ordering.Version
 	if version != "" {
-		var err error
-		if v, err = p.Version(version); err != nil {
+		if _, err := p.Version(version); err != nil {
 			return ResourceStatus{}, err
 		}
 	}
 	st := event.ResourceState{ResourceKey: event.ResourceKey{Source: source, Resource: resource}, Version: version, UpdatedAt: time.Now()}
-	if err := s.setCursor(ctx, st, v); err != nil {
+	if err := s.setCursor(ctx, st); err != nil {
 		return ResourceStatus{}, err
 	}
 	return r.Resource(ctx, source, resource)
@@ -257,7 +255,7 @@ func possible(resource string) bool {
 	return true
 }
 
-func (s *Source) setCursor(ctx context.Context, st event.ResourceState, v ordering.Version) error {
+func (s *Source) setCursor(ctx context.Context, st event.ResourceState) error {
 	s.cursors.Lock()
 	defer s.cursors.Unlock()
 	if err := s.r.journal.SetCursor(ctx, st, journal.Synced); err != nil {
@@ -266,7 +264,7 @@ func (s *Source) setCursor(ctx context.Context, st event.ResourceState, v orderi
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.lanes[st.Resource]; l != nil {
-		l.SetCursor(v, st.Version)
+		l.SetCursor(st.Version) // by the order there is now: a reload may have come between
 		s.wake(l, 0)
 	}
 	return nil

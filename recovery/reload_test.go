@@ -343,6 +343,14 @@ func (i *interrupted) Accept(ctx context.Context, evs []journal.Accept, how jour
 	return i.Journal.Accept(ctx, evs, how)
 }
 
+func (i *interrupted) SetCursor(ctx context.Context, st event.ResourceState, how journal.Durability) error {
+	if do := i.happens; do != nil {
+		i.happens = nil
+		do()
+	}
+	return i.Journal.SetCursor(ctx, st, how)
+}
+
 // newInterruptedBed is a bed whose journal is interrupted.
 func newInterruptedBed(t *testing.T, change func(*recovery.SourceConfig, *forward.Config)) (*bed, *interrupted) {
 	store := &interrupted{}
@@ -405,6 +413,28 @@ func TestAnOrderThatAReloadBringsIsForWhatIsComingIn(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A cursor that an operator sets while a reload brings another comparison is read as that one does.
+func TestACursorIsSetWhileAReloadComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, store := newInterruptedBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy = "store", "reject_stale"
+		})
+		b.send("older", "r", "1600000000")
+		store.happens = func() {
+			b.source.Ordering.Compare = "timestamp"
+			b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+		}
+		if _, err := b.r.SetCursor(t.Context(), "s", "r", "1700000000"); err != nil {
+			t.Fatal(err)
+		}
+		b.up()
+		time.Sleep(time.Hour)
+		if rec := b.find("older"); rec.Reason != event.Stale {
+			t.Errorf("below the cursor: %s %s", rec.State, rec.Reason)
+		}
+	})
 }
 
 // What waits for an older version that is being stored waits no longer once a reload lets that one pass without an order. It used to wait for ever.

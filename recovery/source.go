@@ -176,8 +176,7 @@ func (s *Source) relane(old, p *ordering.Policy) error {
 				return err
 			}
 			if text := st[0].Version; text != l.Cursor() {
-				v, _ := old.Version(text)
-				l.SetCursor(v, text)
+				l.SetCursor(text)
 			}
 		}
 		l.Adopt(p)
