@@ -1,6 +1,7 @@
 package ordering
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -15,15 +16,15 @@ const Never = math.MaxInt64
 type Entry struct {
 	ID      event.ID
 	EventID string
-	Version Version
-	Text    string // the version as received
-	Due     int64  // not before; 0 = at once. A retry waits here; Never = waits for a decision
-	Retry   bool   // it has failed before and is being retried
-	Unknown bool   // an attempt of its present run may have reached the upstream: nothing older goes before it is decided
-	Early   bool   // it came before its time: behind a gap, or its window was open. These are what max_held counts
-	Release int64  // when it stops waiting for versions before it; 0 = does not wait
-	Forced  bool   // an operator's forced replay: the gate lets it pass
-	Owner   any    // the scheduler's own
+	Version Version // none with serial
+	Text    string  // the version as received
+	Due     int64   // not before; 0 = at once. Only a retry waits here; Never = waits for a decision
+	Retry   bool    // it has failed before and is being retried
+	Unknown bool    // an attempt of its present run may have reached the upstream: nothing older goes before it is decided
+	Early   bool    // it came before its time: behind a gap, or its window was open. These are what max_held counts
+	Release int64   // when it stops waiting for versions before it; 0 = does not wait
+	Forced  bool    // an operator's forced replay: the gate lets it pass
+	Owner   any     // the scheduler's own
 }
 
 // Lane is the queue of one resource: at most one event in flight, the rest sorted by version (serial: by arrival). It is not safe
@@ -165,16 +166,8 @@ func (l *Lane) newest() Version {
 // gate is what every attempt passes, the first and each retry: below the cursor is stale, equal follows ties.
 func (l *Lane) gate(v Version) Decision {
 	p := l.policy
-	if !p.versions {
-		return Pass
-	}
-	if !l.cursor.Known() {
-		if p.Policy == "in_sequence" && p.start.Known() && v.Less(p.start) {
-			return Stale
-		}
-		return Pass
-	}
-	if p.Late(v, l.cursor) {
+	switch {
+	case l.cursor.Known() && p.Late(v, l.cursor), !l.cursor.Known() && p.Policy == "in_sequence" && v.Less(p.start):
 		return Stale
 	}
 	return Pass
@@ -193,19 +186,25 @@ func (l *Lane) expected() Version {
 	return maxVersion(next, l.policy.start)
 }
 
+// following is the version that in_sequence lets pass once what is in flight is through.
+func (l *Lane) following() Version {
+	next := l.expected()
+	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
+		return l.flying.Version.plus(1)
+	}
+	return next
+}
+
 // next is the version that follows everything delivered, given up, in flight, or waiting without a gap before it; none while nothing was
 // seen and start is first_seen.
 func (l *Lane) next() Version {
-	next := l.expected()
-	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
-		next = l.flying.Version.plus(1)
-	}
+	next := l.following()
 	for _, e := range l.ahead() {
 		switch {
 		case e.Forced:
 		case e.Unknown && !e.Version.Less(next):
 			next = e.Version.plus(1)
-		case !next.Known() && !e.Early, next.Known() && e.Version.Compare(next) == 0:
+		case !next.Known() && !e.Early, e.Version.Compare(next) == 0:
 			next = e.Version.plus(1)
 		case next.Less(e.Version):
 			return next
@@ -229,7 +228,7 @@ func firstRelease(waiting []*Entry) int64 {
 func (l *Lane) Add(e *Entry) {
 	i, _ := slices.BinarySearchFunc(l.waiting, e, l.order)
 	l.waiting = slices.Insert(l.waiting, i, e)
-	if e.Retry && l.policy.versions {
+	if e.Retry {
 		l.left = maxVersion(l.left, e.Version) // also after a restart: what has left once stays ahead of what comes late
 	}
 }
@@ -241,21 +240,13 @@ func (l *Lane) order(a, b *Entry) int {
 		}
 		return 1
 	}
-	if l.policy.versions {
-		if c := a.Version.Compare(b.Version); c != 0 {
-			if a.Unknown {
-				return -c // the newest of these first, for the same reason
-			}
-			return c
+	if c := a.Version.Compare(b.Version); c != 0 { // serial has none
+		if a.Unknown {
+			return -c // the newest of these first, for the same reason
 		}
+		return c
 	}
-	switch x, y := a.ID.Seq(), b.ID.Seq(); {
-	case x < y:
-		return -1
-	case x > y:
-		return 1
-	}
-	return 0
+	return cmp.Compare(a.ID.Seq(), b.ID.Seq())
 }
 
 // Remove takes a waiting event out (it was settled by an operator); false if it is not waiting.
@@ -299,12 +290,12 @@ func (l *Lane) Next(now int64) Step {
 	next := l.expected()
 	var unknown Version // the newest that was passed over and may be at the upstream already
 	for i, e := range l.waiting {
-		if !e.Forced && l.policy.versions && e.Version.Less(unknown) {
+		if !e.Forced && e.Version.Less(unknown) {
 			continue
 		}
 		if e.Due > now {
 			s.Wake = min(s.Wake, e.Due)
-			if !e.Retry || l.policy.OnFailure != "continue" {
+			if l.policy.OnFailure != "continue" {
 				return s
 			}
 			if e.Unknown {
@@ -338,9 +329,6 @@ func (l *Lane) Next(now int64) Step {
 
 // dropStale takes out what is too late. Those that wait are in order, so the first that is not ends the search.
 func (l *Lane) dropStale(s *Step) {
-	if !l.policy.versions {
-		return
-	}
 	kept := 0
 	for i, e := range l.waiting {
 		late := !e.Forced && l.gate(e.Version) == Stale
@@ -360,14 +348,13 @@ func (l *Lane) dropStale(s *Step) {
 
 func (l *Lane) depart(i int, next Version, s *Step) {
 	e := l.waiting[i]
-
-	if l.policy.Policy == "in_sequence" && l.policy.OnGap == "dead_letter" && !e.Forced && !e.Retry && next.Known() && next.Less(e.Version) {
+	if l.keepsGaps() && !e.Forced && !e.Retry && next.Known() && next.Less(e.Version) {
 		s.Lost = l.drop(next)
 		return
 	}
 	l.waiting = slices.Delete(l.waiting, i, i+1)
 	l.flying = e
-	if l.policy.versions && !e.Forced {
+	if !e.Forced {
 		l.left = maxVersion(l.left, e.Version)
 	}
 	s.Go, s.Gap = e, l.gap(e.Version)
@@ -393,7 +380,7 @@ func (l *Lane) gap(v Version) string {
 func (l *Lane) drop(next Version) []*Entry {
 	var lost []*Entry
 	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
-		behind := !e.Forced && !e.Retry && next.Known() && next.Less(e.Version)
+		behind := !e.Forced && !e.Retry && next.Less(e.Version)
 		if behind {
 			lost = append(lost, e)
 		}
@@ -416,7 +403,7 @@ func (l *Lane) GivenUp(e *Entry) (lost []*Entry) {
 	l.land(e)
 	next := l.expected()
 	l.floor, l.floorAs, _ = l.lifted(e, WasGivenUp)
-	if l.keepsGaps() && (next.Known() && e.Version.Compare(next) == 0 || !next.Known() && !e.Forced) {
+	if l.keepsGaps() && (e.Version.Compare(next) == 0 || !next.Known() && !e.Forced) {
 		return l.drop(e.Version)
 	}
 	return nil
@@ -438,7 +425,7 @@ func (l *Lane) lifted(e *Entry, how End) (floor Version, text string, changed bo
 	floor, text = l.floor, l.floorAs
 	next := l.expected()
 	switch {
-	case !l.policy.versions, !floor.Less(e.Version), e.Version.Less(l.cursor):
+	case !floor.Less(e.Version), e.Version.Less(l.cursor):
 	case l.policy.Policy != "in_sequence": // in the others only max_jump asks for it
 		changed = l.policy.MaxJump > 0 && !e.Forced
 	case how == WasGivenUp && l.keepsGaps():
@@ -447,7 +434,7 @@ func (l *Lane) lifted(e *Entry, how End) (floor Version, text string, changed bo
 			return first, first.digits(), true
 		}
 	default:
-		changed = !next.Known() && !e.Forced || next.Known() && (e.Version.Compare(next) == 0 || next.Less(e.Version) && !e.Forced)
+		changed = e.Version.Compare(next) == 0 || next.Less(e.Version) && !e.Forced
 	}
 	if changed {
 		floor, text = e.Version, e.Text
@@ -506,13 +493,10 @@ func (l *Lane) SetCursor(text string) {
 // Missing names the versions between the cursor and the newest that waits which have not come, at most limit entries.
 func (l *Lane) Missing(limit int) []string {
 	var out []string
-	if l.policy.Policy != "in_sequence" || len(l.waiting) == 0 {
+	if l.policy.Policy != "in_sequence" {
 		return out
 	}
-	next := l.expected()
-	if l.flying != nil && !l.flying.Forced && !l.flying.Version.Less(next) {
-		next = l.flying.Version.plus(1)
-	}
+	next := l.following()
 	for _, e := range l.waiting {
 		if e.Forced || e.Version.Less(next) {
 			continue
@@ -547,7 +531,7 @@ func (l *Lane) Adopt(p *Policy) {
 		if e.Release > 0 {
 			e.Release += longer
 		}
-		if e.Retry && p.versions {
+		if e.Retry {
 			l.left = maxVersion(l.left, e.Version)
 		}
 	}

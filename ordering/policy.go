@@ -92,11 +92,11 @@ func inSequence(l *Lane, v Version) Decision {
 // delivered any version may be the first, save one that was held behind another, which may come again.
 func contiguousOrReleased(next Version, waiting []*Entry, now int64) bool {
 	first := waiting[0]
-	return !next.Known() && !first.Early || next.Known() && !next.Less(first.Version) || firstRelease(waiting) <= now
+	return !next.Known() && !first.Early || !next.Less(first.Version) || firstRelease(waiting) <= now
 }
 
 func inWindow(l *Lane, v Version) Decision {
-	if l.left.Known() && v.Less(l.left) {
+	if v.Less(l.left) {
 		return Stale
 	}
 	return Hold

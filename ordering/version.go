@@ -90,17 +90,12 @@ func parseTimestamp(text string) (Version, error) {
 		if n > math.MaxInt64/unit-1 {
 			return Version{}, ErrVersion
 		}
-		nanos := n * unit
-		if fraction != "" {
-			digits := len(strconv.FormatInt(unit, 10)) - 1 // a second has nine digits of nanoseconds, a millisecond six
-			fraction = (fraction + "000000000")[:digits]
-			f, err := strconv.ParseInt(fraction, 10, 64)
-			if err != nil {
-				return Version{}, ErrVersion
-			}
-			nanos += f
+		digits := len(strconv.FormatInt(unit, 10)) - 1 // a second has nine digits of nanoseconds, a millisecond six
+		f, err := strconv.ParseInt((fraction + "000000000")[:digits], 10, 64)
+		if err != nil {
+			return Version{}, ErrVersion
 		}
-		return Version{kind: number, small: nanos}, nil
+		return Version{kind: number, small: n*unit + f}, nil
 	}
 	t, err := event.ParseTime(text)
 	if err != nil || t.Year() < 1678 || t.Year() > 2261 {
