@@ -755,7 +755,7 @@ func TestFloor(t *testing.T) {
 
 // Before anything was delivered the gap begins with the first version seen, which was given up; where gaps are kept it comes after what is remembered instead of it.
 func TestGapAfterTheFirstWasGivenUp(t *testing.T) {
-	for _, c := range []struct{ onGap, floor, want string }{{"release", "5", "5-6"}, {"dead_letter", "4", "5-6"}, {"release", "", ""}} {
+	for _, c := range []struct{ onGap, floor, want string }{{"release", "5", "5-6"}, {"dead_letter", "4", "5-6"}, {"release", "", ""}, {"dead_letter", "", ""}} {
 		l := NewLane(policy(t, func(c2 *Config) { sequence(c2); c2.OnGap = c.onGap }), event.ResourceState{Floor: c.floor})
 		e := at(1, "7")
 		e.Forced = true
@@ -768,15 +768,17 @@ func TestGapAfterTheFirstWasGivenUp(t *testing.T) {
 
 // What was held behind the first version seen does not take its place when that is back with its sender: it waits as long as it would have.
 func TestWhatWasHeldIsNotTheFirst(t *testing.T) {
-	l := NewLane(policy(t, sequence), event.ResourceState{})
-	e := at(1, "7")
-	e.Early, e.Release = true, 100
-	l.Add(e)
-	if s := l.Next(99); s.Go != nil || s.Wake != 100 {
-		t.Errorf("before its wait is over: %+v", s)
-	}
-	if s := l.Next(100); s.Go != e || s.Gap != "" {
-		t.Errorf("after it: %+v", s)
+	for _, onGap := range []string{"release", "dead_letter"} { // no gap is known of
+		l := NewLane(policy(t, func(c *Config) { sequence(c); c.OnGap = onGap }), event.ResourceState{})
+		e := at(1, "7")
+		e.Early, e.Release = true, 100
+		l.Add(e)
+		if s := l.Next(99); s.Go != nil || s.Wake != 100 {
+			t.Errorf("%s, before its wait is over: %+v", onGap, s)
+		}
+		if s := l.Next(100); s.Go != e || s.Gap != "" {
+			t.Errorf("%s, after it: %+v", onGap, s)
+		}
 	}
 }
 
