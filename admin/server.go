@@ -55,7 +55,8 @@ type Server struct {
 	life     context.Context // of what outlives its request
 }
 
-// SetTokens replaces the tokens, on reload. Calls under way keep what they had. ErrOpen if none are left on a listener beyond loopback.
+// SetTokens replaces the tokens, on reload. Calls under way keep what they had; a stream, which would go on for ever, ends with its
+// token. ErrOpen if none are left on a listener beyond loopback.
 func (s *Server) SetTokens(tokens []Token) error {
 	known := map[string]bool{}
 	for _, sc := range scopes {

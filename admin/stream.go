@@ -44,7 +44,7 @@ func (s *Server) stream(c *call) error {
 	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
 	ctx, stop := s.untilStop(c.r.Context())
 	defer stop()
-	out := &sse{w: c.w, rc: http.NewResponseController(c.w), head: c.r.Method == http.MethodHead}
+	out := &sse{w: c.w, rc: http.NewResponseController(c.w), head: c.r.Method == http.MethodHead, allowed: s.stillMay(c.r, "events:read")}
 	done := make(chan struct{})
 	var beats sync.WaitGroup
 	beats.Go(func() {
@@ -70,10 +70,26 @@ func (s *Server) stream(c *call) error {
 	return err
 }
 
+// stillMay says whether the caller of r has scope now: a reload may have taken the token away since the call began.
+func (s *Server) stillMay(r *http.Request, scope string) func() bool {
+	var checked *[]Token
+	return func() bool {
+		if tokens := s.tokens.Load(); tokens != checked {
+			who, problem := s.authenticate(r)
+			if problem != nil || !who.may(scope) {
+				return false
+			}
+			checked = tokens
+		}
+		return true
+	}
+}
+
 // sse writes a stream of server-sent events. Its methods may be called concurrently.
 type sse struct {
-	rc   *http.ResponseController
-	head bool // only the head is wanted: the stream ends where it would begin
+	rc      *http.ResponseController
+	head    bool        // only the head is wanted: the stream ends where it would begin
+	allowed func() bool // whether the stream may go on
 
 	mu    sync.Mutex
 	w     http.ResponseWriter
@@ -108,7 +124,10 @@ func (o *sse) event(id string, e api.Event) error {
 func (o *sse) write(b []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.begun {
+	switch {
+	case o.begun && !o.allowed():
+		return io.EOF
+	case !o.begun:
 		o.begun = true
 		h := o.w.Header()
 		h.Set("Content-Type", "text/event-stream")

@@ -26,6 +26,9 @@ func follow(t *testing.T, p *port, query, lastID string) <-chan string {
 	if lastID != "" {
 		req.Header.Set("Last-Event-ID", lastID)
 	}
+	if p.token != "" {
+		req.Header.Set("Authorization", "Bearer "+p.token)
+	}
 	before := p.Core.Followed()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -99,6 +102,33 @@ func TestTheStreamCanBeTakenUpAgain(t *testing.T) {
 	for _, again := range []<-chan string{follow(t, p, "?cursor="+first, ""), follow(t, p, "?cursor=nonsense", first)} {
 		if _, record := next(t, p, again); !strings.Contains(record, `"state":"delivered"`) {
 			t.Error(record)
+		}
+	}
+}
+
+// A reload keeps the streams of tokens that stay, and ends those of a token that it takes away.
+func TestAStreamEndsWithItsToken(t *testing.T) {
+	p := start(t, tokens)
+	p.token = "reader-token-01234567"
+	rec := p.Receive(t, "stripe", "evt_1", admintest.Queued)
+	lines := follow(t, p, "", "")
+	var o admin.Options
+	tokens(&o)
+	set := func(tokens []admin.Token) {
+		if err := p.Server.SetTokens(tokens); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(o.Tokens)
+	p.Change(t, rec.ID, nil, func(r *event.Record) { r.Reason = event.Retrying })
+	if _, record := next(t, p, lines); !strings.Contains(record, `"reason":"retrying"`) {
+		t.Error(record)
+	}
+	set(o.Tokens[:1])
+	p.Change(t, rec.ID, nil, func(r *event.Record) { r.State, r.Reason = event.Delivered, event.NoReason })
+	for line := range lines {
+		if strings.Contains(line, `"state":"delivered"`) {
+			t.Fatal(line)
 		}
 	}
 }
