@@ -204,7 +204,7 @@ func (l *Lane) next() Version {
 		case e.Forced:
 		case e.Unknown && !e.Version.Less(next):
 			next = e.Version.plus(1)
-		case !next.Known() && !e.Early, e.Version.Compare(next) == 0:
+		case !next.Known() && !e.Early, next.Known() && e.Version.Compare(next) == 0:
 			next = e.Version.plus(1)
 		case next.Less(e.Version):
 			return next
@@ -380,7 +380,7 @@ func (l *Lane) gap(v Version) string {
 func (l *Lane) drop(next Version) []*Entry {
 	var lost []*Entry
 	l.waiting = slices.DeleteFunc(l.waiting, func(e *Entry) bool {
-		behind := !e.Forced && !e.Retry && next.Less(e.Version)
+		behind := !e.Forced && !e.Retry && next.Known() && next.Less(e.Version) // what a reload made unreadable in flight has none
 		if behind {
 			lost = append(lost, e)
 		}

@@ -1141,4 +1141,13 @@ func TestAdopt(t *testing.T) {
 	if next, gap := l.Judge(at(1, "12").Version), l.Judge(at(2, "13").Version); next != Turn || gap != Hold {
 		t.Errorf("after a reload that reads versions as integers: 12 %s, 13 %s", next, gap)
 	}
+
+	l = NewLane(policy(t, func(c *Config) { c.Policy = "serial" }), event.ResourceState{})
+	nameless := &Entry{ID: event.MakeID(time.Unix(1, 0), 1, 0)} // one without a version, on its way
+	l.flying = nameless
+	l.Add(&Entry{Text: "5", Early: true})
+	l.Adopt(policy(t, func(c *Config) { sequence(c); c.OnGap = "dead_letter" }))
+	if lost := l.GivenUp(nameless); len(lost) > 0 {
+		t.Errorf("what waits after a reload is lost with one that has no version: %v", lost)
+	}
 }
