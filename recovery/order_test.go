@@ -330,6 +330,30 @@ func TestWindowSorts(t *testing.T) {
 	})
 }
 
+// What comes below a version that is on its way out of the window is stale, also if the consumer refuses that one: nobody may be told that it was delivered.
+func TestStaleBehindWhatWasRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Ordering.Policy, s.Ordering.MaxWait = "window", time.Second
+		})
+		b.up()
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400, Delay: 2 * time.Second} })
+		b.version(3)
+		time.Sleep(2 * time.Second) // it has left, and is not answered yet
+		if h := b.version(2); h.Outcome != recovery.Stale {
+			t.Fatalf("late: %s", h.Outcome)
+		}
+		time.Sleep(2 * time.Second)
+		refused, late := b.find("v3"), b.find("v2")
+		if refused.State != event.Failed || b.resource().State.Version != "" {
+			t.Fatalf("%s, cursor %q", refused.State, b.resource().State.Version)
+		}
+		if v := b.r.SafeToRetry(&late); v.Verdict != "superseded" || strings.Contains(v.Reason, "delivered") {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
 // A later version waits for one that is being retried, up to the deadline, and then in the lane; with continue it does not.
 func TestLaterVersionAndARetry(t *testing.T) {
 	for _, c := range []struct {

@@ -41,7 +41,7 @@ func (r *Recovery) SafeToRetry(rec *event.Record) SafeToRetry {
 		if rec.Reason == event.VersionJump {
 			return SafeToRetry{Verdict: "wait", Reason: "it is quarantined: its version is too far ahead", Needs: "an operator's forced replay"}
 		}
-		return SafeToRetry{Verdict: "superseded", Reason: "a newer version was delivered"}
+		return SafeToRetry{Verdict: "superseded", Reason: "a newer version went before it"} // delivered; or, in a window, sent and perhaps refused
 	}
 	switch {
 	case rec.Reason == event.Resolved:
