@@ -27,7 +27,7 @@ var floors = map[string]int{
 // owners: only these rooms may import a dependency.
 var owners = map[string][]string{
 	"github.com/dgraph-io/badger/":     {"journal/embedded"},
-	"github.com/hashicorp/golang-lru/": {"dedup"},
+	"github.com/hashicorp/golang-lru/": {"dedup", "bench"},
 	"github.com/valyala/fasthttp":      {"proxy", "forward", "bench"},
 	"go.yaml.in/yaml/":                 {"config", "provider"},
 	"github.com/prometheus/":           {"metrics"}, // its parser, in tests
