@@ -30,10 +30,13 @@ type runner struct {
 	seen    int64                             // so many events were in it
 }
 
-// resumeLine is what waits behind an event of the same resource where no lane keeps the order.
-type resumeLine struct{ next []event.Record }
+// resumeLine is what waits behind an event of the same resource where no lane keeps the order, or none did when that came along.
+type resumeLine struct {
+	now  event.ID // whose end lets the next go
+	next []event.Record
+}
 
-// sentEvent is an event that a job has sent: the resource whose order the job keeps, and the revision from which on a change comes after that.
+// sentEvent is an event that a job has sent: its resource, and the revision from which on a change comes after that.
 type sentEvent struct {
 	key event.ResourceKey
 	rev uint64
@@ -170,10 +173,10 @@ func (w *runner) resume(rec *event.Record) error {
 	if w.j.open && tooLate(rec) {
 		return nil // counted as skipped when it ended
 	}
-	key := w.key(rec)
+	key := resourceOf(rec)
 	w.waiting[rec.ID] = sentEvent{key, rec.Rev}
-	if key.Resource != "" && w.lines[key] == nil {
-		w.lines[key] = &resumeLine{}
+	if w.lines[key] == nil && w.keepsOrder(rec) {
+		w.lines[key] = &resumeLine{now: rec.ID}
 	}
 	now, _, err := w.r.journal.Get(w.r.ctx, rec.ID, false) // it may have ended since the page was read
 	if err != nil {
@@ -183,38 +186,41 @@ func (w *runner) resume(rec *event.Record) error {
 	return nil
 }
 
-// key is the resource whose order the job must keep by itself; none where a lane does.
-func (w *runner) key(rec *event.Record) event.ResourceKey {
-	s := w.r.Source(rec.Source)
-	if rec.Resource == "" || s == nil || laned(s.cfg.Load().policy, rec) {
-		return event.ResourceKey{}
-	}
+func resourceOf(rec *event.Record) event.ResourceKey {
 	return event.ResourceKey{Source: rec.Source, Resource: rec.Resource}
 }
 
-// line puts an event into the next batch, or behind the one before it of its resource.
+// keepsOrder says whether the job must keep the order of the event's resource by itself: no lane does.
+func (w *runner) keepsOrder(rec *event.Record) bool {
+	s := w.r.Source(rec.Source)
+	return rec.Resource != "" && s != nil && !laned(s.cfg.Load().policy, rec)
+}
+
+// line puts an event into the next batch, or behind the one before it of its resource, also where a lane would keep the order of the two by now.
 func (w *runner) line(rec *event.Record) {
-	if key := w.key(rec); key.Resource != "" {
-		if l := w.lines[key]; l != nil {
-			l.next = append(l.next, *rec)
-			w.held++
-			return
-		}
-		w.lines[key] = &resumeLine{}
+	key := resourceOf(rec)
+	if l := w.lines[key]; l != nil {
+		l.next = append(l.next, *rec)
+		w.held++
+		return
+	}
+	if w.keepsOrder(rec) {
+		w.lines[key] = &resumeLine{now: rec.ID}
 	}
 	w.batch = append(w.batch, *rec)
 }
 
-// unline lets the next of a resource go.
-func (w *runner) unline(key event.ResourceKey) {
+// unline lets the next of a resource go once the one before, id, has ended.
+func (w *runner) unline(id event.ID, key event.ResourceKey) {
 	l := w.lines[key]
-	if l == nil {
+	if l == nil || l.now != id {
 		return
 	}
 	if len(l.next) == 0 {
 		delete(w.lines, key)
 		return
 	}
+	l.now = l.next[0].ID
 	w.batch = append(w.batch, l.next[0])
 	l.next = l.next[1:]
 	w.held--
@@ -275,7 +281,7 @@ func (w *runner) start(recs []event.Record) error {
 }
 
 func (w *runner) sent(rec *event.Record) {
-	w.waiting[rec.ID] = sentEvent{w.key(rec), rec.Rev}
+	w.waiting[rec.ID] = sentEvent{resourceOf(rec), rec.Rev}
 	w.j.mu.Lock()
 	w.j.Replay.Sent++
 	w.j.mu.Unlock()
@@ -294,7 +300,7 @@ func (w *runner) startOne(rec *event.Record) error {
 	}
 	if why != "" {
 		w.skip(rec, rec.EventID, why)
-		w.unline(w.key(rec))
+		w.unline(rec.ID, resourceOf(rec))
 		return nil
 	}
 	w.sent(&now)
@@ -338,7 +344,7 @@ func (w *runner) ended(rec *event.Record) {
 	w.j.mu.Lock()
 	w.j.Replay.tally(rec)
 	w.j.mu.Unlock()
-	w.unline(sent.key)
+	w.unline(rec.ID, sent.key)
 }
 
 // tooLate says whether a replay of an event ended with its being stale. A forced one is never judged so: it has failed, and the event has fallen back

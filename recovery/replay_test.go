@@ -411,3 +411,36 @@ func TestReplayOfWhatWaitsForTheBreakerSaysThatItIsPending(t *testing.T) {
 		}
 	})
 }
+
+// A replay ends, and in the order of its resource, also where a reload brings or takes away the source's order while it runs; it used to wait until the next start.
+func TestAReplayEndsThoughAReloadChangesTheOrder(t *testing.T) {
+	for _, to := range [][2]string{{"none", "serial"}, {"serial", "none"}} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Ordering.Policy = "store", to[0]
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
+			for i := range 5 {
+				b.send(fmt.Sprint("evt_", i), "r", "")
+			}
+			time.Sleep(time.Minute)
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 4 * time.Second} })
+			before := len(b.consumer.Seen())
+			v := b.replayFailed(0.5)
+			time.Sleep(5 * time.Second)
+			s := b.source
+			s.Ordering.Policy = to[1]
+			b.reload(map[string]forward.Config{"app": b.upstream}, s)
+			time.Sleep(time.Hour)
+			if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "done" || v.Replayed != 5 {
+				t.Errorf("%s, then %s: %+v, %v", to[0], to[1], v, err)
+			}
+			for i, s := range b.consumer.Seen()[before:] {
+				if id := s.Header.Get("Hooktender-Event-Id"); id != fmt.Sprint("evt_", i) {
+					t.Errorf("%s, then %s: event %d is %s", to[0], to[1], i, id)
+				}
+			}
+		})
+	}
+}
