@@ -166,12 +166,16 @@ func (s *Source) queueUp(ctx context.Context, c *compiled, sub *Submission, as O
 // must not be sent twice: after a crash in between, whether anything was sent would be unknown.
 func (s *Source) deliverSoon(ctx context.Context, c *compiled, sub *Submission) (Handled, error) {
 	sl, ok := c.up.spare()
+	cfg, client := s.aim()
+	if ok && cfg != c { // since it came in
+		sl.cancel()
+		ok = false
+	}
 	if !ok {
 		return s.queueUp(ctx, c, sub, Accepted)
 	}
 	f := s.r.flight()
-	f.src, f.cfg, f.rec, f.slot = s, c, sub.Record, sl
-	_, f.client = s.aim()
+	f.src, f.cfg, f.client, f.rec, f.slot = s, c, client, sub.Record, sl
 	f.prepare(time.Now())
 	if ok, err := s.store(ctx, sub, &f.rec, nil, journal.Synced); err != nil || !ok {
 		sl.cancel()

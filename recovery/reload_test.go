@@ -519,6 +519,46 @@ func TestSendersWhoWaitForASlotWhenAReloadComes(t *testing.T) {
 	}
 }
 
+// askedForCursors calls f before the journal is asked for the state of a resource.
+type askedForCursors struct {
+	journal.Journal
+	f func()
+}
+
+func (j *askedForCursors) Resources(ctx context.Context, keys []event.ResourceKey) ([]event.ResourceState, error) {
+	if f := j.f; f != nil {
+		j.f = nil
+		f()
+	}
+	return j.Journal.Resources(ctx, keys)
+}
+
+// The same where nobody waits for a slot: an event in store mode, of which a reload is told while it comes in.
+func TestAnEventThatComesInWhenAReloadComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked *askedForCursors
+		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+			model, work := b.openModel(observe)
+			asked = &askedForCursors{Journal: model}
+			return asked, work
+		}, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Delivery.Path = "store", "/old"
+			s.Ordering.Policy, s.Ordering.Mode = "reject_stale", "observe"
+		})
+		moved, next := b.elsewhere()
+		asked.f = func() {
+			s := b.source
+			s.Delivery.Path, s.Delivery.Upstream = "/new", "next"
+			b.reload(map[string]forward.Config{"app": b.upstream, "next": next}, s)
+		}
+		b.send("evt", "r", "1")
+		time.Sleep(time.Minute)
+		if seen := moved.Of("s", "evt"); len(seen) != 1 || seen[0].URI != "/new" {
+			t.Errorf("%+v", seen)
+		}
+	})
+}
+
 // What the old address of an upstream still answers, or does not, says nothing about the new one.
 func TestAnAttemptFromBeforeAReloadIsNotCountedForTheNewAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
