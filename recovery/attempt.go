@@ -152,15 +152,32 @@ func (f *flight) begin(j *errand) bool {
 	out, err := s.r.journal.Commit(s.r.ctx, f.commit[:], durable)
 	if err != nil || !out[0].Applied {
 		f.slot.cancel()
-		f.leaveLane()
 		if err == nil && out[0].Record.State == event.Pending { // somebody changed it meanwhile: look again
-			s.requeue(&out[0].Record, f.sender)
+			f.stepBack(&out[0].Record)
+		} else {
+			f.leaveLane()
 		}
 		return false
 	}
 	f.rec = out[0].Record
 	f.waiting = f.cfg.Delivery.Mode == "proxy" && f.sender.stay()
 	return true
+}
+
+// stepBack puts the event back where it waited, and nothing goes before it meanwhile.
+func (f *flight) stepBack(rec *event.Record) {
+	s := f.src
+	s.mu.Lock()
+	if f.lane == nil || !laned(s.cfg.Load().policy, rec) { // a reload has taken the order away
+		s.mu.Unlock()
+		f.leaveLane()
+		s.requeue(rec, f.sender)
+		return
+	}
+	f.lane.Gone(f.entry)
+	f.lane.Add(f.entry)
+	s.wake(f.lane, 0)
+	s.mu.Unlock()
 }
 
 // aim gives the configuration and the client of an attempt that begins now. They belong together: a source that a reload takes out is

@@ -2,7 +2,9 @@ package recovery_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,15 +129,15 @@ func TestAReplayUnderAnIDIsBegunOnce(t *testing.T) {
 	}
 }
 
-// overtaken is a journal in which somebody else writes an event's record just before its first attempt is recorded.
+// overtaken is a journal in which somebody else writes the records of some events just before their first attempt is recorded.
 type overtaken struct {
 	journal.Journal
-	event string
+	events map[string]bool
 }
 
 func (o *overtaken) Commit(ctx context.Context, ts []journal.Transition, how journal.Durability) ([]journal.Outcome, error) {
-	if len(ts) == 1 && ts[0].Attempt != nil && ts[0].Record.EventID == o.event {
-		o.event = ""
+	if len(ts) == 1 && ts[0].Attempt != nil && o.events[ts[0].Record.EventID] {
+		delete(o.events, ts[0].Record.EventID)
 		rec, _, err := o.Get(ctx, ts[0].Record.ID, false)
 		if err != nil {
 			return nil, err
@@ -152,7 +154,7 @@ func TestAProxySenderIsToldOfItsAttempt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
 			model, work := b.openModel(observe)
-			return &overtaken{model, "v2"}, work
+			return &overtaken{model, map[string]bool{"v2": true}}, work
 		}, func(s *recovery.SourceConfig, u *forward.Config) {
 			s.Delivery.Mode, s.Ordering.Policy, u.Timeout = "proxy", "serial", 10*time.Second
 		})
@@ -169,6 +171,34 @@ func TestAProxySenderIsToldOfItsAttempt(t *testing.T) {
 		time.Sleep(time.Minute)
 		if rec := b.find("v2"); h.Outcome != recovery.Returned || rec.Reason != event.Returned {
 			t.Errorf("its sender was told %s, and it is %s/%s", h.Outcome, rec.State, rec.Reason)
+		}
+	})
+}
+
+// An event whose sender is let go just as its attempt begins is tried all the same, and nothing goes before it. The types make it take long to see that it is ordered.
+func TestNothingPassesAnEventWhoseSenderIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events, want := map[string]bool{}, []string{}
+		for v := range 80 {
+			events[fmt.Sprint("v", v)] = true
+			want = append(want, fmt.Sprint(v))
+		}
+		b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
+			model, work := b.openModel(observe)
+			return &overtaken{model, events}, work
+		}, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Ordering.Policy = "store", "serial"
+			s.Ordering.Types = append(slices.Repeat([]string{"another"}, 10_000), "")
+		})
+		b.up()
+		b.pause(true)
+		for v := range want {
+			b.version(v)
+		}
+		b.pause(false)
+		time.Sleep(time.Minute)
+		if got := b.arrivals(); got != strings.Join(want, " ") {
+			t.Errorf("the consumer saw %s", got)
 		}
 	})
 }

@@ -846,7 +846,8 @@ func TestADuplicateUsesNoSlot(t *testing.T) {
 			if h := b.send("failed", "", ""); h.Outcome != recovery.Duplicate || h.Fate.ID != failed.ID {
 				t.Errorf("%s: the same again: %+v", mode, h)
 			}
-			if between.event = "failed"; mode != "store" {
+			between.events = map[string]bool{"failed": true}
+			if mode != "store" {
 				if h := b.again("failed"); h.Outcome != recovery.Duplicate || h.Fate.ID != failed.ID {
 					t.Errorf("%s: sent again while somebody else changes it: %+v", mode, h)
 				}
