@@ -200,6 +200,9 @@ func TestNothingPassesAnEventWhoseSenderIsLetGo(t *testing.T) {
 		if got := b.arrivals(); got != strings.Join(want, " ") {
 			t.Errorf("the consumer saw %s", got)
 		}
+		if rec := b.find("v1"); rec.Attempts != 1 || rec.State != event.Delivered {
+			t.Errorf("one of them is %s after %d attempts", rec.State, rec.Attempts)
+		}
 	})
 }
 
@@ -231,24 +234,33 @@ func (n *noted) note(rec *event.Record, how journal.Durability) {
 // after a power cut the consumer is told that it may know it.
 func TestThatAnAttemptBeginsIsOnDisk(t *testing.T) {
 	for _, c := range []struct {
-		mode        string
-		fresh, anew journal.Durability
-	}{{"proxy", journal.Written, journal.Synced}, {"hybrid", journal.Written, journal.Synced}, {"store", journal.Synced, journal.Synced}} {
+		mode, policy string
+		fresh, anew  journal.Durability
+	}{
+		{"proxy", "none", journal.Written, journal.Synced},
+		{"proxy", "serial", journal.Written, journal.Synced},
+		{"hybrid", "none", journal.Written, journal.Synced},
+		{"hybrid", "serial", journal.Written, journal.Synced},
+		{"store", "none", journal.Synced, journal.Synced},
+		{"store", "serial", journal.Synced, journal.Synced},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			notes := &noted{}
 			b := newBedOn(t, func(b *bed, observe journal.Observer) (journal.Journal, func()) {
 				model, work := b.openModel(observe)
 				notes.Journal = model
 				return notes, work
-			}, func(s *recovery.SourceConfig, _ *forward.Config) { s.Delivery.Mode = c.mode })
+			}, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Ordering.Policy = c.mode, c.policy
+			})
 			b.up()
 			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 400} })
-			b.send("e", "", "")
+			b.send("e", "r", "")
 			synctest.Wait()
 			b.again("e")
 			synctest.Wait()
 			if want := []journal.Durability{c.fresh, c.anew}; !slices.Equal(notes.began, want) {
-				t.Errorf("%s: attempts began %v, want %v", c.mode, notes.began, want)
+				t.Errorf("%s, %s: attempts began %v, want %v", c.mode, c.policy, notes.began, want)
 			}
 		})
 	}

@@ -444,3 +444,22 @@ func TestAReplayEndsThoughAReloadChangesTheOrder(t *testing.T) {
 		})
 	}
 }
+
+// A dead letter whose replay fails for another reason than before says so: it falls back to nothing.
+func TestAReplayedDeadLetterSaysWhyItFailedLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBedOn(t, (*bed).openModel, func(s *recovery.SourceConfig, _ *forward.Config) {
+			s.Delivery.Mode, s.Delivery.Retry.MaxAttempts = "store", 2
+		})
+		refused(b, 1)
+		b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Status: 503} })
+		v := b.replayFailed(0)
+		time.Sleep(time.Hour)
+		if rec := b.find("evt_0"); rec.State != event.Failed || rec.Reason != event.Exhausted {
+			t.Errorf("%s/%s", rec.State, rec.Reason)
+		}
+		if v, err := b.r.Replay(t.Context(), v.ID); err != nil || v.State != "done" || v.Failed != 1 {
+			t.Errorf("%+v, %v", v, err)
+		}
+	})
+}
