@@ -21,7 +21,8 @@ type audit struct {
 	outcome string // "" = by status
 }
 
-// mutate answers a POST: admission, content type, body, idempotency key, handler, and one audit line whatever came of it.
+// mutate answers a POST: admission, content type, body, idempotency key, handler, and one audit line whatever came of it. Of calls that
+// nobody is known to have made, which anybody can send, there are few lines.
 func (s *Server) mutate(t *route, c *call) {
 	c.audit.target = strings.Join(c.args, "/")
 	rec := &recorder{ResponseWriter: c.w}
@@ -30,12 +31,17 @@ func (s *Server) mutate(t *route, c *call) {
 	if err != nil {
 		s.asProblem(err).write(rec)
 	}
-	actor := c.who.name
-	if actor == "" {
-		actor = "unknown"
+	said := []any{"actor", c.who.name, "action", t.action, "target", c.audit.target, "reason", c.audit.reason,
+		"outcome", outcome(c.audit.outcome, rec.status), "status", rec.status, "peer", peer(c.r)}
+	if c.who.name == "" {
+		left, ok := s.strangers.Take(now())
+		if !ok {
+			return
+		}
+		said[1] = "unknown"
+		said = append(said, "left_out", left)
 	}
-	s.Log.Info("audit", "actor", actor, "action", t.action, "target", c.audit.target, "reason", c.audit.reason,
-		"outcome", outcome(c.audit.outcome, rec.status), "status", rec.status, "peer", peer(c.r))
+	s.Log.Info("audit", said...)
 }
 
 func outcome(said string, status int) string {

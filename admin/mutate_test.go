@@ -250,6 +250,24 @@ func TestEveryMutationLeavesOneAuditLine(t *testing.T) {
 	}
 }
 
+// Anybody who reaches the port can send what is refused, with a target of 8 KB, and each time was a line.
+func TestCallsWithoutATokenWriteFewLines(t *testing.T) {
+	p := start(t, tokens)
+	const calls = 100
+	began := time.Now()
+	for range calls {
+		p.want(401, "POST", "/v1/events/evt_1/resolve", `{}`)
+	}
+	if n, most := len(p.audits()), 20*(1+int(time.Since(began)/time.Minute)); n < 20 || n > most {
+		t.Errorf("%d lines of %d calls, want 20 a minute", n, calls)
+	}
+	p.token = "reader-token-01234567"
+	p.want(403, "POST", "/v1/events/evt_1/resolve", `{}`)
+	if last := p.audits(); last[len(last)-1]["actor"] != "reader" {
+		t.Errorf("a caller that is known has no line: %v", last[len(last)-1])
+	}
+}
+
 func TestAnIdempotencyKeyMakesACallHappenOnce(t *testing.T) {
 	p := start(t, nil)
 	calls := 0

@@ -35,19 +35,20 @@ func now() time.Time { return time.Now() }
 // Server is the admin port. Create with New; safe for concurrent use.
 type Server struct {
 	Options
-	started time.Time
-	hosts   map[string]bool
-	routes  []route
-	tokens  atomic.Pointer[[]Token]
-	logins  loginLimit
-	idem    answers
-	debug   atomic.Bool // see SetDebug
-	hide    atomic.Pointer[func(header string) bool]
-	public  atomic.Bool // the listener is reachable from other hosts
-	waits   places
-	begun   atomic.Int64 // waits so far
-	tidying atomic.Bool
-	streams places
+	started   time.Time
+	hosts     map[string]bool
+	routes    []route
+	tokens    atomic.Pointer[[]Token]
+	logins    loginLimit
+	strangers event.Lines // audit lines of calls without a token that is known
+	idem      answers
+	debug     atomic.Bool // see SetDebug
+	hide      atomic.Pointer[func(header string) bool]
+	public    atomic.Bool // the listener is reachable from other hosts
+	waits     places
+	begun     atomic.Int64 // waits so far
+	tidying   atomic.Bool
+	streams   places
 
 	stopOnce sync.Once
 	stopping chan struct{}   // closed when waits and streams must end

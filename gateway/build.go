@@ -121,7 +121,7 @@ func (g *Gateway) Enroll(source string, d time.Duration) (until time.Time, err e
 
 // take keeps a secret that came with a request, if it was waited for, and lets the source verify with it from the next request on.
 // Of those that nobody waited for, which anybody can send, it writes few lines to the log.
-func (g *Gateway) take(c *config.Source, secret verify.Secret, untaken *proxy.Lines) bool {
+func (g *Gateway) take(c *config.Source, secret verify.Secret, untaken *event.Lines) bool {
 	if len(c.Secrets) > 0 {
 		return false
 	}
@@ -145,7 +145,7 @@ func (g *Gateway) take(c *config.Source, secret verify.Secret, untaken *proxy.Li
 
 // challenges lets the source answer its sender's challenge, where the preset knows one.
 func (g *Gateway) challenges(s *proxy.Source, cfg *config.Config, c *config.Source) error {
-	var untaken proxy.Lines
+	var untaken event.Lines
 	h, err := provider.NewHandshake(c.Preset, provider.HandshakeOptions{Verifier: s.Verifier, Secrets: c.Secrets, Config: c.Handshake, PublicURL: cfg.PublicURL,
 		Enroll: func(secret verify.Secret) bool { return g.take(c, secret, &untaken) }, Visit: g.opts.Visit})
 	if err != nil {

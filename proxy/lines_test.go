@@ -32,6 +32,7 @@ func TestRefusedRequestsWriteFewLines(t *testing.T) {
 			}
 		}
 	}
+	const linesAMinute = 20
 	now := time.Now()
 	forged := event.Head(nil).AppendString("X-Signature", "00")
 	forge(now, 1000, forged)

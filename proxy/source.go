@@ -45,7 +45,7 @@ type Source struct {
 	segments   []string // of a path with {name} in it; nil = the path is exact
 	prefixes   []netip.Prefix
 	rate       bucket
-	lines      [verify.CheckKeys + 1]Lines // by what failed; CheckNone: the id
+	lines      [verify.CheckKeys + 1]event.Lines // by what failed; CheckNone: the id
 	statuses   RespondConfig
 	binds      string
 	onVerify   func(d time.Duration)
@@ -260,30 +260,4 @@ func (b *bucket) take(now time.Time) (time.Duration, bool) {
 	}
 	b.tokens--
 	return 0, true
-}
-
-// Lines bounds what anybody can write to the log by requests that are refused: 20 lines a minute. The zero value is ready; safe for concurrent use.
-type Lines struct {
-	mu    sync.Mutex
-	began time.Time
-	n     int
-	left  int
-}
-
-const linesAMinute = 20
-
-// Take says whether there may be a line now, and how many were left out since the last.
-func (l *Lines) Take(now time.Time) (left int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if d := now.Sub(l.began); d < 0 || d >= time.Minute {
-		l.began, l.n = now, 0
-	}
-	if l.n == linesAMinute {
-		l.left++
-		return 0, false
-	}
-	l.n++
-	left, l.left = l.left, 0
-	return left, true
 }
