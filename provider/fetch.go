@@ -56,6 +56,8 @@ type Keys struct {
 
 	mu   sync.Mutex
 	docs map[string]*keyDoc
+	set  []byte            // the JWK set that was read last
+	byID map[string][]byte // its keys
 }
 
 // keyDoc is one fetched document. Its mutex is held while it is fetched: whoever waits then reads the result.
@@ -186,7 +188,7 @@ func (k *Keys) Key(ctx context.Context, name string) ([]byte, error) {
 	}
 	for _, fresh := range []time.Duration{keyFresh, keyRetry} { // a new key, perhaps: not more often than that
 		body, err := k.document(ctx, k.jwks, fresh)
-		if key := findJWK(body, name); key != nil {
+		if key := k.find(body, name); key != nil {
 			return key, nil
 		}
 		if err != nil { // it may be in the set that there is now
@@ -295,26 +297,39 @@ func (k *Keys) do(req *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// findJWK gives the key of that id out of a JWK set (RFC 7517 §5), nil if it is not there exactly once.
-func findJWK(set []byte, id string) []byte {
+// find gives the key of that id out of a JWK set (RFC 7517 §5), nil if it is not there exactly once. A set is read once, not for each request.
+func (k *Keys) find(set []byte, id string) []byte {
+	if len(set) == 0 {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.set) == 0 || &k.set[0] != &set[0] {
+		k.set, k.byID = set, readJWKs(set)
+	}
+	return k.byID[id]
+}
+
+// readJWKs gives the keys of a set by their ids; nil for an id that is there twice.
+func readJWKs(set []byte) map[string][]byte {
 	var doc struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if json.Unmarshal(set, &doc) != nil {
 		return nil
 	}
-	var found []byte
+	keys := map[string][]byte{}
 	for _, raw := range doc.Keys {
 		var head struct {
 			ID string `json:"kid"`
 		}
-		if json.Unmarshal(raw, &head) != nil || head.ID != id {
+		if json.Unmarshal(raw, &head) != nil {
 			continue
 		}
-		if found != nil {
-			return nil
+		if _, twice := keys[head.ID]; twice {
+			raw = nil
 		}
-		found = raw
+		keys[head.ID] = raw
 	}
-	return found
+	return keys
 }

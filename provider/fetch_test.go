@@ -324,3 +324,22 @@ func TestKeysOutliveAReload(t *testing.T) {
 		t.Errorf("keys from nowhere: %v", none)
 	}
 }
+
+// Anybody can name a key that is none: the set was read twice for each such request, a large one for two milliseconds.
+func TestAKeySetIsReadOnce(t *testing.T) {
+	set := `{"keys":[{"kid":"twice"},{"kid":"a","n":1},{"kid":"twice"}` + strings.Repeat(`,{"kid":"b"}`, 100) + `]}`
+	k, _ := keyServer(t, "/jwks", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, set) })
+	ctx := context.Background()
+	if key, err := k.Key(ctx, "a"); string(key) != `{"kid":"a","n":1}` {
+		t.Fatalf("%s, %v", key, err)
+	}
+	if n := testing.AllocsPerRun(50, func() {
+		for _, id := range []string{"none", "twice"} {
+			if key, err := k.Key(ctx, id); key != nil || !errors.Is(err, ErrNoKey) {
+				t.Fatalf("%s: %s, %v", id, key, err)
+			}
+		}
+	}); n > 10 {
+		t.Errorf("%g allocations for two keys that are none", n)
+	}
+}
