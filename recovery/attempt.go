@@ -175,7 +175,9 @@ func (f *flight) stepBack(rec *event.Record) {
 		return
 	}
 	f.lane.Gone(f.entry)
-	f.lane.Add(f.entry)
+	if !f.lane.Has(rec.ID) { // else whoever changed it has put it there
+		f.lane.Add(f.entry)
+	}
 	s.wake(f.lane, 0)
 	s.mu.Unlock()
 }
