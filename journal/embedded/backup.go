@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // A backup is the log up to a frame that the disk had confirmed, a ledger that says so, and the format: a journal without an
@@ -25,6 +27,7 @@ func Backup(ctx context.Context, dir, to string, progress func(done, total int64
 }
 
 func backup(ctx context.Context, dir, to string, restored bool, progress func(done, total int64)) (*Report, error) {
+	to = filepath.Clean(to) // no slash at its end: its parent is where the copy is made
 	if _, err := os.Lstat(to); err == nil {
 		return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
 	}
@@ -37,9 +40,11 @@ func backup(ctx context.Context, dir, to string, restored bool, progress func(do
 	}
 	defer closeAll(files)
 	part := to + ".partial"
-	if err := errors.Join(os.RemoveAll(part), os.MkdirAll(filepath.Join(part, nameLog), 0o700)); err != nil {
+	held, err := hold(part)
+	if err != nil {
 		return nil, err
 	}
+	defer held.Close()
 	c := copier{ctx: ctx, known: known, to: filepath.Join(part, nameLog), restored: restored, progress: progress, report: &Report{Dir: to, Damage: []Damage{}}}
 	if err := c.copy(files); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(part))
@@ -49,10 +54,34 @@ func backup(ctx context.Context, dir, to string, restored bool, progress func(do
 		err = l.file.Close()
 	}
 	err = errors.Join(err, writeDurably(filepath.Join(part, nameFormat), fmt.Sprintf("%s%d\n", formatPrefix, formatVersion)), syncDir(c.to))
+	if err == nil {
+		err = os.Rename(part, to)
+	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(part))
 	}
-	return c.report, errors.Join(os.Rename(part, to), syncDir(filepath.Dir(filepath.Clean(to))))
+	return c.report, syncDir(filepath.Dir(to))
+}
+
+// hold makes the directory in which a copy is made, empty of what one that was cut off has left there, and keeps others out until it is closed.
+func hold(part string) (*os.File, error) {
+	if err := os.MkdirAll(part, 0o700); err != nil {
+		return nil, err
+	}
+	held, err := os.Open(part)
+	if err != nil {
+		return nil, err
+	}
+	if errors.Is(unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK) { // a volume without locks does without
+		return nil, errors.Join(fmt.Errorf("%s: another process makes a copy there: %w", part, fs.ErrExist), held.Close())
+	}
+	for _, name := range []string{nameLog, nameLedger, nameFormat} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(part, name)))
+	}
+	if err = errors.Join(err, os.Mkdir(filepath.Join(part, nameLog), 0o700)); err != nil {
+		return nil, errors.Join(err, held.Close())
+	}
+	return held, nil
 }
 
 // within says whether path is, or would be, in dir or below, links followed.

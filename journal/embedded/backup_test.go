@@ -138,3 +138,41 @@ func TestBackupRightAfterASegmentHasEnded(t *testing.T) {
 		t.Fatal(r, err)
 	}
 }
+
+// A slash at the end of the name, as completion by a shell leaves it: the copy was made, could not be put in its place, and was left in the way of the next.
+func TestBackupToANameThatEndsInASlash(t *testing.T) {
+	ctx := context.Background()
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	accept(t, start(t, o), journal.Synced, sample(1))
+	above := memDir(t)
+	_, err := Backup(ctx, o.Dir, filepath.Join(above, "backup")+"/", nil)
+	must(t, err)
+	_, err = Restore(ctx, filepath.Join(above, "backup")+"/", filepath.Join(above, "new")+"/", nil)
+	must(t, err)
+	for _, dir := range []string{"backup", "new"} {
+		if r, err := Check(ctx, filepath.Join(above, dir), nil, nil); err != nil || !r.Whole() || r.Events != 1 {
+			t.Errorf("%s: %+v %v", dir, r, err)
+		}
+	}
+}
+
+// Two backups to one name at once: the second took away what the first had copied, and both failed, or the first said that it was done and held half.
+func TestTwoBackupsToOneName(t *testing.T) {
+	ctx := context.Background()
+	o := Options{Dir: memDir(t), AllowTmpfs: true, Sync: true, Log: quiet}
+	accept(t, start(t, o), journal.Synced, sample(1))
+	to := filepath.Join(memDir(t), "backup")
+	var second error
+	_, err := Backup(ctx, o.Dir, to, func(done, total int64) {
+		_, second = Backup(ctx, o.Dir, to, nil)
+	})
+	if err != nil || !errors.Is(second, fs.ErrExist) {
+		t.Errorf("the first: %v, the second: %v", err, second)
+	}
+	if r, err := Check(ctx, to, nil, nil); err != nil || !r.Whole() || r.Events != 1 {
+		t.Errorf("%+v %v", r, err)
+	}
+	if m, _ := filepath.Glob(to + ".*"); len(m) > 0 {
+		t.Errorf("left behind: %v", m)
+	}
+}
