@@ -208,8 +208,11 @@ func (j *journalFlags) salvage() *cobra.Command {
 		owner := ownerOf(o.Dir)
 		r, err := embedded.Salvage(cmd.Context(), o, to, show)
 		clear()
-		if err == nil && to == "" {
+		if err == nil {
 			err = handOver(o.Dir, owner)
+		}
+		if err == nil && to != "" && !r.Whole() {
+			err = handOver(to, owner)
 		}
 		if err != nil {
 			return journalError(err)

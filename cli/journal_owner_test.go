@@ -62,6 +62,10 @@ func TestWhatRootMakesBelongsToTheOwnerOfTheDirectory(t *testing.T) {
 	if err := os.Remove(filepath.Join(empty, "log", "0000000000000002.seg")); err != nil {
 		t.Fatal(err)
 	}
+	usable := filepath.Join(t.TempDir(), "usable")
+	run("salvage", "--data-dir", empty, "--to", usable)
+	owned(usable)
+	owned(empty)
 	run("salvage", "--data-dir", empty)
 	owned(empty)
 }

@@ -54,7 +54,25 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("the directory above the journal: %w", err)
 	}
-	lock, err = os.OpenFile(filepath.Join(o.Dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err = takeLock(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := finishSalvage(o.Dir, o.Log); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := checkFormat(o.Dir); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// takeLock takes the lock of a journal.
+func takeLock(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -70,15 +88,6 @@ func prepareDir(o *Options) (lock *os.File, err error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = journal.ErrLocked
 		}
-		return nil, errors.Join(err, lock.Close())
-	}
-	if err := finishSalvage(o.Dir, o.Log); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	if err := checkFormat(o.Dir); err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	if err := os.MkdirAll(filepath.Join(o.Dir, nameLog), 0o700); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return lock, nil

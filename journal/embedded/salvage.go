@@ -44,17 +44,11 @@ func Salvage(ctx context.Context, o Options, to string, progress func(done, tota
 }
 
 func salvage(ctx context.Context, o Options, to string, progress func(done, total int64)) (*Report, error) {
-	lock, err := os.OpenFile(filepath.Join(o.Dir, nameLock), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := takeLock(o.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = journal.ErrLocked
-		}
-		return nil, err
-	}
 	if err := finishSalvage(o.Dir, o.Log); err != nil {
 		return nil, err
 	}
@@ -62,33 +56,41 @@ func salvage(ctx context.Context, o Options, to string, progress func(done, tota
 	if err != nil || r.Whole() {
 		return r, err
 	}
-	inPlace := to == ""
-	if inPlace {
-		to = filepath.Join(o.Dir, nameSalvage)
-		if err := os.RemoveAll(to); err != nil { // what an interrupted salvage left
-			return nil, err
+	made := filepath.Join(o.Dir, nameSalvage)
+	if to != "" {
+		to = filepath.Clean(to)
+		if _, err := os.Lstat(to); err == nil {
+			return nil, fmt.Errorf("%s: %w", to, fs.ErrExist)
 		}
+		made = to + ".partial"
 	}
-	if v, err := volumeOf(filepath.Dir(to)); err == nil && v.free < uint64(r.Bytes)+reserveOf(&o) {
+	if err := os.RemoveAll(made); err != nil { // what an interrupted salvage left
+		return nil, err
+	}
+	if v, err := volumeOf(filepath.Dir(made)); err == nil && v.free < uint64(r.Bytes)+reserveOf(&o) {
 		return nil, fmt.Errorf("%d bytes are free on the volume, %d are needed for the new log: %w", v.free, uint64(r.Bytes)+reserveOf(&o), unix.ENOSPC)
 	}
-	if err := os.Mkdir(to, 0o700); err != nil {
+	if err := os.Mkdir(made, 0o700); err != nil {
 		return nil, err
 	}
 	s := &salvager{survey: survey{dir: o.Dir, keys: o.keys, needKeys: true, progress: progress, report: &Report{Dir: o.Dir, Damage: []Damage{}}}}
-	if err := s.write(ctx, o, to); err != nil {
-		return nil, err
+	err = s.write(ctx, o, made)
+	if err == nil {
+		err = s.mend(ctx, o, made)
 	}
-	if err := s.mend(ctx, o, to); err != nil {
-		return nil, err
+	switch name := "damaged-" + o.Now().UTC().Format(damagedStamp); {
+	case err != nil:
+	case to != "":
+		err = os.Rename(made, to)
+	default:
+		s.report.Kept = filepath.Join(o.Dir, name)
+		err = writeDurably(filepath.Join(made, nameDone), name)
 	}
-	if !inPlace {
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, os.RemoveAll(made)) // a volume that it has filled would stay full
+	case to != "":
 		return s.report, syncDir(filepath.Dir(to))
-	}
-	name := "damaged-" + o.Now().UTC().Format(damagedStamp)
-	s.report.Kept = filepath.Join(o.Dir, name)
-	if err := writeDurably(filepath.Join(to, nameDone), name); err != nil {
-		return nil, err
 	}
 	return s.report, finishSalvage(o.Dir, o.Log)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -495,5 +496,29 @@ func TestRecountFindsTheLastDelivery(t *testing.T) {
 		if got := c.of("s").lastDelivered; got != last {
 			t.Errorf("%d, want %d", got, last)
 		}
+	}
+}
+
+// A salvage that is cut short, by a full volume or by the user, takes what it has made away: it filled the volume, and a new directory for the usable journal was taken for one that is.
+func TestASalvageThatFailsLeavesNothing(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 64 << 10, Log: quiet}
+	salvageable(t, o)
+	flip(t, segmentFiles(t, o.Dir)[1], segmentHeadSize+2000)
+	to := filepath.Join(memDir(t), "new") + "/"
+	for _, to := range []string{"", to} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if r, err := Salvage(ctx, o, to, func(done, total int64) { cancel() }); !errors.Is(err, context.Canceled) {
+			t.Errorf("to %q: %+v %v", to, r, err)
+		}
+	}
+	for _, dir := range []string{filepath.Join(o.Dir, nameSalvage), filepath.Clean(to), filepath.Clean(to) + ".partial"} {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", dir, err)
+		}
+	}
+	_, err := Salvage(t.Context(), o, to, nil)
+	must(t, err)
+	if r, err := Check(t.Context(), to, nil, nil); err != nil || !r.Whole() {
+		t.Errorf("%+v %v", r, err)
 	}
 }
