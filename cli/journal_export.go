@@ -2,8 +2,11 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -63,34 +66,19 @@ func (j *journalFlags) export() *cobra.Command {
 		if secrets {
 			hide = func(string) bool { return false }
 		}
-		out, file := j.stdout, (*os.File)(nil)
-		if to != "" && to != "-" {
-			if file, err = os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-				return err
-			}
-			defer file.Close()
-			out = file
-		}
-		buf := bufio.NewWriterSize(out, 1<<16)
-		n, enc := 0, json.NewEncoder(buf)
-		enc.SetEscapeHTML(false)
-		show, clear := j.bar("reading")
-		r, err := embedded.Export(cmd.Context(), o.Dir, o.Keys, show, func(x *embedded.Exported) error {
-			clear()
-			n++
-			return enc.Encode(exportLine(x, hide))
-		})
-		clear()
-		if err != nil {
-			return journalError(err)
-		}
-		if err := buf.Flush(); err != nil {
+		var n int
+		var r *embedded.Report
+		write := func(out io.Writer) (err error) {
+			n, r, err = j.exportTo(cmd.Context(), out, o, hide)
 			return err
 		}
-		if file != nil {
-			if err := file.Sync(); err != nil {
-				return err
-			}
+		if to != "" && to != "-" {
+			err = newFile(to, write)
+		} else {
+			err = write(j.stdout)
+		}
+		if err != nil {
+			return err
 		}
 		j.note("%d events written", n)
 		if !r.Whole() {
@@ -99,6 +87,42 @@ func (j *journalFlags) export() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// exportTo writes the lines, and says how many.
+func (j *journalFlags) exportTo(ctx context.Context, out io.Writer, o embedded.Options, hide func(header string) bool) (n int, r *embedded.Report, err error) {
+	buf := bufio.NewWriterSize(out, 1<<16)
+	enc := json.NewEncoder(buf)
+	enc.SetEscapeHTML(false)
+	show, clear := j.bar("reading")
+	r, err = embedded.Export(ctx, o.Dir, o.Keys, show, func(x *embedded.Exported) error {
+		clear()
+		n++
+		return enc.Encode(exportLine(x, hide))
+	})
+	clear()
+	if err == nil {
+		err = buf.Flush()
+	}
+	if err != nil {
+		return n, r, journalError(err)
+	}
+	return n, r, nil
+}
+
+// newFile makes a file that must not exist yet; it is not left behind half written, where it would be in the way of the next try.
+func newFile(path string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = write(f); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
 }
 
 func exportLine(x *embedded.Exported, hide func(name string) bool) *exportedEvent {
