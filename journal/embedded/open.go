@@ -200,8 +200,11 @@ func checkLog(dir string, known ledgerState, keys keyring, log interface{ Warn(s
 	return t, nil
 }
 
+const foreign = "the segment is of another journal than the others"
+
 // checkHeads reads the headers and compares their numbering with each other and with the ledger.
 func (t *tail) checkHeads(dir string, known ledgerState, keys keyring) error {
+	born := int64(0)
 	for i, s := range t.segs {
 		if want := max(known.lowest, 1) + uint64(i); s.number != want {
 			return damaged(segmentPath(dir, want), "the segment is missing")
@@ -215,6 +218,12 @@ func (t *tail) checkHeads(dir string, known ledgerState, keys keyring) error {
 		}
 		if err := keys.open(s); err != nil {
 			return err
+		}
+		if born == 0 {
+			born = s.born // a salvage may not have known it
+		}
+		if s.born != 0 && s.born != born {
+			return damaged(s.path, foreign)
 		}
 		if i > 0 && s.firstLSN < t.segs[i-1].firstLSN {
 			return damaged(s.path, "the segment does not continue the one before")

@@ -522,3 +522,39 @@ func TestASalvageThatFailsLeavesNothing(t *testing.T) {
 		t.Errorf("%+v %v", r, err)
 	}
 }
+
+// A segment of another journal in the place of one: a salvage took its events, which that other journal delivers, for this one's, and said that fewer were missing.
+func TestASegmentOfAnotherJournal(t *testing.T) {
+	o := Options{Dir: memDir(t), AllowTmpfs: true, SegmentSize: 64 << 10, Log: quiet}
+	want := salvageable(t, o)
+	other := o
+	other.Dir = memDir(t)
+	e := start(t, other)
+	for i := range 120 {
+		accept(t, e, journal.Synced, bigSample(1000+i))
+	}
+	must(t, e.Close())
+	strangers := segmentFiles(t, other.Dir)
+	for i := range segmentFiles(t, o.Dir) {
+		x := o
+		x.Dir = memDir(t)
+		must(t, os.CopyFS(x.Dir, os.DirFS(o.Dir)))
+		b, err := os.ReadFile(strangers[i])
+		must(t, err, os.WriteFile(segmentFiles(t, x.Dir)[i], b, 0o600))
+		if e, err := Open(x); !errors.Is(err, journal.ErrDamaged) {
+			t.Errorf("segment %d: a start gives %v", i+1, err)
+			must(t, e.Close())
+		}
+		r, err := Salvage(t.Context(), x, "", nil)
+		must(t, err)
+		got := everything(t, start(t, x))
+		for _, r := range got {
+			if _, ok := want[r.ID]; !ok {
+				t.Errorf("segment %d: %s is of the other journal", i+1, r.ID)
+			}
+		}
+		if lost := uint64(len(want) - len(got)); lost != r.MissingEvents {
+			t.Errorf("segment %d: %d events are missing, it says %d", i+1, lost, r.MissingEvents)
+		}
+	}
+}

@@ -184,7 +184,9 @@ func (v *survey) segments(segs []*segment) error {
 	for _, s := range segs {
 		total += s.size
 	}
-	if v.known.lowest == 1 && (len(segs) == 0 || segs[0].number > 1) { // the first of all is missing
+	born := bornOf(segs)
+	strange := func(s *segment) bool { return s.born != 0 && s.born != born }
+	if v.known.lowest == 1 && (len(segs) == 0 || segs[0].number > 1 || strange(segs[0])) { // the first of all is missing
 		v.lsn, v.next, v.first = 1, 1, 1
 	}
 	dir, number := filepath.Join(v.dir, nameLog), max(v.known.lowest, 1)
@@ -196,6 +198,10 @@ func (v *survey) segments(segs []*segment) error {
 			v.damage(segmentPath(dir, number), 0, "the segment is missing")
 		}
 		number = s.number + 1
+		if strange(s) {
+			v.damage(s.path, 0, foreign)
+			continue
+		}
 		if err := v.segment(s, i == len(segs)-1); err != nil {
 			return err
 		}
@@ -219,6 +225,21 @@ func (v *survey) segments(segs []*segment) error {
 	v.skip(v.known.next)
 	v.report.OlderMayBeMissing = v.first != 1 && (v.holes || v.report.MissingChanges > 0)
 	return nil
+}
+
+// bornOf reads the headers of a log's segments and says when most of the journals that they are of were made: what is of another has none of its events. Of
+// as many it is the later segments' journal.
+func bornOf(segs []*segment) (born int64) {
+	times := map[int64]int{}
+	for _, s := range segs {
+		if _, err := s.readHead(); err != nil || s.born == 0 { // what cannot be read is found later
+			continue
+		}
+		if times[s.born]++; times[s.born] >= times[born] {
+			born = s.born
+		}
+	}
+	return born
 }
 
 // lose notes that the frames below to are not there.
