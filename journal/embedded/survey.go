@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -177,6 +178,7 @@ func (v *survey) hold(segs []*segment) (there []*segment, lowest uint64, err err
 func (v *survey) release() { closeAll(v.held) }
 
 func (v *survey) segments(segs []*segment) error {
+	segs = v.sort(segs)
 	for len(segs) > 0 && segs[0].number < v.known.lowest {
 		segs = segs[1:]
 	}
@@ -225,6 +227,34 @@ func (v *survey) segments(segs []*segment) error {
 	v.skip(v.known.next)
 	v.report.OlderMayBeMissing = v.first != 1 && (v.holes || v.report.MissingChanges > 0)
 	return nil
+}
+
+// sort gives the segments in the order that their headers tell, should some have changed names.
+func (v *survey) sort(segs []*segment) []*segment {
+	sorted, taken := slices.Clone(segs), map[uint64]bool{}
+	numbers := make([]uint64, len(segs))
+	for i, s := range segs {
+		numbers[i] = s.number
+		if b, err := s.window(0, segmentHeadSize); err == nil && len(b) == segmentHeadSize {
+			if n := binary.LittleEndian.Uint64(b[16:]); n != s.number {
+				if _, ok := parseSegmentHead(b, n); ok {
+					numbers[i] = n
+				}
+			}
+		}
+		if taken[numbers[i]] {
+			return segs // of two with one number nobody can tell
+		}
+		taken[numbers[i]] = true
+	}
+	for i, s := range sorted {
+		if s.number != numbers[i] {
+			v.damage(s.path, 0, "it is segment %d of the log under another name", numbers[i])
+			s.number = numbers[i]
+		}
+	}
+	slices.SortFunc(sorted, func(a, b *segment) int { return cmp.Compare(a.number, b.number) })
+	return sorted
 }
 
 // bornOf reads the headers of a log's segments and says when most of the journals that they are of were made: what is of another has none of its events. Of
