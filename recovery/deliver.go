@@ -353,6 +353,8 @@ func (s *Source) await(ctx context.Context, c *compiled, l *lane, e *ordering.En
 	case <-t.C:
 	case <-down:
 		letGo = true
+	case <-w.out:
+		letGo = true
 	case <-ctx.Done():
 	}
 	s.mu.Lock()

@@ -283,6 +283,34 @@ func TestAnotherOrderIsForWhatWaits(t *testing.T) {
 	})
 }
 
+// A reload that takes the order away: a sender who waits in a lane is let go at once, in each mode, and its event goes on by itself.
+func TestSendersInALaneAreLetGoWhenTheOrderIsTakenAway(t *testing.T) {
+	for _, mode := range []string{"proxy", "hybrid"} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBed(t, func(s *recovery.SourceConfig, _ *forward.Config) {
+				s.Delivery.Mode, s.Ordering.Policy = mode, "serial"
+			})
+			b.up()
+			b.consumer.Plan(func(*hooktest.Seen, int) hooktest.Answer { return hooktest.Answer{Delay: 2 * time.Second} })
+			go b.send("first", "r", "1")
+			synctest.Wait()
+			told := make(chan recovery.Outcome, 1)
+			go func() { told <- b.send("second", "r", "2").Outcome }()
+			synctest.Wait()
+			began := time.Now()
+			b.source.Ordering.Policy = "none"
+			b.reload(map[string]forward.Config{"app": b.upstream}, b.source)
+			if got, took := <-told, time.Since(began); got != recovery.Accepted || took > time.Second {
+				t.Errorf("%s: the second sender is told %s after %s", mode, got, took)
+			}
+			time.Sleep(5 * time.Second)
+			if n := b.states()["delivered"]; n != 2 || len(b.consumer.Seen()) != 2 {
+				t.Errorf("%s: %d of 2 are delivered: %v", mode, n, b.states())
+			}
+		})
+	}
+}
+
 // What waits for a decision when a reload brings an order takes its place in its lane: nothing of its resource goes before it is decided.
 func TestAnOrderThatAReloadBringsIsForWhatWaitsForADecision(t *testing.T) {
 	for _, how := range []string{"reload", "restart"} {

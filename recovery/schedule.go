@@ -432,9 +432,12 @@ type sender struct {
 	kept bool          // it waits for the outcome, however long that takes
 	ch   chan *Handled // capacity 1
 	down chan struct{} // capacity 1: nothing is sent for a while
+	out  chan struct{} // capacity 1: its event has left the lane, and goes on without it
 }
 
-func newSender() *sender { return &sender{ch: make(chan *Handled, 1), down: make(chan struct{}, 1)} }
+func newSender() *sender {
+	return &sender{ch: make(chan *Handled, 1), down: make(chan struct{}, 1), out: make(chan struct{}, 1)}
+}
 
 // answer hands over the outcome; false if the request has gone.
 func (w *sender) answer(h Handled) bool {

@@ -228,7 +228,7 @@ func (s *Source) outOfLane(rec *event.Record) bool {
 		return false
 	}
 	if w, _ := e.Owner.(*sender); w != nil {
-		signal(w.down)
+		signal(w.out)
 	}
 	s.wake(l, 0)
 	return true
