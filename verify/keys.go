@@ -73,7 +73,7 @@ func (v *Verifier) compileKeys(opts Options, f *faults) {
 func (v *Verifier) checkKinds(f *faults) {
 	s := &v.spec
 	algorithms := slices.Concat([]string{s.Algorithm}, s.Algorithms, slices.Sorted(maps.Values(s.AlgorithmChoices)))
-	algorithms = slices.DeleteFunc(algorithms, func(a string) bool { return a == "" || strings.HasPrefix(a, "HS") })
+	algorithms = slices.DeleteFunc(algorithms, func(a string) bool { return a == "" || !isAsymmetric(a) })
 	for _, key := range v.keys.static {
 		if slices.ContainsFunc(algorithms, func(a string) bool { return takes(a, key) }) {
 			return
@@ -82,7 +82,7 @@ func (v *Verifier) checkKinds(f *faults) {
 	f.add("public_keys", "number 1 is %s, not one for %s", kindOf(v.keys.static[0]), strings.Join(algorithms, ", "))
 }
 
-// takes says whether signatures by that algorithm may fit the key.
+// takes says whether signatures by that algorithm may fit the key: whether it is of the algorithm's kind.
 func takes(algorithm string, key crypto.PublicKey) bool {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
@@ -363,45 +363,47 @@ func (v *Verifier) fetch(name string, now time.Time) ([]crypto.PublicKey, Check)
 
 // fits checks one signature. The key's kind must be the algorithm's.
 func fits(algorithm string, key crypto.PublicKey, msg, sig []byte) bool {
-	switch algorithm {
-	case "ed25519", "EdDSA":
-		k, ok := key.(ed25519.PublicKey)
-		return ok && len(sig) == ed25519.SignatureSize && ed25519.Verify(k, msg, sig)
-	case "ecdsa-sha1", "ecdsa-sha256":
-		k, ok := key.(*ecdsa.PublicKey)
-		return ok && ecdsa.VerifyASN1(k, digest(algorithm, msg), sig)
-	case "ecdsa-p256-sha256", "ES256": // r and s, 32 bytes each (RFC 7518 §3.4, RFC 9421 §3.3.4)
-		return fitsRaw(elliptic.P256(), key, digest(algorithm, msg), sig)
-	case "ecdsa-p384-sha384", "ES384": // 48 bytes each
-		return fitsRaw(elliptic.P384(), key, digest(algorithm, msg), sig)
-	case "rsa-sha1":
-		k, ok := key.(*rsa.PublicKey)
-		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA1, digest(algorithm, msg), sig) == nil
-	case "rsa-sha256", "rsa-v1_5-sha256", "RS256":
-		k, ok := key.(*rsa.PublicKey)
-		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA256, digest(algorithm, msg), sig) == nil
-	case "RS384":
-		k, ok := key.(*rsa.PublicKey)
-		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA384, digest(algorithm, msg), sig) == nil
-	case "RS512":
-		k, ok := key.(*rsa.PublicKey)
-		return ok && rsa.VerifyPKCS1v15(k, crypto.SHA512, digest(algorithm, msg), sig) == nil
-	case "PS256": // salt as long as the hash (RFC 7518 §3.5)
-		k, ok := key.(*rsa.PublicKey)
-		return ok && rsa.VerifyPSS(k, crypto.SHA256, digest(algorithm, msg), sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
-	case "rsa-pss-sha512": // RFC 9421 §3.3.1: salt of 64 bytes
-		k, ok := key.(*rsa.PublicKey)
-		sum := sha512.Sum512(msg)
-		return ok && rsa.VerifyPSS(k, crypto.SHA512, sum[:], sig, &rsa.PSSOptions{SaltLength: 64}) == nil
+	if !takes(algorithm, key) {
+		return false
+	}
+	switch k := key.(type) {
+	case ed25519.PublicKey:
+		return len(sig) == ed25519.SignatureSize && ed25519.Verify(k, msg, sig)
+	case *ecdsa.PublicKey:
+		sum := digest(algorithm, msg)
+		if algorithm == "ecdsa-sha1" || algorithm == "ecdsa-sha256" {
+			return ecdsa.VerifyASN1(k, sum, sig)
+		}
+		return fitsRaw(k, sum, sig)
+	case *rsa.PublicKey:
+		return fitsRSA(algorithm, k, msg, sig)
 	}
 	return false
 }
 
-// fitsRaw checks an ECDSA signature that is r and s, each as long as the curve's order.
-func fitsRaw(curve elliptic.Curve, key crypto.PublicKey, sum, sig []byte) bool {
-	k, ok := key.(*ecdsa.PublicKey)
-	half := (curve.Params().BitSize + 7) / 8
-	if !ok || len(sig) != 2*half || k.Curve != curve {
+func fitsRSA(algorithm string, k *rsa.PublicKey, msg, sig []byte) bool {
+	switch algorithm {
+	case "rsa-sha1":
+		return rsa.VerifyPKCS1v15(k, crypto.SHA1, digest(algorithm, msg), sig) == nil
+	case "rsa-sha256", "rsa-v1_5-sha256", "RS256":
+		return rsa.VerifyPKCS1v15(k, crypto.SHA256, digest(algorithm, msg), sig) == nil
+	case "RS384":
+		return rsa.VerifyPKCS1v15(k, crypto.SHA384, digest(algorithm, msg), sig) == nil
+	case "RS512":
+		return rsa.VerifyPKCS1v15(k, crypto.SHA512, digest(algorithm, msg), sig) == nil
+	case "PS256": // salt as long as the hash (RFC 7518 §3.5)
+		return rsa.VerifyPSS(k, crypto.SHA256, digest(algorithm, msg), sig, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
+	case "rsa-pss-sha512": // RFC 9421 §3.3.1: salt of 64 bytes
+		sum := sha512.Sum512(msg)
+		return rsa.VerifyPSS(k, crypto.SHA512, sum[:], sig, &rsa.PSSOptions{SaltLength: 64}) == nil
+	}
+	return false
+}
+
+// fitsRaw checks an ECDSA signature that is r and s, each as long as the curve's order (RFC 7518 §3.4, RFC 9421 §3.3.4).
+func fitsRaw(k *ecdsa.PublicKey, sum, sig []byte) bool {
+	half := (k.Params().BitSize + 7) / 8
+	if len(sig) != 2*half {
 		return false
 	}
 	return ecdsa.Verify(k, sum, new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:]))
