@@ -76,13 +76,12 @@ func takeLock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	for range 10 { // somebody who only looks whether it is in use (inUse) has it for a moment
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+	for again := 10; ; again-- { // somebody who only looks whether it is in use (inUse) has it for a moment
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if again == 0 || !errors.Is(err, unix.EWOULDBLOCK) {
 			break
 		}
 		time.Sleep(20 * time.Millisecond)
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
