@@ -31,17 +31,16 @@ func (s *Server) mutate(t *route, c *call) {
 	if err != nil {
 		s.asProblem(err).write(rec)
 	}
-	said := []any{"actor", c.who.name, "action", t.action, "target", c.audit.target, "reason", c.audit.reason,
-		"outcome", outcome(c.audit.outcome, rec.status), "status", rec.status, "peer", peer(c.r)}
-	if c.who.name == "" {
+	actor, more := c.who.name, []any(nil)
+	if actor == "" {
 		left, ok := s.strangers.Take(now())
 		if !ok {
 			return
 		}
-		said[1] = "unknown"
-		said = append(said, "left_out", left)
+		actor, more = "unknown", []any{"left_out", left}
 	}
-	s.Log.Info("audit", said...)
+	s.Log.Info("audit", append([]any{"actor", actor, "action", t.action, "target", c.audit.target, "reason", c.audit.reason,
+		"outcome", outcome(c.audit.outcome, rec.status), "status", rec.status, "peer", peer(c.r)}, more...)...)
 }
 
 func outcome(said string, status int) string {
