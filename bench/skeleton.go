@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"hash"
 	"hash/crc32"
@@ -19,15 +20,12 @@ import (
 )
 
 // startSkeleton starts the least that makes an event authentic, once and durable: the plain proxy, an HMAC, an id in a cache, and the request in a
-// log that is synced before it is forwarded, with all that wait at that time. No index, no order, no retry, no restart: what it costs is
-// what hooktender cannot go below while it is built on the same server and client.
-func startSkeleton(p *processes, binary, addr, sink string) (*exec.Cmd, error) {
-	return p.start(addr, nil, binary, "-role", "skeleton", "-listen", addr, "-upstream", sink, "-dir", p.dir)
-}
-
-// startUnsynced starts a skeleton that does not wait for the disk.
-func startUnsynced(p *processes, binary, addr, sink string) (*exec.Cmd, error) {
-	return p.start(addr, nil, binary, "-role", "skeleton-nosync", "-listen", addr, "-upstream", sink, "-dir", p.dir)
+// log that is synced before it is forwarded, with all that wait at that time (skeleton-nosync does not wait for the disk). No index, no order, no
+// retry, no restart: what it costs is what hooktender cannot go below while it is built on the same server and client.
+func startSkeleton(role string) func(p *processes, self, addr, sink string) (*exec.Cmd, error) {
+	return func(p *processes, self, addr, sink string) (*exec.Cmd, error) {
+		return p.start(addr, nil, self, "-role", role, "-listen", addr, "-upstream", sink, "-dir", p.dir)
+	}
 }
 
 func runSkeleton(addr, upstream, dir string, sync bool) error {
@@ -113,8 +111,7 @@ func (l *skeletonLog) add(head, body []byte) <-chan struct{} {
 	l.next = append(l.next, 0, 0, 0, 0)
 	l.next = append(l.next, head...)
 	l.next = append(l.next, body...)
-	sum := crc32.Checksum(l.next[begin+4:], castagnoli)
-	l.next[begin], l.next[begin+1], l.next[begin+2], l.next[begin+3] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
+	binary.LittleEndian.PutUint32(l.next[begin:], crc32.Checksum(l.next[begin+4:], castagnoli))
 	if body != nil {
 		select {
 		case l.wake <- struct{}{}:

@@ -54,7 +54,7 @@ func modeNames() []string {
 
 // peerStarts are the proxies that -peers may name.
 var peerStarts = map[string]func(p *processes, binary, addr, sink string) (*exec.Cmd, error){
-	"nginx": startNginx, "haproxy": startHAProxy, "skeleton": startSkeleton, "skeleton-nosync": startUnsynced,
+	"nginx": startNginx, "haproxy": startHAProxy, "skeleton": startSkeleton("skeleton"), "skeleton-nosync": startSkeleton("skeleton-nosync"),
 }
 
 // fleet is everything that runs.
